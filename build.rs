@@ -1,0 +1,137 @@
+//! Binds the C header, compiles the CPU twin, and compiles the kernels when an nvcc is there.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+fn main() {
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    let csrc = root.join("csrc");
+    println!("cargo::rerun-if-changed=csrc");
+    println!("cargo::metadata=csrc={}", csrc.display());
+    bind(&root, &out);
+    twin(&csrc);
+    kernels(&root, &csrc, &out);
+    commit(&root);
+}
+
+/// Rust's view of `abi.h` and of the twin's C functions. Without a libclang the bindings kept in the tree serve; a gate
+/// checks that they are what bindgen makes.
+fn bind(root: &Path, out: &Path) {
+    println!("cargo::rerun-if-env-changed=LIBCLANG_PATH");
+    println!("cargo::rerun-if-changed=src/bindings.rs");
+    let kept = root.join("src/bindings.rs");
+    let target = out.join("bindings.rs");
+    if !find_libclang(root) {
+        println!("cargo::warning=no libclang: using the bindings kept in src/bindings.rs (tools/setup.sh fetches one)");
+        fs::copy(&kept, &target).expect("src/bindings.rs is part of the source");
+        return;
+    }
+    // Clang from a wheel comes without its own headers; the C compiler's serve.
+    let include = Command::new("cc").arg("-print-file-name=include").output();
+    let include = include.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string()).unwrap_or_default();
+    let bindings = bindgen::Builder::default()
+        .header(root.join("csrc/twin/host.h").display().to_string())
+        .clang_arg(format!("-I{}", root.join("csrc/include").display()))
+        .clang_arg(format!("-I{}", root.join("csrc").display()))
+        .clang_arg(format!("-I{include}"))
+        .allowlist_item("(wm|WM)_.*")
+        .derive_default(true)
+        .use_core()
+        .rust_edition(bindgen::RustEdition::Edition2024)
+        .generate()
+        .expect("csrc/include/warpmail/abi.h must parse");
+    let text = bindings.to_string();
+    assert!(text.contains("pub struct wm_mailbox_header"), "the allow-list matched nothing");
+    fs::write(&target, &text).expect("OUT_DIR can be written");
+    if env::var_os("WARPMAIL_UPDATE_BINDINGS").is_some() {
+        fs::write(&kept, &text).expect("src/bindings.rs can be written");
+    }
+    println!("cargo::rerun-if-env-changed=WARPMAIL_UPDATE_BINDINGS");
+}
+
+fn find_libclang(root: &Path) -> bool {
+    if env::var_os("LIBCLANG_PATH").is_some() {
+        return true;
+    }
+    let mut folders = vec![root.join(".toolchain/libclang")];
+    if let Ok(versions) = fs::read_dir("/usr/lib") {
+        folders.extend(versions.flatten().map(|e| e.path().join("lib")).filter(|p| p.display().to_string().contains("llvm")));
+    }
+    folders.push("/usr/lib/x86_64-linux-gnu".into());
+    folders.push("/usr/lib/aarch64-linux-gnu".into());
+    let has_libclang = |folder: &PathBuf| {
+        fs::read_dir(folder).is_ok_and(|mut entries| {
+            entries.any(|e| {
+                e.is_ok_and(|e| {
+                    let name = e.file_name().to_string_lossy().into_owned();
+                    name.starts_with("libclang.so") || (name.starts_with("libclang-") && name.contains(".so"))
+                })
+            })
+        })
+    };
+    let Some(folder) = folders.into_iter().find(has_libclang) else {
+        return false;
+    };
+    // SAFETY: nothing else runs in this build script yet.
+    unsafe { env::set_var("LIBCLANG_PATH", folder) };
+    true
+}
+
+fn twin(csrc: &Path) {
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(3)
+        .warnings(true)
+        .extra_warnings(true)
+        .warnings_into_errors(true)
+        .include(csrc.join("include"))
+        .include(csrc)
+        .file(csrc.join("twin/host.cpp"))
+        .compile("warpmail_twin");
+}
+
+fn kernels(root: &Path, csrc: &Path, out: &Path) {
+    let (fatbin, missing) = match warpmail_build::find_nvcc(Some(root)) {
+        Ok(nvcc) => {
+            let fatbin = out.join("warpmail.fatbin");
+            let includes = [csrc.join("include"), csrc.to_path_buf()];
+            if let Err(message) = warpmail_build::compile_fatbin(&nvcc, &csrc.join("device/warpmail.cu"), &includes, &fatbin) {
+                eprintln!("{message}");
+                std::process::exit(1);
+            }
+            (format!("Some(include_bytes!({:?}))", fatbin.display().to_string()), String::new())
+        }
+        Err(reason) => {
+            println!("cargo::warning=building without CUDA kernels: {reason}; the CPU twin serves");
+            ("None".into(), reason)
+        }
+    };
+    let archs = if missing.is_empty() { warpmail_build::archs().join(",") } else { String::new() };
+    let text = format!(
+        "pub(crate) const FATBIN: Option<&[u8]> = {fatbin};\n\
+         pub(crate) const MISSING: &str = {missing:?};\n\
+         pub(crate) const ARCHS: &str = {archs:?};\n"
+    );
+    fs::write(out.join("kernels.rs"), text).expect("OUT_DIR can be written");
+}
+
+/// The commit that the figures name; `unknown` outside a checkout.
+fn commit(root: &Path) {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(root).args(args).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    if let Some(dir) = git(&["rev-parse", "--git-dir"]) {
+        let dir = root.join(dir);
+        for name in ["HEAD", "logs/HEAD"] {
+            if dir.join(name).exists() {
+                println!("cargo::rerun-if-changed={}", dir.join(name).display());
+            }
+        }
+    }
+    let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".into());
+    println!("cargo::rustc-env=WARPMAIL_COMMIT={commit}");
+}

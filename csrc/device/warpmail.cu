@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// The kernels embedded in the library: the arbiter with the built-in handlers.
+#include "device/arbiter_kernel.cuh"
+#include "protocol/builtin.hpp"
+
+extern "C" __global__ void warpmail_builtin_arbiter(const __grid_constant__ wm_arbiter_args args) {
+    warpmail::arbiter_kernel<warpmail::builtin_handlers>(args);
+}

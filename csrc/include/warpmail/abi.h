@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * The bytes that two sides share. Every struct here is read and written by at least two of: the arbiter kernel, a user's
+ * own kernel, the CPU twin, the Rust host. It is plain C11 and C++17; integers only, atomics belong to the access site
+ * (csrc/protocol/atomics.hpp). Addresses are 64-bit integers. Nothing inside a struct depends on the compiler.
+ *
+ * Words (docs/words.md): a mailbox is a single-producer single-consumer ring of slots; write_idx and read_idx are
+ * monotonic 64-bit record counts; a lap is how often the ring has wrapped.
+ */
+#ifndef WARPMAIL_ABI_H
+#define WARPMAIL_ABI_H
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
+#define WM_ABI_VERSION 1u        /* raised by any change of a struct below; checked where two sides meet */
+
+/* Limits. */
+#define WM_LINE_BYTES 128u        /* a word that one side spins on stands alone on such a line */
+#define WM_STRIDE_MIN 64u         /* bytes per slot, smallest */
+#define WM_STRIDE_MAX 4096u       /* bytes per slot, largest */
+#define WM_STRIDE_STEP 64u        /* a stride is a multiple of this */
+#define WM_STRIDE_DEFAULT 256u    /* 248 payload bytes */
+#define WM_GROUP_WORDS 32u        /* 8-byte words that share one head word inside a slot */
+#define WM_SLOTS_LOG2_MAX 24u     /* at most 2^24 slots a mailbox */
+#define WM_MAX_MAILBOXES 4096u    /* rows of the mailbox table */
+#define WM_MAX_MODULES 4096u      /* rows of the module table */
+#define WM_MAX_INPUTS 8u          /* inputs of one module */
+#define WM_MAX_OUTPUTS 8u         /* outputs of one module */
+#define WM_MAX_SERVERS 14u        /* serving warps (twin: threads) of one arbiter */
+#define WM_MAX_DIMS 8u            /* dimensions of a tensor descriptor */
+#define WM_REJECT_REASONS 8u      /* see wm_reject */
+
+/* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
+typedef int32_t wm_status;
+#define WM_OK 0
+#define WM_EMPTY 1        /* no record is ready */
+#define WM_FULL 2         /* no free slot */
+#define WM_TIMEOUT 3      /* the budget of a bounded wait is spent */
+#define WM_STOPPING 4     /* the arbiter is leaving; try again after its next launch */
+#define WM_BAD_LENGTH (-1)   /* len is larger than the payload of a slot */
+#define WM_BAD_TYPE (-2)     /* a message type that the receiver does not know */
+#define WM_BAD_ARGUMENT (-3) /* a null pointer, or an index that does not exist */
+#define WM_TOO_SMALL (-4)    /* the destination cannot hold the record; it stays in the mailbox */
+#define WM_BAD_MAGIC (-5)    /* the header is not a mailbox header */
+#define WM_BAD_VERSION (-6)  /* the header was made by another version of this file */
+#define WM_BAD_STRIDE (-7)   /* stride or capacity break the rules below */
+#define WM_BAD_INDEX (-8)    /* write_idx and read_idx are further apart than the ring is long */
+#define WM_BAD_CONTENT (-9)  /* the payload contradicts itself; for handlers */
+
+/* Why a record was dropped or a mailbox quarantined: index of a counter. */
+#define WM_REJECT_LENGTH 0u
+#define WM_REJECT_TYPE 1u
+#define WM_REJECT_CONTENT 2u
+#define WM_REJECT_HEADER 3u
+#define WM_REJECT_INDEX 4u
+#define WM_REJECT_NO_PROGRESS 5u /* a step that moved no record although its rule had fired */
+
+/* Where an end of a mailbox lives. */
+#define WM_SIDE_RESIDENT 0u /* a handler run by the arbiter itself */
+#define WM_SIDE_DEVICE 1u   /* another kernel on the same device (a stream module, a user's kernel) */
+#define WM_SIDE_HOST 2u     /* a thread of the host */
+
+/* Scope of the mailbox's memory orders. */
+#define WM_SCOPE_GPU 0u /* both ends inside one device */
+#define WM_SCOPE_SYS 1u /* an end is the host or another device */
+
+/* Module kinds and firing rules. */
+#define WM_KIND_RESIDENT 0u
+#define WM_KIND_STREAM 1u
+#define WM_KIND_HOST 2u
+#define WM_RULE_ANY 0u /* fires when at least one input has a record */
+#define WM_RULE_ALL 1u /* fires when every input has a record */
+
+/* Why a launch of the arbiter ended. */
+#define WM_EXIT_NONE 0u
+#define WM_EXIT_STOP 1u
+#define WM_EXIT_RESIDENCY 2u
+#define WM_EXIT_BAD_ARGS 3u
+
+/*
+ * Mailbox header. The slots follow at WM_HEADER_BYTES. Zero-filled slots and indices are a valid empty mailbox.
+ * Invariant: write_idx - read_idx (modulo 2^64) is at most the number of slots.
+ */
+typedef struct wm_mailbox_header {
+    uint32_t magic;          /* WM_ABI_MAGIC */
+    uint32_t version;        /* WM_ABI_VERSION */
+    uint64_t capacity_bytes; /* stride times slots */
+    uint32_t record_stride;  /* bytes from one slot to the next */
+    uint32_t producer_id;    /* module that pushes, exactly one */
+    uint32_t consumer_id;    /* module that pops, exactly one */
+    uint32_t mailbox_id;     /* row of the mailbox table */
+    uint32_t slots_log2;     /* the ring has 2^slots_log2 slots */
+    uint32_t scope;          /* WM_SCOPE_* */
+    uint32_t device;         /* ordinal of the device that owns the memory */
+    uint8_t pad0[WM_LINE_BYTES - 44];
+    uint64_t write_idx; /* records pushed so far; the producer alone writes it */
+    uint8_t pad1[WM_LINE_BYTES - 8];
+    uint64_t read_idx; /* records popped so far; the consumer alone writes it */
+    uint8_t pad2[WM_LINE_BYTES - 8];
+    uint8_t reserved[WM_LINE_BYTES];
+} wm_mailbox_header;
+#define WM_HEADER_BYTES 512u
+
+/*
+ * A slot is record_stride bytes of 8-byte words. Bit 63 of every word is the ready tag: the parity of the lap. A slot
+ * only ever goes from one lap to the next, so one bit tells fresh from stale, and zeroed memory reads as empty. Words
+ * come in groups of 32; the first word of a group is its head and carries in bits 32..62 the bits that the tag displaced
+ * from the 31 words behind it. The head of the first group also carries the message type in bits 16..31 and the payload
+ * length in bytes in bits 0..15. csrc/protocol/slot.hpp is the only reader and writer.
+ */
+#define WM_HEAD_LEN_SHIFT 0u
+#define WM_HEAD_TYPE_SHIFT 16u
+#define WM_HEAD_BITS_SHIFT 32u
+#define WM_TAG_SHIFT 63u
+
+/* Handle of a mailbox and row of the mailbox table: a plain struct, passed by value. */
+typedef struct wm_mailbox {
+    uint64_t header;        /* address of the wm_mailbox_header */
+    uint64_t slots;         /* address of slot 0 */
+    uint64_t written;       /* address of the arbiter's copy of write_idx, stored by the producer; 0: direct mailbox */
+    uint64_t consumed;      /* address of the arbiter's copy of read_idx, stored by the consumer; 0: direct mailbox */
+    uint32_t mailbox_id;    /* row of the mailbox table */
+    uint32_t record_stride; /* as in the header */
+    uint32_t slots_log2;    /* as in the header */
+    uint32_t scope;         /* WM_SCOPE_* */
+    uint32_t producer_id;
+    uint32_t consumer_id;
+    uint16_t producer_side; /* WM_SIDE_* */
+    uint16_t consumer_side; /* WM_SIDE_* */
+    uint32_t reserved;
+} wm_mailbox;
+
+/* The near side of a mailbox's producer: its own index and what it last saw of the far one. */
+typedef struct wm_producer {
+    wm_mailbox mailbox;
+    uint64_t write_idx; /* next record to write */
+    uint64_t read_seen; /* read_idx when it was last refreshed; never ahead of the truth */
+} wm_producer;
+
+/* The near side of a mailbox's consumer. */
+typedef struct wm_consumer {
+    wm_mailbox mailbox;
+    uint64_t read_idx; /* next record to read */
+} wm_consumer;
+
+/* Row of the module table. */
+typedef struct wm_module {
+    uint32_t module_id;
+    uint32_t kind;        /* WM_KIND_* */
+    uint32_t rule;        /* WM_RULE_* */
+    uint32_t handler;     /* number that the handler set's step() switches on */
+    uint32_t n_inputs;    /* at most WM_MAX_INPUTS */
+    uint32_t n_outputs;   /* at most WM_MAX_OUTPUTS */
+    uint32_t batch;       /* steps one grant may run while the rule still holds, at least 1 */
+    uint32_t out_records; /* free slots every output must have before a step is granted */
+    uint32_t inputs[WM_MAX_INPUTS];
+    uint32_t outputs[WM_MAX_OUTPUTS];
+    uint64_t state;       /* address of the module's own memory, or 0 */
+    uint64_t state_bytes; /* its size */
+    uint8_t reserved[16];
+} wm_module;
+
+/* Tensor descriptor, carried in a record: fits one 256-byte slot beside 72 bytes of the caller's. Types as in DLPack. */
+typedef struct wm_tensor {
+    uint64_t data;        /* device address */
+    uint64_t byte_offset; /* from data to the first element */
+    int64_t shape[WM_MAX_DIMS];
+    int64_t strides[WM_MAX_DIMS]; /* in elements */
+    uint8_t dtype_code;           /* DLDataTypeCode */
+    uint8_t dtype_bits;
+    uint16_t dtype_lanes;
+    uint32_t ndim; /* at most WM_MAX_DIMS */
+    uint32_t device_type; /* DLDeviceType */
+    uint32_t device_id;
+    uint64_t lease; /* the right to use the memory; 0: owned by the module graph */
+    uint64_t epoch; /* incarnation of the lease */
+} wm_tensor;
+
+/* Host to arbiter, in pinned memory. The host alone writes it. */
+typedef struct wm_control {
+    uint32_t magic;
+    uint32_t version;
+    uint8_t pad0[WM_LINE_BYTES - 8];
+    uint64_t stop; /* doorbell: not zero asks the running launch to leave */
+    uint8_t pad1[WM_LINE_BYTES - 8];
+} wm_control;
+
+/* What a serving warp is doing: one writer, the arbiter. */
+typedef struct wm_serving {
+    uint64_t since_ns; /* %globaltimer (twin: CLOCK_MONOTONIC) when the grant was given */
+    uint32_t module_plus_one; /* 0: idle */
+    uint32_t reserved;
+} wm_serving;
+
+/* Arbiter to host, in pinned memory; written by the arbiter alone, about every WM_TELEMETRY_NS and when it leaves. */
+#define WM_TELEMETRY_NS 100000u
+typedef struct wm_telemetry {
+    uint32_t magic;
+    uint32_t version;
+    uint64_t heartbeat_ns;   /* clock of the arbiter when it last wrote here */
+    uint64_t launches;       /* launches that have begun */
+    uint64_t launches_ended; /* launches that have ended in order */
+    uint64_t exit_reason;    /* WM_EXIT_* of the last launch that ended */
+    uint64_t rounds;         /* turns of the decide loop */
+    uint64_t grants;         /* grants given */
+    uint64_t work_ns;        /* time with at least one grant outstanding */
+    uint64_t idle_poll_ns;   /* time resident without a grant outstanding */
+    uint64_t quarantined;    /* mailboxes that the arbiter refuses to touch */
+    uint8_t pad0[2 * WM_LINE_BYTES - 80];
+    wm_serving serving[16];
+} wm_telemetry;
+
+/* Per mailbox; a copy for the host. */
+typedef struct wm_mailbox_stats {
+    uint64_t written;
+    uint64_t consumed;
+    uint64_t quarantine; /* 0, or 1 + WM_REJECT_* */
+    uint64_t depth_max;  /* largest number of records in the ring that the arbiter saw */
+} wm_mailbox_stats;
+
+/* Per module; written by whoever serves the module, copied for the host. */
+typedef struct wm_module_stats {
+    uint64_t steps;
+    uint64_t records_in;
+    uint64_t records_out;
+    uint64_t busy_ns;
+    uint64_t rejects[WM_REJECT_REASONS];
+} wm_module_stats;
+
+/* Arguments of one launch of the arbiter, passed by value. */
+typedef struct wm_arbiter_args {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t n_mailboxes;
+    uint32_t n_modules;
+    uint64_t mailboxes;         /* wm_mailbox[n_mailboxes], device memory */
+    uint64_t modules;           /* wm_module[n_modules], device memory */
+    uint64_t module_stats;      /* wm_module_stats[n_modules], device memory */
+    uint64_t control;           /* wm_control, pinned */
+    uint64_t telemetry;         /* wm_telemetry, pinned */
+    uint64_t mailbox_stats_out; /* wm_mailbox_stats[n_mailboxes], pinned */
+    uint64_t module_stats_out;  /* wm_module_stats[n_modules], pinned */
+    uint64_t residency_ns;      /* longest stay of this launch; it then finishes the steps it has granted and leaves */
+    uint32_t servers;           /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
+    uint32_t scratch_bytes;     /* scratch memory of each server, a multiple of 16 */
+} wm_arbiter_args;
+
+#ifdef __cplusplus
+#define WM_STATIC_ASSERT(cond, why) static_assert(cond, why)
+#else
+#define WM_STATIC_ASSERT(cond, why) _Static_assert(cond, why)
+#endif
+
+WM_STATIC_ASSERT(sizeof(wm_mailbox_header) == WM_HEADER_BYTES, "slots start right behind the header");
+WM_STATIC_ASSERT(offsetof(wm_mailbox_header, write_idx) == WM_LINE_BYTES, "write_idx stands alone on its line");
+WM_STATIC_ASSERT(offsetof(wm_mailbox_header, read_idx) == 2 * WM_LINE_BYTES, "read_idx stands alone on its line");
+WM_STATIC_ASSERT(WM_HEADER_BYTES % 256 == 0, "slots keep the alignment of the header");
+WM_STATIC_ASSERT(sizeof(wm_mailbox) == 64, "a lane reads a whole row with four 16-byte loads");
+WM_STATIC_ASSERT(sizeof(wm_producer) == 80, "passed by value to kernels");
+WM_STATIC_ASSERT(sizeof(wm_consumer) == 72, "passed by value to kernels");
+WM_STATIC_ASSERT(sizeof(wm_module) == 128, "one line a module");
+WM_STATIC_ASSERT(sizeof(wm_tensor) == 176, "a descriptor fits the 216 payload bytes that every 256-byte slot promises");
+WM_STATIC_ASSERT(sizeof(wm_control) == 2 * WM_LINE_BYTES, "the stop doorbell stands alone on its line");
+WM_STATIC_ASSERT(sizeof(wm_serving) == 16, "read by the host while the arbiter writes: two aligned words");
+WM_STATIC_ASSERT(sizeof(wm_telemetry) == 4 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
+WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
+WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 88, "a kernel argument has no padding that two compilers could lay differently");
+
+#endif /* WARPMAIL_ABI_H */

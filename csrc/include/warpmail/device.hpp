@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// The device API: header-only C++17, the same source for nvcc, g++ and clang++ (host compilation is the CPU twin).
+// Compile with -I<warpmail>/csrc/include -I<warpmail>/csrc.
+//
+//   wm_producer p = warpmail::attach_producer(mailbox);       // once, by the one producer
+//   warpmail::try_push(warpmail::warp_lanes{}, p, src, len, type);
+//   wm_consumer c = warpmail::attach_consumer(mailbox);       // once, by the one consumer
+//   warpmail::try_pop(warpmail::warp_lanes{}, c, dst, dst_bytes, len, type);
+//   warpmail::pop(warpmail::one_lane{}, c, dst, dst_bytes, len, type, 1000000); // waits at most a millisecond
+//
+// A handler set for the arbiter is a struct with a static `step`; see warpmail/handler.hpp.
+#ifndef WARPMAIL_DEVICE_HPP
+#define WARPMAIL_DEVICE_HPP
+
+#include "protocol/wait.hpp"
+
+#endif

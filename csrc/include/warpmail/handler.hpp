@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Writing your own resident handlers. A handler set is a struct:
+//
+//   struct my_handlers {
+//       template <class C> WM_FN static void step(C& c, warpmail::u32 handler) {
+//           u32 len, type;
+//           if (c.pop(0, c.scratch(), c.scratch_bytes(), len, type) != WM_OK) return;
+//           ...                                  // c.lanes.rank() / width(): one source for a warp and for one thread
+//           c.push(0, c.scratch(), len, type);
+//       }
+//   };
+//
+// In a .cu, compiled to a fatbin that the runtime loads:
+//   extern "C" __global__ void my_arbiter(const __grid_constant__ wm_arbiter_args args) {
+//       warpmail::arbiter_kernel<my_handlers>(args);
+//   }
+// In a .cpp, linked into the program, for machines without a GPU:
+//   extern "C" int my_twin(const wm_arbiter_args* args) { return warpmail::twin_arbiter<my_handlers>(args); }
+#ifndef WARPMAIL_HANDLER_HPP
+#define WARPMAIL_HANDLER_HPP
+
+#include "protocol/roles.hpp"
+
+#if defined(__CUDACC__)
+#include "device/arbiter_kernel.cuh"
+#else
+#include "twin/twin_arbiter.hpp"
+#endif
+
+#endif

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Memory orders, scopes, inline PTX, clocks and pauses: the only file that has any. Order and scope are in the name of
+// the function. On the host, `cta`, `gpu` and `sys` are the same: threads of one process.
+//
+// Every access is to an aligned 8-byte (or 4-byte) word, which PTX and the host promise to be single-copy atomic. There
+// is no read-modify-write here: one word, one writer.
+//
+// Pairs (the table in docs/ordering.md lists them by name):
+//   store_release_* of a slot's first head word  ->  load_acquire_* of the same word by the consumer
+//   store_release_cta of a grant word            ->  load_acquire_cta by the server
+//   store_release_cta of a done word             ->  load_acquire_cta by the decider
+#ifndef WARPMAIL_PROTOCOL_ATOMICS_HPP
+#define WARPMAIL_PROTOCOL_ATOMICS_HPP
+
+#include "warpmail/abi.h"
+
+#if defined(__CUDACC__)
+#define WM_FN __host__ __device__ inline
+#define WM_DEV __device__ inline
+#else
+#define WM_FN inline
+#endif
+
+#if !defined(__CUDA_ARCH__)
+#include <time.h>
+#endif
+
+namespace warpmail {
+
+using u8 = uint8_t;
+using u32 = uint32_t;
+using u64 = uint64_t;
+
+// An address from the ABI as a typed pointer.
+template <class T> WM_FN T* at(u64 address) {
+    return reinterpret_cast<T*>(static_cast<uintptr_t>(address));
+}
+
+#if defined(__CUDA_ARCH__)
+
+// Generic addresses: shared, device and mapped host memory alike. The clobber keeps the compiler from moving plain
+// accesses across, which is what makes an acquire or release mean something for the caller's own data.
+#define WM_LOAD(name, op)                                                                                              \
+    WM_FN u64 name(const u64* p) {                                                                                    \
+        u64 v;                                                                                                         \
+        asm volatile(op ".u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");                                               \
+        return v;                                                                                                      \
+    }
+#define WM_STORE(name, op)                                                                                             \
+    WM_FN void name(u64* p, u64 v) {                                                                                  \
+        asm volatile(op ".u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");                                                 \
+    }
+WM_LOAD(load_relaxed_cta, "ld.relaxed.cta")
+WM_LOAD(load_relaxed_gpu, "ld.relaxed.gpu")
+WM_LOAD(load_relaxed_sys, "ld.relaxed.sys")
+WM_LOAD(load_acquire_cta, "ld.acquire.cta")
+WM_LOAD(load_acquire_gpu, "ld.acquire.gpu")
+WM_LOAD(load_acquire_sys, "ld.acquire.sys")
+WM_STORE(store_relaxed_cta, "st.relaxed.cta")
+WM_STORE(store_relaxed_gpu, "st.relaxed.gpu")
+WM_STORE(store_relaxed_sys, "st.relaxed.sys")
+WM_STORE(store_release_cta, "st.release.cta")
+WM_STORE(store_release_gpu, "st.release.gpu")
+WM_STORE(store_release_sys, "st.release.sys")
+#undef WM_LOAD
+#undef WM_STORE
+
+// Nanoseconds of the device-wide timer. Its tick is coarse (32 ns to about 1 µs, by device).
+WM_FN u64 now_ns() {
+    u64 t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)::"memory");
+    return t;
+}
+
+// A short breath between two polls of shared memory.
+WM_FN void pause() {
+    asm volatile("nanosleep.u32 20;" ::: "memory");
+}
+
+#else // host
+
+WM_FN u64 load_relaxed_cta(const u64* p) {
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+WM_FN u64 load_acquire_cta(const u64* p) {
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+WM_FN void store_relaxed_cta(u64* p, u64 v) {
+    __atomic_store_n(p, v, __ATOMIC_RELAXED);
+}
+WM_FN void store_release_cta(u64* p, u64 v) {
+#if defined(WARPMAIL_PLANT_RACE)
+    __atomic_store_n(p, v, __ATOMIC_RELAXED); // planted for the sanitizer's own test: the release is missing
+#else
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+#endif
+}
+WM_FN u64 load_relaxed_gpu(const u64* p) {
+    return load_relaxed_cta(p);
+}
+WM_FN u64 load_relaxed_sys(const u64* p) {
+    return load_relaxed_cta(p);
+}
+WM_FN u64 load_acquire_gpu(const u64* p) {
+    return load_acquire_cta(p);
+}
+WM_FN u64 load_acquire_sys(const u64* p) {
+    return load_acquire_cta(p);
+}
+WM_FN void store_relaxed_gpu(u64* p, u64 v) {
+    store_relaxed_cta(p, v);
+}
+WM_FN void store_relaxed_sys(u64* p, u64 v) {
+    store_relaxed_cta(p, v);
+}
+WM_FN void store_release_gpu(u64* p, u64 v) {
+    store_release_cta(p, v);
+}
+WM_FN void store_release_sys(u64* p, u64 v) {
+    store_release_cta(p, v);
+}
+
+WM_FN u64 now_ns() {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return static_cast<u64>(t.tv_sec) * 1000000000ull + static_cast<u64>(t.tv_nsec);
+}
+
+WM_FN void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield" ::: "memory");
+#endif
+}
+
+#endif
+
+// The scope is a property of the mailbox, known at run time and the same for all lanes: the branch is uniform.
+WM_FN u64 load_relaxed(const u64* p, u32 scope) {
+    return scope == WM_SCOPE_GPU ? load_relaxed_gpu(p) : load_relaxed_sys(p);
+}
+WM_FN u64 load_acquire(const u64* p, u32 scope) {
+    return scope == WM_SCOPE_GPU ? load_acquire_gpu(p) : load_acquire_sys(p);
+}
+WM_FN void store_relaxed(u64* p, u64 v, u32 scope) {
+    if (scope == WM_SCOPE_GPU) {
+        store_relaxed_gpu(p, v);
+    } else {
+        store_relaxed_sys(p, v);
+    }
+}
+WM_FN void store_release(u64* p, u64 v, u32 scope) {
+    if (scope == WM_SCOPE_GPU) {
+        store_release_gpu(p, v);
+    } else {
+        store_release_sys(p, v);
+    }
+}
+
+} // namespace warpmail
+
+#endif

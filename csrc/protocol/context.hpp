@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// What a resident handler sees while it runs a step: its inputs, outputs, state, scratch memory and lanes. A handler set
+// is a struct with
+//     template <class C> WM_FN static void step(C& c, warpmail::u32 handler);
+// called once per firing of the module's rule, by all lanes together. A step must end by itself; it takes at most one
+// record from each input and gives at most `out_records` to each output, and then never meets a full mailbox.
+#ifndef WARPMAIL_PROTOCOL_CONTEXT_HPP
+#define WARPMAIL_PROTOCOL_CONTEXT_HPP
+
+#include "protocol/arbiter.hpp"
+
+namespace warpmail {
+
+// How long a handler's pop waits for a record whose index was announced but whose bytes have not all arrived.
+constexpr u64 arrival_ns = 100000;
+
+template <class L> class context {
+public:
+    L lanes;
+
+    WM_FN context(L l, arbiter& a, u32 server, u32 module)
+        : lanes(l), arbiter_(a), module_(warpmail::module_of(a, module)), index_(module),
+          scratch_(a.scratch + static_cast<u64>(server) * a.args.scratch_bytes) {}
+
+    WM_FN u32 inputs() const {
+        return module_.n_inputs;
+    }
+    WM_FN u32 outputs() const {
+        return module_.n_outputs;
+    }
+    // Records known to wait at an input.
+    WM_FN u64 waiting(u32 input) const {
+        return input < module_.n_inputs ? pending(arbiter_, module_.inputs[input]) : 0;
+    }
+    // The module's own memory, zero-filled or as the host wrote it; kept between steps and launches. Null if it is
+    // smaller than a T.
+    template <class T> WM_FN T* state() const {
+        return module_.state_bytes >= sizeof(T) ? at<T>(module_.state) : nullptr;
+    }
+    WM_FN u64 state_bytes() const {
+        return module_.state_bytes;
+    }
+    // Memory of this server, shared by its lanes, 16-byte aligned; unspecified at the start of a step.
+    WM_FN u8* scratch() const {
+        return scratch_;
+    }
+    WM_FN u32 scratch_bytes() const {
+        return arbiter_.args.scratch_bytes;
+    }
+
+    // Pops one record of an input into dst. See try_pop. A record with an impossible length is counted and dropped.
+    WM_FN wm_status pop(u32 input, void* dst, u32 dst_bytes, u32& len, u32& type) {
+        if (input >= module_.n_inputs)
+            return WM_BAD_ARGUMENT;
+        const u32 m = module_.inputs[input];
+        wm_consumer c;
+        c.mailbox = mailbox_of(arbiter_, m);
+        c.read_idx = load_relaxed_cta(&arbiter_.consumed[m]);
+        wm_status s = try_pop(lanes, c, dst, dst_bytes, len, type);
+        if (s == WM_EMPTY && pending(arbiter_, m) > 0)
+            s = warpmail::pop(lanes, c, dst, dst_bytes, len, type, arrival_ns);
+        if (s == WM_OK || s == WM_BAD_LENGTH) {
+            lanes.sync();
+            if (lanes.rank() == 0)
+                store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
+            lanes.sync();
+            records_in_++;
+        }
+        if (s == WM_BAD_LENGTH)
+            reject(WM_REJECT_LENGTH);
+        return s;
+    }
+
+    // Pushes one record to an output. See try_push. The bytes at src are those that any lane wrote before the call.
+    WM_FN wm_status push(u32 output, const void* src, u32 len, u32 type) {
+        if (output >= module_.n_outputs)
+            return WM_BAD_ARGUMENT;
+        const u32 m = module_.outputs[output];
+        wm_producer p;
+        p.mailbox = mailbox_of(arbiter_, m);
+        p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
+        p.read_seen = load_relaxed_cta(&arbiter_.consumed[m]);
+        lanes.sync();
+        const wm_status s = try_push(lanes, p, src, len, type);
+        if (s == WM_OK) {
+            lanes.sync();
+            if (lanes.rank() == 0)
+                store_relaxed_cta(&arbiter_.written[m], p.write_idx);
+            lanes.sync();
+            records_out_++;
+        }
+        return s;
+    }
+
+    // Counts a record that the handler refuses: WM_REJECT_*.
+    WM_FN void reject(u32 reason) {
+        if (lanes.rank() == 0 && reason < WM_REJECT_REASONS) {
+            u64* word = &stats()->rejects[reason];
+            store_relaxed_gpu(word, load_relaxed_gpu(word) + 1);
+        }
+    }
+
+    WM_FN u64 moved() const {
+        return records_in_ + records_out_;
+    }
+
+    // Adds this grant to the module's counters.
+    WM_FN void count(u64 steps, u64 busy_ns) {
+        if (lanes.rank() != 0)
+            return;
+        wm_module_stats* s = stats();
+        const u64 st = load_relaxed_gpu(&s->steps), in = load_relaxed_gpu(&s->records_in),
+                  out = load_relaxed_gpu(&s->records_out), busy = load_relaxed_gpu(&s->busy_ns);
+        store_relaxed_gpu(&s->steps, st + steps);
+        store_relaxed_gpu(&s->records_in, in + records_in_);
+        store_relaxed_gpu(&s->records_out, out + records_out_);
+        store_relaxed_gpu(&s->busy_ns, busy + busy_ns);
+    }
+
+private:
+    WM_FN wm_module_stats* stats() const {
+        return at<wm_module_stats>(arbiter_.args.module_stats) + index_;
+    }
+
+    arbiter& arbiter_;
+    const wm_module& module_;
+    u32 index_;
+    u8* scratch_;
+    u64 records_in_ = 0;
+    u64 records_out_ = 0;
+};
+
+// Runs one grant: at least one step, then more while the rule still holds, up to the module's batch.
+template <class H, class L> WM_FN void run_grant(L lanes, arbiter& a, u32 server, u32 module) {
+    context<L> c(lanes, a, server, module);
+    const wm_module& mod = module_of(a, module);
+    const u64 begin_ns = now_ns();
+    u64 steps = 0;
+    bool more = true;
+    while (more) {
+        const u64 before = c.moved();
+        H::step(c, mod.handler);
+        lanes.sync();
+        steps++;
+        if (c.moved() == before) {
+            c.reject(WM_REJECT_NO_PROGRESS);
+            break;
+        }
+        // Lanes may see a far index move at different moments: lane 0 decides.
+        more = steps < mod.batch && lanes.broadcast(static_cast<u32>(may_step(a, mod)), 0) != 0;
+    }
+    c.count(steps, now_ns() - begin_ns);
+}
+
+} // namespace warpmail
+
+#endif

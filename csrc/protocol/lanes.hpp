@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Who executes a call together. Handlers and the arbiter are written once against these: `warp_lanes` is a converged
+// warp of 32 threads on the device, `one_lane` a single thread anywhere. A loop over data reads
+//     for (u32 i = lanes.rank(); i < n; i += lanes.width()) ...
+// and a reduction gives every lane the same value. Integer reductions are exact, so both give identical results.
+#ifndef WARPMAIL_PROTOCOL_LANES_HPP
+#define WARPMAIL_PROTOCOL_LANES_HPP
+
+#include "protocol/atomics.hpp"
+
+namespace warpmail {
+
+// One thread.
+struct one_lane {
+    WM_FN u32 rank() const {
+        return 0;
+    }
+    WM_FN static constexpr u32 width() {
+        return 1;
+    }
+    // Orders memory among the lanes: trivially true for one.
+    WM_FN void sync() const {}
+    WM_FN u32 ballot(bool p) const {
+        return p ? 1u : 0u;
+    }
+    WM_FN bool any(bool p) const {
+        return p;
+    }
+    WM_FN bool all(bool p) const {
+        return p;
+    }
+    template <class T> WM_FN T broadcast(T v, u32 /*from*/) const {
+        return v;
+    }
+    template <class T> WM_FN T sum(T v) const {
+        return v;
+    }
+    template <class T> WM_FN T min(T v) const {
+        return v;
+    }
+    template <class T> WM_FN T max(T v) const {
+        return v;
+    }
+};
+
+#if defined(__CUDACC__)
+// A converged warp: all 32 threads must make every call. The host bodies exist only so that templates over lanes can be
+// marked for both sides; a warp is never run there.
+struct warp_lanes {
+    WM_FN u32 rank() const {
+#if defined(__CUDA_ARCH__)
+        return threadIdx.x & 31u;
+#else
+        return 0;
+#endif
+    }
+    WM_FN static constexpr u32 width() {
+        return 32;
+    }
+    WM_FN void sync() const {
+#if defined(__CUDA_ARCH__)
+        __syncwarp();
+#endif
+    }
+    WM_FN u32 ballot(bool p) const {
+#if defined(__CUDA_ARCH__)
+        return __ballot_sync(~0u, p);
+#else
+        return p;
+#endif
+    }
+    WM_FN bool any(bool p) const {
+        return ballot(p) != 0;
+    }
+    WM_FN bool all(bool p) const {
+        return ballot(p) == ~0u;
+    }
+    template <class T> WM_FN T broadcast(T v, u32 from) const {
+#if defined(__CUDA_ARCH__)
+        return __shfl_sync(~0u, v, static_cast<int>(from));
+#else
+        (void)from;
+        return v;
+#endif
+    }
+    template <class T> WM_FN T sum(T v) const {
+        for (int d = 16; d; d >>= 1)
+            v += exchange(v, d);
+        return v;
+    }
+    template <class T> WM_FN T min(T v) const {
+        for (int d = 16; d; d >>= 1) {
+            T o = exchange(v, d);
+            v = o < v ? o : v;
+        }
+        return v;
+    }
+    template <class T> WM_FN T max(T v) const {
+        for (int d = 16; d; d >>= 1) {
+            T o = exchange(v, d);
+            v = v < o ? o : v;
+        }
+        return v;
+    }
+
+private:
+    template <class T> WM_FN static T exchange(T v, int distance) {
+#if defined(__CUDA_ARCH__)
+        return __shfl_xor_sync(~0u, v, distance);
+#else
+        (void)distance;
+        return v;
+#endif
+    }
+};
+#endif
+
+// Index of the lowest set bit; v is not 0.
+WM_FN u32 lowest_bit(u32 v) {
+#if defined(__CUDA_ARCH__)
+    return static_cast<u32>(__ffs(static_cast<int>(v)) - 1);
+#else
+    return static_cast<u32>(__builtin_ctz(v));
+#endif
+}
+
+} // namespace warpmail
+
+#endif

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// The turns that the arbiter's roles take. The persistent kernel gives each role its warps; the twin gives each its
+// threads, or composes them on one.
+//   decide   looks at the device side, takes grants back, gives grants, keeps the residency bound
+//   inbox    looks at the host side (pinned memory is slow to read, so it has its own warp) and writes telemetry
+//   serve    runs resident handlers
+#ifndef WARPMAIL_PROTOCOL_ROLES_HPP
+#define WARPMAIL_PROTOCOL_ROLES_HPP
+
+#include "protocol/context.hpp"
+#include "protocol/telemetry.hpp"
+
+namespace warpmail {
+
+WM_FN bool args_are_valid(const wm_arbiter_args& args) {
+    return args.magic == WM_ABI_MAGIC && args.version == WM_ABI_VERSION && args.n_mailboxes <= WM_MAX_MAILBOXES &&
+           args.n_modules <= WM_MAX_MODULES && args.servers <= WM_MAX_SERVERS && args.scratch_bytes % 16 == 0 &&
+           args.residency_ns != 0;
+}
+
+// The decider's own state.
+struct decide_state {
+    u32 cursor;
+    u32 reason; // WM_EXIT_* once it has begun to close
+    u64 begin_ns;
+    u64 last_ns;
+    bool was_busy;
+};
+
+WM_FN decide_state decide_begin() {
+    const u64 now = now_ns();
+    return {0, WM_EXIT_NONE, now, now, false};
+}
+
+// One turn. Returns 1 + the number of grants given, or 0 when every server has been told to leave.
+template <class L> WM_FN u32 decide_turn(L lanes, arbiter& a, decide_state& d) {
+    scan(lanes, a, WM_SIDE_DEVICE);
+    lanes.sync();
+    const bool busy = collect(lanes, a);
+    const u64 now = lanes.broadcast(now_ns(), 0);
+    const u64 stop = lanes.broadcast(load_relaxed_cta(&a.flags[flag_stop]), 0);
+    if (d.reason == WM_EXIT_NONE) {
+        if (stop)
+            d.reason = WM_EXIT_STOP;
+        else if (now - d.begin_ns >= a.args.residency_ns)
+            d.reason = WM_EXIT_RESIDENCY;
+    }
+    const u32 granted = d.reason == WM_EXIT_NONE ? decide(lanes, a, d.cursor, now) : 0;
+    if (lanes.rank() == 0) {
+        const u32 flag = d.was_busy ? flag_work : flag_idle;
+        store_relaxed_cta(&a.flags[flag], load_relaxed_cta(&a.flags[flag]) + (now - d.last_ns));
+        store_relaxed_cta(&a.flags[flag_rounds], load_relaxed_cta(&a.flags[flag_rounds]) + 1);
+        store_relaxed_cta(&a.flags[flag_grants], load_relaxed_cta(&a.flags[flag_grants]) + granted);
+    }
+    d.was_busy = busy || granted != 0;
+    d.last_ns = now;
+    if (d.reason == WM_EXIT_NONE || busy)
+        return 1 + granted;
+    // Nothing is outstanding and nothing more is granted: everyone leaves.
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
+        store_release_cta(&a.grant[s], leave_word);
+    lanes.sync();
+    if (lanes.rank() == 0)
+        store_release_cta(&a.flags[flag_leave], d.reason); // RELEASE, acquired in inbox_turn
+    return 0;
+}
+
+struct inbox_state {
+    telemetry_base base;
+    u64 written_ns; // when telemetry was last written
+};
+
+template <class L> WM_FN inbox_state inbox_begin(L lanes, arbiter& a) {
+    return {telemetry_begin(lanes, a), 0};
+}
+
+// One turn. False when the launch is over and the last telemetry is written.
+template <class L> WM_FN bool inbox_turn(L lanes, arbiter& a, inbox_state& b) {
+    const u64 reason = lanes.broadcast(load_acquire_cta(&a.flags[flag_leave]), 0); // ACQUIRE of decide_turn
+    const u64 now = lanes.broadcast(now_ns(), 0);
+    if (reason != WM_EXIT_NONE || now - b.written_ns >= WM_TELEMETRY_NS) {
+        telemetry_write(lanes, a, b.base, now);
+        b.written_ns = now;
+    }
+    if (reason != WM_EXIT_NONE) {
+        telemetry_end(lanes, a, reason);
+        return false;
+    }
+    const u64 stop = lanes.broadcast(load_relaxed_sys(&at<wm_control>(a.args.control)->stop), 0);
+    if (stop && lanes.rank() == 0)
+        store_relaxed_cta(&a.flags[flag_stop], stop);
+    scan(lanes, a, WM_SIDE_HOST);
+    lanes.sync();
+    return true;
+}
+
+// One turn. 0: left, 1: nothing to do, 2: served a grant.
+template <class H, class L> WM_FN u32 serve_turn(L lanes, arbiter& a, u32 server, u64& seen) {
+    bool left = false;
+    const u32 module = take_grant(lanes, a, server, seen, left);
+    if (left)
+        return 0;
+    if (module == no_module)
+        return 1;
+    run_grant<H>(lanes, a, server, module);
+    finish_grant(lanes, a, server, seen);
+    return 2;
+}
+
+} // namespace warpmail
+
+#endif

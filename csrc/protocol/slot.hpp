@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// The bytes of one slot, see abi.h. The ready tag travels inside every 8-byte word, so a record needs no second flag and
+// no fence between payload and flag: a word that carries the tag of the expected lap *is* the data of that lap.
+//
+// Invariants
+//   S1  A slot goes from lap n only to lap n+1: the producer writes lap n+1 only after read_idx said that lap n was
+//       popped. So the parity of the lap tells fresh words from stale ones.
+//   S2  Every write writes every word of the slot, whatever the length; otherwise a word would keep a tag two laps old,
+//       which has the parity of the next lap.
+//   S3  A reader takes a payload word only when that word itself carries the expected tag; so nothing is torn, whatever
+//       order the words arrive in.
+//   S4  The first head word is stored last and, in the ordered form, with release; the reader loads it with acquire.
+#ifndef WARPMAIL_PROTOCOL_SLOT_HPP
+#define WARPMAIL_PROTOCOL_SLOT_HPP
+
+#include "protocol/lanes.hpp"
+
+namespace warpmail {
+
+// What a push orders before what the pop of the same record sees.
+enum class order : u32 {
+    ordered,        // everything the producer wrote before: a pointer inside the record is safe to follow
+    self_contained, // the record's own bytes only
+};
+
+constexpr u64 tag_mask = 1ull << WM_TAG_SHIFT;
+
+// Tag of the record with index idx. Zeroed memory carries the tag before lap 0, so lap 0 is tagged with a one.
+WM_FN u64 lap_tag(u64 idx, u32 slots_log2) {
+    return ((idx >> slots_log2) & 1u) ? 0 : tag_mask;
+}
+
+// Shape of a slot.
+struct slot_shape {
+    u32 words;  // 8-byte words in the slot
+    u32 groups; // groups of WM_GROUP_WORDS, the last may be shorter
+    WM_FN explicit slot_shape(u32 stride) : words(stride / 8), groups((stride / 8 + WM_GROUP_WORDS - 1) / WM_GROUP_WORDS) {}
+    // Bytes of payload that fit: every word but the head of each group.
+    WM_FN u32 payload_bytes() const {
+        return (words - groups) * 8;
+    }
+    WM_FN u32 group_words(u32 group) const {
+        u32 left = words - group * WM_GROUP_WORDS;
+        return left < WM_GROUP_WORDS ? left : WM_GROUP_WORDS;
+    }
+};
+
+WM_FN bool stride_is_valid(u32 stride) {
+    return stride >= WM_STRIDE_MIN && stride <= WM_STRIDE_MAX && stride % WM_STRIDE_STEP == 0;
+}
+
+WM_FN u64 pack_meta(u32 len, u32 type) {
+    return static_cast<u64>(len) << WM_HEAD_LEN_SHIFT | static_cast<u64>(type & 0xFFFFu) << WM_HEAD_TYPE_SHIFT;
+}
+WM_FN u32 meta_len(u64 head) {
+    return static_cast<u32>(head >> WM_HEAD_LEN_SHIFT) & 0xFFFFu;
+}
+WM_FN u32 meta_type(u64 head) {
+    return static_cast<u32>(head >> WM_HEAD_TYPE_SHIFT) & 0xFFFFu;
+}
+
+// Payload word `w` of a record of `len` bytes at `src`; bytes behind the end read as zero. `wide` says that src is
+// aligned to 8.
+WM_FN u64 load_payload(const u8* src, u32 len, u32 w, bool wide) {
+    u32 begin = w * 8;
+    if (begin >= len)
+        return 0;
+    if (wide && begin + 8 <= len)
+        return *reinterpret_cast<const u64*>(src + begin);
+    u32 n = len - begin < 8 ? len - begin : 8;
+    u64 v = 0;
+    for (u32 i = 0; i < n; i++)
+        v |= static_cast<u64>(src[begin + i]) << (8 * i);
+    return v;
+}
+
+// The inverse: writes the bytes of payload word `w` that lie inside `len`.
+WM_FN void store_payload(u8* dst, u32 len, u32 w, u64 v, bool wide) {
+    u32 begin = w * 8;
+    if (begin >= len)
+        return;
+    if (wide && begin + 8 <= len) {
+        *reinterpret_cast<u64*>(dst + begin) = v;
+        return;
+    }
+    u32 n = len - begin < 8 ? len - begin : 8;
+    for (u32 i = 0; i < n; i++)
+        dst[begin + i] = static_cast<u8>(v >> (8 * i));
+}
+
+WM_FN bool is_wide(const void* p) {
+    return (reinterpret_cast<uintptr_t>(p) & 7u) == 0;
+}
+
+// The first head word is the slot's synchronisation word.
+// RELEASE here, ACQUIRE in load_head.
+template <order O> WM_FN void store_head(u64* word, u64 v, u32 scope) {
+    if (O == order::ordered) {
+        store_release(word, v, scope);
+    } else {
+        store_relaxed(word, v, scope);
+    }
+}
+template <order O> WM_FN u64 load_head(const u64* word, u32 scope) {
+    return O == order::ordered ? load_acquire(word, scope) : load_relaxed(word, scope);
+}
+
+// One thread writes the slot. Precondition (S1): the slot is free.
+template <order O>
+WM_FN void write_slot(one_lane, u64* slot, slot_shape shape, u64 tag, const void* src, u32 len, u32 type, u32 scope) {
+    const u8* bytes = static_cast<const u8*>(src);
+    const bool wide = is_wide(src);
+    u64 first_head = 0;
+    u32 p = 0; // payload word
+    for (u32 g = 0; g < shape.groups; g++) {
+        u64* group = slot + g * WM_GROUP_WORDS;
+        const u32 n = shape.group_words(g);
+        u64 displaced = 0;
+        for (u32 i = 1; i < n; i++, p++) {
+            u64 v = load_payload(bytes, len, p, wide);
+            displaced |= (v >> WM_TAG_SHIFT) << (WM_HEAD_BITS_SHIFT + i - 1);
+            store_relaxed(group + i, (v & ~tag_mask) | tag, scope);
+        }
+        if (g == 0) {
+            first_head = displaced;
+        } else {
+            store_relaxed(group, displaced | tag, scope);
+        }
+    }
+    store_head<O>(slot, first_head | pack_meta(len, type) | tag, scope);
+}
+
+// One thread reads the slot. False: not every word carries the tag yet; dst may have been written in part.
+// `len` and `type` come from the head; a len beyond `dst_bytes` copies nothing and returns true, so that the caller can
+// refuse it.
+template <order O>
+WM_FN bool read_slot(one_lane, const u64* slot, slot_shape shape, u64 tag, void* dst, u32 dst_bytes, u32& len, u32& type,
+                     u32 scope) {
+    u64 head = load_head<O>(slot, scope);
+    if ((head & tag_mask) != tag)
+        return false;
+    len = meta_len(head);
+    type = meta_type(head);
+    u8* bytes = static_cast<u8*>(dst);
+    const bool wide = is_wide(dst);
+    const u32 copy = len <= dst_bytes && len <= shape.payload_bytes() ? len : 0;
+    u32 p = 0;
+    for (u32 g = 0; g < shape.groups; g++) {
+        const u64* group = slot + g * WM_GROUP_WORDS;
+        const u32 n = shape.group_words(g);
+        if (g != 0) {
+            head = load_relaxed(group, scope);
+            if ((head & tag_mask) != tag)
+                return false;
+        }
+        u64 differs = 0;
+        for (u32 i = 1; i < n; i++, p++) {
+            u64 v = load_relaxed(group + i, scope);
+            differs |= v ^ tag;
+            v = (v & ~tag_mask) | ((head >> (WM_HEAD_BITS_SHIFT + i - 1)) & 1u) << WM_TAG_SHIFT;
+            store_payload(bytes, copy, p, v, wide);
+        }
+        if (differs & tag_mask)
+            return false;
+    }
+    return true;
+}
+
+#if defined(__CUDACC__)
+// A converged warp writes the slot: one word a lane, one coalesced store a group. Precondition (S1): the slot is free.
+template <order O>
+WM_FN void write_slot(warp_lanes lanes, u64* slot, slot_shape shape, u64 tag, const void* src, u32 len, u32 type,
+                       u32 scope) {
+    const u8* bytes = static_cast<const u8*>(src);
+    const bool wide = is_wide(src);
+    const u32 lane = lanes.rank();
+    for (u32 g = shape.groups; g-- > 0;) { // the first group last: S4
+        const u32 n = shape.group_words(g);
+        u64 v = 0;
+        if (lane >= 1 && lane < n)
+            v = load_payload(bytes, len, g * (WM_GROUP_WORDS - 1) + lane - 1, wide);
+        const u64 displaced = static_cast<u64>(lanes.ballot((v & tag_mask) != 0) >> 1) << WM_HEAD_BITS_SHIFT;
+        u64* word = slot + g * WM_GROUP_WORDS + lane;
+        if (lane >= 1 && lane < n)
+            store_relaxed(word, (v & ~tag_mask) | tag, scope);
+        if (g == 0) {
+            // What the other lanes wrote before the push happens before the release of lane 0.
+            if (O == order::ordered)
+                lanes.sync();
+            if (lane == 0)
+                store_head<O>(word, displaced | pack_meta(len, type) | tag, scope);
+        } else if (lane == 0) {
+            store_relaxed(word, displaced | tag, scope);
+        }
+    }
+}
+
+// A converged warp reads the slot; every lane gets the same result.
+template <order O>
+WM_FN bool read_slot(warp_lanes lanes, const u64* slot, slot_shape shape, u64 tag, void* dst, u32 dst_bytes, u32& len,
+                      u32& type, u32 scope) {
+    u8* bytes = static_cast<u8*>(dst);
+    const bool wide = is_wide(dst);
+    const u32 lane = lanes.rank();
+    u32 copy = 0;
+    for (u32 g = 0; g < shape.groups; g++) {
+        const u32 n = shape.group_words(g);
+        u64 v = tag;
+        if (lane < n) {
+            const u64* word = slot + g * WM_GROUP_WORDS + lane;
+            v = g == 0 ? load_head<O>(word, scope) : load_relaxed(word, scope);
+        }
+        if (!lanes.all((v & tag_mask) == tag))
+            return false;
+        const u64 head = lanes.broadcast(v, 0);
+        if (g == 0) {
+            // The acquire of lane 0 happens before what the other lanes read from here on.
+            if (O == order::ordered)
+                lanes.sync();
+            len = meta_len(head);
+            type = meta_type(head);
+            copy = len <= dst_bytes && len <= shape.payload_bytes() ? len : 0;
+        }
+        if (lane >= 1 && lane < n) {
+            v = (v & ~tag_mask) | ((head >> (WM_HEAD_BITS_SHIFT + lane - 1)) & 1u) << WM_TAG_SHIFT;
+            store_payload(bytes, copy, g * (WM_GROUP_WORDS - 1) + lane - 1, v, wide);
+        }
+    }
+    return true;
+}
+#endif
+
+// Fills a slot with the tag that the record before `idx` would have left there, so that a ring can start at any index.
+WM_FN void clear_slot(u64* slot, slot_shape shape, u64 tag, u32 scope) {
+    for (u32 i = 0; i < shape.words; i++)
+        store_relaxed(slot + i, tag ^ tag_mask, scope);
+}
+
+} // namespace warpmail
+
+#endif

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// What the arbiter tells the host: counters copied into pinned memory with plain relaxed stores, one writer. The host reads
+// them without any driver call; each word is exact, words of one copy may be a moment apart.
+#ifndef WARPMAIL_PROTOCOL_TELEMETRY_HPP
+#define WARPMAIL_PROTOCOL_TELEMETRY_HPP
+
+#include "protocol/arbiter.hpp"
+
+namespace warpmail {
+
+template <class L> WM_FN void copy_words(L lanes, u64* to, const u64* from, u64 n) {
+    for (u64 i = lanes.rank(); i < n; i += lanes.width())
+        store_relaxed_sys(to + i, load_relaxed_gpu(from + i));
+}
+
+WM_FN void add_sys(u64* word, u64 n) {
+    store_relaxed_sys(word, load_relaxed_sys(word) + n);
+}
+
+// Base values of the counters that go on over launches.
+struct telemetry_base {
+    u64 rounds, grants, work_ns, idle_poll_ns;
+};
+
+template <class L> WM_FN telemetry_base telemetry_begin(L lanes, arbiter& a) {
+    wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
+    if (lanes.rank() == 0)
+        add_sys(&t->launches, 1);
+    return {load_relaxed_sys(&t->rounds), load_relaxed_sys(&t->grants), load_relaxed_sys(&t->work_ns),
+            load_relaxed_sys(&t->idle_poll_ns)};
+}
+
+// One copy of everything.
+template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemetry_base& base, u64 now) {
+    wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
+    u64 bad = 0;
+    for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width()) {
+        wm_mailbox_stats* s = at<wm_mailbox_stats>(a.args.mailbox_stats_out) + m;
+        const u64 w = load_relaxed_cta(&a.written[m]), c = load_relaxed_cta(&a.consumed[m]);
+        const u64 depth = pending(a, m);
+        if (depth > a.depth_max[m])
+            a.depth_max[m] = depth;
+        store_relaxed_sys(&s->written, w);
+        store_relaxed_sys(&s->consumed, c);
+        store_relaxed_sys(&s->quarantine, load_relaxed_cta(&a.quarantined[m]));
+        if (a.depth_max[m] > load_relaxed_sys(&s->depth_max))
+            store_relaxed_sys(&s->depth_max, a.depth_max[m]);
+        bad += is_quarantined(a, m);
+    }
+    bad = lanes.sum(bad);
+    copy_words(lanes, at<u64>(a.args.module_stats_out), at<const u64>(a.args.module_stats),
+               static_cast<u64>(a.args.n_modules) * (sizeof(wm_module_stats) / 8));
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
+        u64* words = reinterpret_cast<u64*>(&t->serving[s]);
+        store_relaxed_sys(words, load_relaxed_cta(&a.since[s]));
+        store_relaxed_sys(words + 1, load_relaxed_cta(&a.module_of[s]));
+    }
+    if (lanes.rank() == 0) {
+        store_relaxed_sys(&t->rounds, base.rounds + load_relaxed_cta(&a.flags[flag_rounds]));
+        store_relaxed_sys(&t->grants, base.grants + load_relaxed_cta(&a.flags[flag_grants]));
+        store_relaxed_sys(&t->work_ns, base.work_ns + load_relaxed_cta(&a.flags[flag_work]));
+        store_relaxed_sys(&t->idle_poll_ns, base.idle_poll_ns + load_relaxed_cta(&a.flags[flag_idle]));
+        store_relaxed_sys(&t->quarantined, bad);
+        store_relaxed_sys(&t->heartbeat_ns, now);
+    }
+    lanes.sync();
+}
+
+// The last words of a launch. RELEASE of launches_ended: a host that acquires it sees the final counters.
+template <class L> WM_FN void telemetry_end(L lanes, arbiter& a, u64 reason) {
+    wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
+    lanes.sync();
+    if (lanes.rank() == 0) {
+        store_relaxed_sys(&t->exit_reason, reason);
+        store_release_sys(&t->launches_ended, load_relaxed_sys(&t->launches_ended) + 1);
+    }
+}
+
+} // namespace warpmail
+
+#endif

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+#include "twin/host.h"
+
+#include "protocol/builtin.hpp"
+#include "twin/twin_arbiter.hpp"
+
+using namespace warpmail;
+
+uint32_t wm_host_payload_bytes(uint32_t stride) {
+    return stride_is_valid(stride) ? slot_shape(stride).payload_bytes() : 0;
+}
+
+uint64_t wm_host_shared_bytes(const wm_arbiter_args* args) {
+    arbiter a;
+    return place(a, *args, nullptr);
+}
+
+wm_status wm_host_check_header(const wm_mailbox* mailbox) {
+    return check_header(*mailbox);
+}
+
+void wm_host_clear_mailbox(const wm_mailbox* mailbox, uint64_t start) {
+    clear_mailbox(*mailbox, start);
+}
+
+wm_producer wm_host_attach_producer(const wm_mailbox* mailbox) {
+    return attach_producer(*mailbox);
+}
+
+wm_consumer wm_host_attach_consumer(const wm_mailbox* mailbox) {
+    return attach_consumer(*mailbox);
+}
+
+wm_status wm_host_try_push(wm_producer* producer, const void* src, uint32_t len, uint32_t type) {
+    return try_push(one_lane{}, *producer, src, len, type);
+}
+
+wm_status wm_host_try_pop(wm_consumer* consumer, void* dst, uint32_t dst_bytes, uint32_t* len, uint32_t* type) {
+    return try_pop(one_lane{}, *consumer, dst, dst_bytes, *len, *type);
+}
+
+uint64_t wm_host_load_acquire(const uint64_t* word) {
+    return load_acquire_sys(word);
+}
+
+void wm_host_store_release(uint64_t* word, uint64_t value) {
+    store_release_sys(word, value);
+}
+
+uint64_t wm_host_now_ns(void) {
+    return now_ns();
+}
+
+int wm_builtin_twin(const wm_arbiter_args* args) {
+    return twin_arbiter<builtin_handlers>(args);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* The protocol's host side as C functions, for the Rust library: thin calls of csrc/protocol. Internal; not installed. */
+#ifndef WARPMAIL_TWIN_HOST_H
+#define WARPMAIL_TWIN_HOST_H
+
+#include "warpmail/abi.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+uint32_t wm_host_payload_bytes(uint32_t stride); /* 0: the stride cannot be */
+uint64_t wm_host_shared_bytes(const wm_arbiter_args* args);
+wm_status wm_host_check_header(const wm_mailbox* mailbox);
+void wm_host_clear_mailbox(const wm_mailbox* mailbox, uint64_t start);
+wm_producer wm_host_attach_producer(const wm_mailbox* mailbox);
+wm_consumer wm_host_attach_consumer(const wm_mailbox* mailbox);
+wm_status wm_host_try_push(wm_producer* producer, const void* src, uint32_t len, uint32_t type);
+wm_status wm_host_try_pop(wm_consumer* consumer, void* dst, uint32_t dst_bytes, uint32_t* len, uint32_t* type);
+uint64_t wm_host_load_acquire(const uint64_t* word);
+void wm_host_store_release(uint64_t* word, uint64_t value);
+uint64_t wm_host_now_ns(void);
+int wm_builtin_twin(const wm_arbiter_args* args);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,30 @@
+//! The bytes shared with the device, bound from `csrc/include/warpmail/abi.h` with bindgen's layout checks on.
+//!
+//! Names are the C names. See the header for what each field means.
+#![allow(missing_docs, non_camel_case_types, non_upper_case_globals, clippy::all)]
+#![allow(clippy::undocumented_unsafe_blocks)]
+
+include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+
+macro_rules! plain_bytes {
+    ($($name:ty),* $(,)?) => {$(
+        // SAFETY: `repr(C)` integers and arrays of integers only; the header's static assertions leave no padding.
+        unsafe impl bytemuck::Zeroable for $name {}
+        // SAFETY: as above: every bit pattern is a value and there are no padding bytes.
+        unsafe impl bytemuck::Pod for $name {}
+    )*};
+}
+plain_bytes!(
+    wm_mailbox_header,
+    wm_mailbox,
+    wm_producer,
+    wm_consumer,
+    wm_module,
+    wm_tensor,
+    wm_control,
+    wm_serving,
+    wm_telemetry,
+    wm_mailbox_stats,
+    wm_module_stats,
+    wm_arbiter_args,
+);

@@ -1,0 +1,52 @@
+//! What the runtime needs of a machine: memory, copies, launches. Two implementations: `cuda` and `twin`.
+
+pub(crate) mod cuda;
+pub(crate) mod twin;
+
+use std::time::Duration;
+
+use crate::abi::wm_arbiter_args;
+use crate::device::DeviceInfo;
+use crate::error::Result;
+use crate::image::HandlerImage;
+
+/// Pinned host memory that the device can reach.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pinned {
+    pub(crate) host: *mut u8,
+    pub(crate) device: u64,
+    pub(crate) bytes: usize,
+}
+
+// SAFETY: an address; whoever dereferences it upholds the one-writer-per-word rule of the protocol.
+unsafe impl Send for Pinned {}
+// SAFETY: as above.
+unsafe impl Sync for Pinned {}
+
+/// Memory and copies. Addresses are device addresses; on the twin they are host addresses.
+pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
+    fn info(&self) -> &DeviceInfo;
+    /// Zero-filled device memory, aligned to at least 256 bytes.
+    fn alloc(&self, bytes: usize) -> Result<u64>;
+    fn free(&self, address: u64, bytes: usize);
+    /// Zero-filled pinned memory, cached by the host, aligned to a page.
+    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned>;
+    fn free_pinned(&self, pinned: Pinned);
+    /// Copies and returns when the bytes have arrived.
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
+    fn download(&self, to: &mut [u8], from: u64) -> Result<()>;
+    /// Loads a handler set and touches its kernel, so that no launch loads anything.
+    fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>>;
+}
+
+/// The arbiter's queue of launches: they run one after the other.
+pub(crate) trait Launches: Send {
+    /// Called once by the thread that makes all other calls.
+    fn adopt_thread(&mut self) -> Result<()>;
+    /// Enqueues one launch.
+    fn launch(&mut self, args: &wm_arbiter_args) -> Result<()>;
+    /// Launches that have not ended.
+    fn outstanding(&mut self) -> Result<usize>;
+    /// Waits until fewer are outstanding than before, or until the bound; then says how many are.
+    fn wait(&mut self, bound: Duration) -> Result<usize>;
+}

@@ -1,0 +1,331 @@
+//! CUDA through the driver API. The only file that calls cudarc, besides the probe.
+//!
+//! Every call runs with the device's primary context pushed on the calling thread and popped after, so that a caller's own
+//! current context stays what it was.
+
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::time::{Duration, Instant};
+
+use cudarc::driver::{DriverError, result, sys};
+
+use super::{Backend, Launches, Pinned};
+use crate::abi::{self, wm_arbiter_args};
+use crate::device::DeviceInfo;
+use crate::error::{Error, Result};
+use crate::image::HandlerImage;
+use crate::probe::{BackendKind, probe};
+
+fn driver(call: &'static str) -> impl Fn(DriverError) -> Error {
+    move |e| Error::Driver { call, reason: crate::probe::driver_reason(e) }
+}
+
+/// The device's primary context, retained once.
+#[derive(Debug)]
+struct Context {
+    device: sys::CUdevice,
+    raw: sys::CUcontext,
+}
+
+// SAFETY: the driver's contexts may be used from any thread.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+impl Context {
+    fn enter(&self) -> Result<Entered> {
+        // SAFETY: `raw` is retained as long as `self` lives.
+        unsafe { sys::cuCtxPushCurrent_v2(self.raw) }.result().map_err(driver("cuCtxPushCurrent"))?;
+        Ok(Entered)
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained once in `Cuda::open`.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
+
+struct Entered;
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut popped = std::ptr::null_mut();
+        // SAFETY: pops what `enter` pushed on this thread.
+        let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) };
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Cuda {
+    info: DeviceInfo,
+    context: std::sync::Arc<Context>,
+    shared_limit: usize,
+    copies: std::sync::Mutex<Stream>,
+}
+
+/// A stream that does not synchronise with the legacy stream.
+#[derive(Debug)]
+struct Stream(sys::CUstream);
+
+// SAFETY: the driver's streams may be used from any thread.
+unsafe impl Send for Stream {}
+
+impl Stream {
+    fn new() -> Result<Self> {
+        result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream).map_err(driver("cuStreamCreate"))
+    }
+}
+
+impl Cuda {
+    pub(crate) fn open(ordinal: u32) -> Result<Self> {
+        result::init().map_err(driver("cuInit"))?;
+        let device = result::device::get(ordinal as i32).map_err(driver("cuDeviceGet"))?;
+        // SAFETY: `device` was just obtained.
+        let raw = unsafe { result::primary_ctx::retain(device) }.map_err(driver("cuDevicePrimaryCtxRetain"))?;
+        let context = Context { device, raw };
+        let probe = probe();
+        let found = probe.devices.iter().find(|d| d.ordinal == ordinal).ok_or(Error::Unavailable {
+            what: "the CUDA device",
+            reason: format!("there is no device {ordinal}"),
+        })?;
+        let copies = {
+            let _entered = context.enter()?;
+            Stream::new()?
+        };
+        Ok(Cuda {
+            info: DeviceInfo {
+                backend: BackendKind::Cuda,
+                ordinal: Some(ordinal),
+                name: found.name.clone(),
+                driver: probe.driver.as_ref().ok().cloned(),
+                compute_capability: Some(found.compute_capability),
+                multiprocessors: found.multiprocessors,
+                memory_bytes: Some(found.memory_bytes),
+            },
+            shared_limit: found.shared_bytes as usize,
+            context: std::sync::Arc::new(context),
+            copies: std::sync::Mutex::new(copies),
+        })
+    }
+
+    /// Runs `copy` on the copying stream and waits for it.
+    fn copy(&self, call: &'static str, copy: impl FnOnce(sys::CUstream) -> Result<(), DriverError>) -> Result<()> {
+        let _entered = self.context.enter()?;
+        let stream = self.copies.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        copy(stream.0).map_err(driver(call))?;
+        // SAFETY: the stream lives as long as `self`; only bounded copies are ever enqueued on it.
+        unsafe { result::stream::synchronize(stream.0) }.map_err(driver("cuStreamSynchronize"))
+    }
+}
+
+impl Backend for Cuda {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        let address = {
+            let _entered = self.context.enter()?;
+            // SAFETY: a plain allocation, owned by the caller.
+            unsafe { result::malloc_sync(bytes.max(1)) }.map_err(driver("cuMemAlloc"))?
+        };
+        // SAFETY: the allocation has that many bytes and nobody else knows it.
+        self.copy("cuMemsetD8Async", |s| unsafe { result::memset_d8_async(address, 0, bytes.max(1), s) })
+            .inspect_err(|_| self.free(address, bytes))?;
+        Ok(address)
+    }
+
+    fn free(&self, address: u64, _bytes: usize) {
+        if let Ok(_entered) = self.context.enter() {
+            // SAFETY: the owner frees what `alloc` returned, once. The call waits for running kernels: bounded by the
+            // residency.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
+        let _entered = self.context.enter()?;
+        // Not write-combined: the host reads it.
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
+        // SAFETY: a plain allocation, owned by the caller.
+        let host = unsafe { result::malloc_host(bytes.max(1), flags) }.map_err(driver("cuMemHostAlloc"))?.cast::<u8>();
+        // SAFETY: just allocated with that size.
+        unsafe { host.write_bytes(0, bytes.max(1)) };
+        let mut device = 0;
+        // SAFETY: `host` is mapped memory of this context.
+        unsafe { sys::cuMemHostGetDevicePointer_v2(&mut device, host.cast(), 0) }
+            .result()
+            .map_err(driver("cuMemHostGetDevicePointer"))?;
+        Ok(Pinned { host, device, bytes })
+    }
+
+    fn free_pinned(&self, pinned: Pinned) {
+        if let Ok(_entered) = self.context.enter() {
+            // SAFETY: the owner frees what `alloc_pinned` returned, once.
+            let _ = unsafe { result::free_host(pinned.host.cast()) };
+        }
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: the caller owns `to` for that many bytes; `copy` waits, so `from` outlives the copy.
+        self.copy("cuMemcpyHtoDAsync", |s| unsafe { result::memcpy_htod_async(to, from, s) })
+    }
+
+    fn download(&self, to: &mut [u8], from: u64) -> Result<()> {
+        // SAFETY: the caller owns `from` for that many bytes; `copy` waits, so `to` outlives the copy.
+        self.copy("cuMemcpyDtoHAsync", |s| unsafe { result::memcpy_dtoh_async(to, from, s) })
+    }
+
+    fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
+        let fatbin = image.fatbin.ok_or_else(|| Error::Unavailable {
+            what: "a CUDA kernel for this handler set",
+            reason: image.missing.to_string(),
+        })?;
+        // SAFETY: a pure function of the arguments' counts.
+        let shared = unsafe { abi::wm_host_shared_bytes(args) } as usize;
+        if shared + 1024 > self.shared_limit {
+            return Err(Error::refused(
+                format!("a graph with {} mailboxes and {} servers", args.n_mailboxes, args.servers),
+                format!("needs {shared} bytes of shared memory, more than the device's {}", self.shared_limit),
+            ));
+        }
+        let _entered = self.context.enter()?;
+        let mut launches = CudaLaunches {
+            context: self.context.clone(),
+            library: std::ptr::null_mut(),
+            function: std::ptr::null_mut(),
+            stream: Stream::new()?,
+            shared,
+            running: VecDeque::new(),
+            idle: Vec::new(),
+        };
+        let null = std::ptr::null_mut::<c_void>();
+        // SAFETY: `fatbin` is a whole fatbin in static memory; no options are given.
+        unsafe {
+            sys::cuLibraryLoadData(&mut launches.library, fatbin.as_ptr().cast::<c_void>(), null.cast(), null.cast(), 0, null.cast(), null.cast(), 0)
+        }
+        .result()
+        .map_err(driver("cuLibraryLoadData"))?;
+        let mut kernel = std::ptr::null_mut();
+        // SAFETY: the library is loaded and the name is a C string.
+        unsafe { sys::cuLibraryGetKernel(&mut kernel, launches.library, image.kernel.as_ptr()) }
+            .result()
+            .map_err(driver("cuLibraryGetKernel"))?;
+        // SAFETY: the kernel belongs to the loaded library.
+        unsafe { sys::cuKernelGetFunction(&mut launches.function, kernel) }.result().map_err(driver("cuKernelGetFunction"))?;
+        // Loads the code now: a lazy load at the first launch would wait for whatever runs.
+        // SAFETY: the function belongs to the loaded library.
+        unsafe { sys::cuFuncLoad(launches.function) }.result().map_err(driver("cuFuncLoad"))?;
+        let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: as above; the size was checked against the device's limit.
+        unsafe { sys::cuFuncSetAttribute(launches.function, limit, shared as i32) }
+            .result()
+            .map_err(driver("cuFuncSetAttribute"))?;
+        for _ in 0..4 {
+            let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+            launches.idle.push(result::event::create(flags).map_err(driver("cuEventCreate"))?);
+        }
+        Ok(Box::new(launches))
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if let (Ok(_entered), Ok(stream)) = (self.context.enter(), self.copies.lock()) {
+            // SAFETY: nothing is enqueued: every copy was waited for.
+            let _ = unsafe { result::stream::destroy(stream.0) };
+        }
+    }
+}
+
+struct CudaLaunches {
+    context: std::sync::Arc<Context>,
+    library: sys::CUlibrary,
+    function: sys::CUfunction,
+    stream: Stream,
+    shared: usize,
+    running: VecDeque<sys::CUevent>,
+    idle: Vec<sys::CUevent>,
+}
+
+// SAFETY: the driver's handles may be used from any thread; `&mut self` keeps the calls apart.
+unsafe impl Send for CudaLaunches {}
+
+impl Launches for CudaLaunches {
+    fn adopt_thread(&mut self) -> Result<()> {
+        // Otherwise this thread's calls would invalidate a graph capture that the application has in progress.
+        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: exchanges this thread's mode only.
+        unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }
+            .result()
+            .map_err(driver("cuThreadExchangeStreamCaptureMode"))
+    }
+
+    fn launch(&mut self, args: &wm_arbiter_args) -> Result<()> {
+        let _entered = self.context.enter()?;
+        let event = self.idle.pop().ok_or_else(|| Error::State("too many launches are outstanding".into()))?;
+        let mut args = *args;
+        let mut params = [(&raw mut args).cast::<c_void>()];
+        let threads = (2 + args.servers) * 32;
+        // SAFETY: the kernel takes one wm_arbiter_args by value; the runtime keeps its tables alive until this launch has
+        // been collected.
+        let launched = unsafe {
+            result::launch_kernel(self.function, (1, 1, 1), (threads, 1, 1), self.shared as u32, self.stream.0, &mut params)
+        };
+        launched.map_err(driver("cuLaunchKernel")).inspect_err(|_| self.idle.push(event))?;
+        self.running.push_back(event);
+        // SAFETY: event and stream belong to this context.
+        unsafe { result::event::record(event, self.stream.0) }.map_err(driver("cuEventRecord"))
+    }
+
+    fn outstanding(&mut self) -> Result<usize> {
+        let _entered = self.context.enter()?;
+        while let Some(&event) = self.running.front() {
+            // SAFETY: the event was recorded in `launch`.
+            match unsafe { result::event::query(event) } {
+                Ok(()) => {
+                    self.running.pop_front();
+                    self.idle.push(event);
+                }
+                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => break,
+                Err(e) => return Err(driver("cuEventQuery")(e)),
+            }
+        }
+        Ok(self.running.len())
+    }
+
+    fn wait(&mut self, bound: Duration) -> Result<usize> {
+        let until = Instant::now() + bound;
+        let before = self.outstanding()?;
+        let mut now = before;
+        while now > 0 && now >= before && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(100).min(bound));
+            now = self.outstanding()?;
+        }
+        Ok(now)
+    }
+}
+
+impl Drop for CudaLaunches {
+    fn drop(&mut self) {
+        // A launch that does not end keeps what it uses: freeing it would wait for the launch without a bound.
+        if !matches!(self.outstanding(), Ok(0)) {
+            tracing::warn!("a launch of the arbiter has not ended; its stream and code are kept");
+            return;
+        }
+        let Ok(_entered) = self.context.enter() else { return };
+        for event in self.idle.drain(..) {
+            // SAFETY: created in `load`, and no longer recorded.
+            let _ = unsafe { result::event::destroy(event) };
+        }
+        // SAFETY: nothing is enqueued any more, and both were made in `load`.
+        unsafe {
+            let _ = result::stream::destroy(self.stream.0);
+            if !self.library.is_null() {
+                let _ = sys::cuLibraryUnload(self.library);
+            }
+        }
+    }
+}

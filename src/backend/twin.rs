@@ -1,0 +1,165 @@
+//! The CPU twin: host memory, and a thread that runs launches of the arbiter one after the other.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{self, Receiver, Sender};
+
+use super::{Backend, Launches, Pinned};
+use crate::abi::wm_arbiter_args;
+use crate::device::DeviceInfo;
+use crate::error::{Error, Result};
+use crate::image::{HandlerImage, TwinEntry};
+use crate::probe::BackendKind;
+
+const ALIGN: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Twin {
+    info: DeviceInfo,
+}
+
+impl Twin {
+    pub(crate) fn new() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Twin {
+            info: DeviceInfo {
+                backend: BackendKind::Twin,
+                ordinal: None,
+                name: "CPU twin".into(),
+                driver: None,
+                compute_capability: None,
+                multiprocessors: threads as u32,
+                memory_bytes: None,
+            },
+        }
+    }
+}
+
+fn layout(bytes: usize) -> Result<Layout> {
+    Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| Error::refused(format!("{bytes} bytes"), "too large"))
+}
+
+impl Backend for Twin {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        // SAFETY: the layout is not empty.
+        let memory = unsafe { alloc_zeroed(layout(bytes)?) };
+        if memory.is_null() {
+            return Err(Error::Unavailable { what: "host memory", reason: format!("{bytes} bytes were refused") });
+        }
+        Ok(memory as u64)
+    }
+
+    fn free(&self, address: u64, bytes: usize) {
+        if let Ok(layout) = layout(bytes) {
+            // SAFETY: `alloc` returned this address for this size, and the owner frees it once.
+            unsafe { dealloc(address as *mut u8, layout) };
+        }
+    }
+
+    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
+        let device = self.alloc(bytes)?;
+        Ok(Pinned { host: device as *mut u8, device, bytes })
+    }
+
+    fn free_pinned(&self, pinned: Pinned) {
+        self.free(pinned.device, pinned.bytes);
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        // SAFETY: the caller owns `to` for `from.len()` bytes and no module touches them meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    fn download(&self, to: &mut [u8], from: u64) -> Result<()> {
+        // SAFETY: the caller owns `from` for `to.len()` bytes and no module writes them meanwhile.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn load(&self, image: &HandlerImage, _args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
+        let (queue, work) = channel::unbounded::<wm_arbiter_args>();
+        let (ended, results) = channel::unbounded();
+        let entry = image.twin;
+        let thread = std::thread::Builder::new()
+            .name("warpmail-twin".into())
+            .spawn(move || run(entry, &work, &ended))
+            .map_err(|e| Error::Unavailable { what: "a thread for the twin", reason: e.to_string() })?;
+        Ok(Box::new(TwinLaunches { queue: Some(queue), results, outstanding: 0, thread: Some(thread) }))
+    }
+}
+
+fn run(entry: TwinEntry, work: &Receiver<wm_arbiter_args>, ended: &Sender<i32>) {
+    for args in work {
+        // SAFETY: the runtime keeps every table that `args` names alive until this launch has been collected.
+        let status = unsafe { entry(&args) };
+        if ended.send(status).is_err() {
+            return;
+        }
+    }
+}
+
+struct TwinLaunches {
+    queue: Option<Sender<wm_arbiter_args>>,
+    results: Receiver<i32>,
+    outstanding: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TwinLaunches {
+    fn ended(&mut self, status: i32) -> Result<()> {
+        self.outstanding -= 1;
+        match status {
+            0 => Ok(()),
+            s => Err(Error::Failed(format!("the twin's arbiter refused its arguments or lacked memory (status {s})"))),
+        }
+    }
+}
+
+impl Launches for TwinLaunches {
+    fn adopt_thread(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn launch(&mut self, args: &wm_arbiter_args) -> Result<()> {
+        let gone = || Error::Failed("the twin's thread has ended".into());
+        self.queue.as_ref().ok_or_else(gone)?.send(*args).map_err(|_| gone())?;
+        self.outstanding += 1;
+        Ok(())
+    }
+
+    fn outstanding(&mut self) -> Result<usize> {
+        while let Ok(status) = self.results.try_recv() {
+            self.ended(status)?;
+        }
+        Ok(self.outstanding)
+    }
+
+    fn wait(&mut self, bound: Duration) -> Result<usize> {
+        let until = Instant::now() + bound;
+        if self.outstanding()? > 0
+            && let Ok(status) = self.results.recv_deadline(until)
+        {
+            self.ended(status)?;
+        }
+        self.outstanding()
+    }
+}
+
+impl Drop for TwinLaunches {
+    fn drop(&mut self) {
+        self.queue = None;
+        // A launch that does not end keeps its thread: joining it would be a wait without a bound.
+        if self.outstanding == 0
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}

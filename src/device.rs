@@ -1,0 +1,124 @@
+//! A device to run on, and memory on it.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::backend::{Backend, cuda::Cuda, twin::Twin};
+use crate::error::{Error, Result};
+use crate::probe::{BackendKind, probe};
+
+/// What a [`Device`] is.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceInfo {
+    /// CUDA or the twin.
+    pub backend: BackendKind,
+    /// CUDA ordinal.
+    pub ordinal: Option<u32>,
+    /// Name, as the driver gives it.
+    pub name: String,
+    /// Driver version, as `major.minor` of the CUDA it supports.
+    pub driver: Option<String>,
+    /// Compute capability.
+    pub compute_capability: Option<(u32, u32)>,
+    /// SMs; on the twin, hardware threads.
+    pub multiprocessors: u32,
+    /// Device memory.
+    pub memory_bytes: Option<u64>,
+}
+
+/// A GPU, or the CPU twin. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Device {
+    pub(crate) backend: Arc<dyn Backend>,
+}
+
+impl Device {
+    /// The CPU twin: always there.
+    pub fn twin() -> Self {
+        Device { backend: Arc::new(Twin::new()) }
+    }
+
+    /// The CUDA device with this ordinal, or the reason why it cannot be used.
+    pub fn cuda(ordinal: u32) -> Result<Self> {
+        let probe = probe();
+        if let Some(reason) = probe.why_not_cuda(ordinal) {
+            return Err(Error::Unavailable { what: "device-arbitrated mode", reason });
+        }
+        Ok(Device { backend: Arc::new(Cuda::open(ordinal)?) })
+    }
+
+    /// CUDA device 0 if it can be used, else the twin.
+    pub fn best() -> Self {
+        Self::cuda(0).unwrap_or_else(|reason| {
+            tracing::info!(%reason, "using the CPU twin");
+            Self::twin()
+        })
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &DeviceInfo {
+        self.backend.info()
+    }
+
+    /// Zero-filled device memory.
+    pub fn alloc(&self, bytes: usize) -> Result<DeviceBuffer> {
+        let address = self.backend.alloc(bytes)?;
+        Ok(DeviceBuffer { device: self.clone(), address, bytes })
+    }
+}
+
+/// Memory on a device, freed when dropped. Give it to [`Builder::keep`](crate::Builder::keep) when a module's state points
+/// into it.
+#[derive(Debug)]
+pub struct DeviceBuffer {
+    device: Device,
+    address: u64,
+    bytes: usize,
+}
+
+impl DeviceBuffer {
+    /// Device address.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Copies `bytes` to `offset`. The caller sees to it that no module uses them meanwhile (before
+    /// [`Runtime::start`](crate::Runtime::start), or inside a quiesce).
+    pub fn upload(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.check(offset, bytes.len())?;
+        self.device.backend.upload(self.address + offset as u64, bytes)
+    }
+
+    /// Copies from `offset` to `bytes`, under the same condition.
+    pub fn download(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        self.check(offset, bytes.len())?;
+        self.device.backend.download(bytes, self.address + offset as u64)
+    }
+
+    fn check(&self, offset: usize, len: usize) -> Result<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.bytes => Ok(()),
+            _ => Err(Error::refused(
+                format!("{len} bytes at offset {offset}"),
+                format!("outside the buffer's {} bytes", self.bytes),
+            )),
+        }
+    }
+}
+
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        self.device.backend.free(self.address, self.bytes);
+    }
+}

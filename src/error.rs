@@ -1,0 +1,121 @@
+//! One error type: what happened, why, and what to do about it.
+
+use std::time::Duration;
+
+use crate::abi;
+
+/// Everything that a public function can report.
+///
+/// No public function panics on bad input, and none waits without a bound.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The mailbox has no free slot now. The record was not taken; push it again later.
+    #[error("mailbox {mailbox} is full")]
+    Full {
+        /// Row of the mailbox table.
+        mailbox: u32,
+    },
+    /// A bounded wait ended without what it waited for. Nothing was lost.
+    #[error("{what} did not happen within {waited:?}")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// The bound that was given.
+        waited: Duration,
+    },
+    /// A payload is longer than a slot carries.
+    #[error("a payload of {len} bytes does not fit mailbox {mailbox}, whose slots carry {max}; split it, or choose a larger stride")]
+    PayloadTooLong {
+        /// Row of the mailbox table.
+        mailbox: u32,
+        /// Bytes offered.
+        len: usize,
+        /// Bytes that fit.
+        max: usize,
+    },
+    /// The destination is smaller than the record, which stays in the mailbox.
+    #[error("the next record of mailbox {mailbox} has {len} bytes and the buffer {room}; the record is still there")]
+    BufferTooSmall {
+        /// Row of the mailbox table.
+        mailbox: u32,
+        /// Bytes of the record.
+        len: usize,
+        /// Bytes of the buffer.
+        room: usize,
+    },
+    /// A slot's length field cannot be. The record was dropped.
+    #[error("mailbox {mailbox} held a record with the impossible length {len}; it was dropped")]
+    BadRecord {
+        /// Row of the mailbox table.
+        mailbox: u32,
+        /// The length field.
+        len: u32,
+    },
+    /// A mailbox header is not what it should be.
+    #[error("mailbox {mailbox} cannot be trusted: {reason}")]
+    BadMailbox {
+        /// Row of the mailbox table.
+        mailbox: u32,
+        /// Which check failed.
+        reason: &'static str,
+    },
+    /// A module graph or an option breaks a rule.
+    #[error("{what}: {rule}")]
+    Refused {
+        /// The module, mailbox or option, by name.
+        what: String,
+        /// The rule that it breaks.
+        rule: String,
+    },
+    /// This machine, or this build, cannot do it.
+    #[error("{what} is not available: {reason}")]
+    Unavailable {
+        /// The capability.
+        what: &'static str,
+        /// Why not, and what would help.
+        reason: String,
+    },
+    /// A driver call failed.
+    #[error("{call} failed: {reason}")]
+    Driver {
+        /// The call.
+        call: &'static str,
+        /// The driver's name for the error.
+        reason: String,
+    },
+    /// The runtime has failed; it stays so, and every waiter is told.
+    #[error("the runtime has failed: {0}")]
+    Failed(String),
+    /// The arbiter did not leave in time, because a handler did not return.
+    #[error("the arbiter did not stop within {waited:?}; stuck: {stuck}")]
+    Stuck {
+        /// The bound that was given.
+        waited: Duration,
+        /// Module by name, and since when it runs.
+        stuck: String,
+    },
+    /// A call that does not fit the runtime's state, such as a second start.
+    #[error("{0}")]
+    State(String),
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn refused(what: impl Into<String>, rule: impl Into<String>) -> Self {
+        Error::Refused { what: what.into(), rule: rule.into() }
+    }
+
+    pub(crate) fn header(mailbox: u32, status: abi::wm_status) -> Self {
+        let reason = match status {
+            abi::WM_BAD_MAGIC => "the magic is wrong: these bytes are no mailbox header",
+            abi::WM_BAD_VERSION => "the header was made by another version of warpmail",
+            abi::WM_BAD_STRIDE => "stride, slots and capacity do not fit together",
+            abi::WM_BAD_INDEX => "write_idx and read_idx are further apart than the ring is long",
+            _ => "the handle and the header name different mailboxes",
+        };
+        Error::BadMailbox { mailbox, reason }
+    }
+}

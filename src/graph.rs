@@ -1,0 +1,220 @@
+//! Making a module graph: modules, mailboxes between them, and the rules they must keep.
+
+use crate::abi;
+use crate::device::{Device, DeviceBuffer};
+use crate::error::{Error, Result};
+use crate::image::HandlerImage;
+use crate::options::{MailboxOptions, ModuleOptions, Rule, SpinBudget};
+use crate::runtime::Runtime;
+
+/// A module of one graph: its row in the module table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModuleId(pub(crate) u32);
+
+/// A mailbox of one graph: its row in the mailbox table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MailboxId(pub(crate) u32);
+
+impl ModuleId {
+    /// Row of the module table.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl MailboxId {
+    /// Row of the mailbox table.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ModulePlan {
+    pub(crate) name: String,
+    pub(crate) kind: u32,
+    pub(crate) options: ModuleOptions,
+    pub(crate) inputs: Vec<u32>,
+    pub(crate) outputs: Vec<u32>,
+}
+
+#[derive(Debug)]
+pub(crate) struct MailboxPlan {
+    pub(crate) name: String,
+    pub(crate) options: MailboxOptions,
+    pub(crate) producer: u32,
+    pub(crate) consumer: u32,
+}
+
+/// Collects modules and mailboxes, checks them, and makes a [`Runtime`].
+#[derive(Debug)]
+pub struct Builder {
+    pub(crate) device: Device,
+    pub(crate) budget: SpinBudget,
+    pub(crate) modules: Vec<ModulePlan>,
+    pub(crate) mailboxes: Vec<MailboxPlan>,
+    pub(crate) keep: Vec<DeviceBuffer>,
+}
+
+impl Builder {
+    /// An empty graph for a device.
+    pub fn new(device: Device) -> Self {
+        let budget = SpinBudget { servers: default_servers(&device), ..SpinBudget::default() };
+        Builder { device, budget, modules: Vec::new(), mailboxes: Vec::new(), keep: Vec::new() }
+    }
+
+    /// The device that the graph is for.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Sets the limits on the arbiter. The default depends on the device: 6 servers on a GPU; on the twin as many
+    /// threads as the machine has cores to spare.
+    pub fn budget(&mut self, budget: SpinBudget) -> Result<&mut Self> {
+        budget.check()?;
+        self.budget = budget;
+        Ok(self)
+    }
+
+    /// Keeps a buffer as long as the runtime and its ends live: for state that holds its address.
+    pub fn keep(&mut self, buffer: DeviceBuffer) -> &mut Self {
+        self.keep.push(buffer);
+        self
+    }
+
+    /// A resident module: a handler that the arbiter itself runs.
+    pub fn resident(&mut self, name: &str, options: impl Into<ModuleOptions>) -> Result<ModuleId> {
+        let options = options.into();
+        if options.batch == 0 {
+            return Err(Error::refused(format!("module {name}"), "a batch has at least one step"));
+        }
+        self.module(name, abi::WM_KIND_RESIDENT, options)
+    }
+
+    /// A host module: its ends are a [`Sender`](crate::Sender) and a [`Receiver`](crate::Receiver), used by a thread of the
+    /// caller's or by [`Runtime::spawn`].
+    pub fn host(&mut self, name: &str) -> Result<ModuleId> {
+        self.module(name, abi::WM_KIND_HOST, ModuleOptions::default())
+    }
+
+    /// A module on the device that is not resident: a kernel of the caller's that uses the device API with the handles of
+    /// [`Runtime::handle`]. (Stream modules with doorbells build on this kind.)
+    pub fn stream(&mut self, name: &str) -> Result<ModuleId> {
+        self.module(name, abi::WM_KIND_STREAM, ModuleOptions::default())
+    }
+
+    fn module(&mut self, name: &str, kind: u32, options: ModuleOptions) -> Result<ModuleId> {
+        if name.is_empty() {
+            return Err(Error::refused("a module without a name", "every module has a name, so that errors can say it"));
+        }
+        if self.modules.iter().any(|m| m.name == name) {
+            return Err(Error::refused(format!("module {name}"), "the name is taken by another module of this graph"));
+        }
+        if self.modules.len() >= abi::WM_MAX_MODULES as usize {
+            return Err(Error::refused(format!("module {name}"), format!("at most {} modules", abi::WM_MAX_MODULES)));
+        }
+        let id = self.modules.len() as u32;
+        let name = name.to_string();
+        self.modules.push(ModulePlan { name, kind, options, inputs: Vec::new(), outputs: Vec::new() });
+        Ok(ModuleId(id))
+    }
+
+    /// A mailbox from its one producer to its one consumer. It becomes the next output of the one and the next input of the
+    /// other: handlers know their ends by these positions.
+    pub fn mailbox(&mut self, from: ModuleId, to: ModuleId, options: MailboxOptions) -> Result<MailboxId> {
+        let name_of = |id: ModuleId| {
+            self.modules.get(id.index()).map(|m| m.name.clone()).ok_or_else(|| {
+                Error::refused(format!("module id {}", id.0), "it belongs to another graph: this one has no such module")
+            })
+        };
+        let name = format!("{}->{}", name_of(from)?, name_of(to)?);
+        options.check()?;
+        if self.mailboxes.len() >= abi::WM_MAX_MAILBOXES as usize {
+            return Err(Error::refused(name, format!("at most {} mailboxes", abi::WM_MAX_MAILBOXES)));
+        }
+        let limit = |module: ModuleId, count: usize, max: u32, what: &str| {
+            let plan = &self.modules[module.index()];
+            if plan.kind == abi::WM_KIND_RESIDENT && count >= max as usize {
+                return Err(Error::refused(format!("module {}", plan.name), format!("a resident module has at most {max} {what}")));
+            }
+            Ok(())
+        };
+        limit(from, self.modules[from.index()].outputs.len(), abi::WM_MAX_OUTPUTS, "outputs")?;
+        limit(to, self.modules[to.index()].inputs.len(), abi::WM_MAX_INPUTS, "inputs")?;
+        let id = self.mailboxes.len() as u32;
+        self.modules[from.index()].outputs.push(id);
+        self.modules[to.index()].inputs.push(id);
+        self.mailboxes.push(MailboxPlan { name, options, producer: from.0, consumer: to.0 });
+        Ok(MailboxId(id))
+    }
+
+    /// Checks the graph as a whole, allocates everything, loads the handler set. Nothing runs yet.
+    pub fn build(self, image: HandlerImage) -> Result<Runtime> {
+        self.check()?;
+        Runtime::new(self, image)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.mailboxes.is_empty() {
+            return Err(Error::refused("the graph", "needs at least one mailbox"));
+        }
+        let cuda = self.device.info().ordinal.is_some();
+        if cuda && self.budget.servers == 0 {
+            return Err(Error::refused("0 servers", "the persistent kernel needs at least one; only the twin can do without"));
+        }
+        for module in self.modules.iter().filter(|m| m.kind == abi::WM_KIND_RESIDENT) {
+            let what = || format!("module {}", module.name);
+            if module.inputs.is_empty() {
+                return Err(Error::refused(what(), "a resident module needs an input: nothing else would ever wake it"));
+            }
+            for &output in &module.outputs {
+                let mailbox = &self.mailboxes[output as usize];
+                if module.out_records() > mailbox.options.slots {
+                    return Err(Error::refused(
+                        what(),
+                        format!(
+                            "one step may push {} records, but mailbox {} has only {} slots",
+                            module.out_records(),
+                            mailbox.name,
+                            mailbox.options.slots
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of scratch memory a server needs: the largest payload, so that a handler can pop anything into it.
+    pub(crate) fn scratch_bytes(&self) -> u32 {
+        let largest = self.mailboxes.iter().map(|m| m.options.stride).max().unwrap_or(abi::WM_STRIDE_DEFAULT);
+        largest.max(1024).next_multiple_of(16)
+    }
+}
+
+impl ModulePlan {
+    pub(crate) fn out_records(&self) -> u32 {
+        match self.options.out_records {
+            0 => self.inputs.len().max(1) as u32,
+            n => n,
+        }
+    }
+
+    pub(crate) fn rule(&self) -> u32 {
+        match self.options.rule {
+            Rule::Any => abi::WM_RULE_ANY,
+            Rule::All => abi::WM_RULE_ALL,
+        }
+    }
+}
+
+fn default_servers(device: &Device) -> u32 {
+    if device.info().ordinal.is_some() {
+        return SpinBudget::default().servers;
+    }
+    match device.info().multiprocessors {
+        0..=3 => 0,
+        4..=7 => 1,
+        _ => 2,
+    }
+}

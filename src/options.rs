@@ -1,0 +1,148 @@
+//! What a user may choose, and the rules that the choices must keep.
+
+use std::time::Duration;
+
+use crate::abi;
+use crate::error::{Error, Result};
+
+/// Limits on the time the arbiter may hold an SM. All are kept in release builds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpinBudget {
+    /// The longest one launch of the arbiter stays; it then finishes the steps it has granted, leaves, and the next
+    /// launch continues. Every driver call that waits for running kernels waits at most about this long. 100 µs to 1 s.
+    pub residency: Duration,
+    /// Warps (twin: threads) that run handlers, 1 to 14. The twin takes 0 too: the arbiter's own thread serves.
+    pub servers: u32,
+}
+
+impl Default for SpinBudget {
+    fn default() -> Self {
+        SpinBudget { residency: Duration::from_millis(2), servers: 6 }
+    }
+}
+
+impl SpinBudget {
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.residency < Duration::from_micros(100) || self.residency > Duration::from_secs(1) {
+            return Err(Error::refused(format!("residency {:?}", self.residency), "must be from 100 µs to 1 s"));
+        }
+        if self.servers > abi::WM_MAX_SERVERS {
+            return Err(Error::refused(format!("{} servers", self.servers), format!("at most {}", abi::WM_MAX_SERVERS)));
+        }
+        Ok(())
+    }
+}
+
+/// Shape of a mailbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailboxOptions {
+    /// Bytes from one slot to the next: a multiple of 64 from 64 to 4096. Eight bytes of every 256 (or part) are the
+    /// slot's own, the rest is payload: 248 bytes for the default of 256.
+    pub stride: u32,
+    /// Slots in the ring: a power of two, up to 2^24.
+    pub slots: u32,
+}
+
+impl Default for MailboxOptions {
+    fn default() -> Self {
+        MailboxOptions { stride: abi::WM_STRIDE_DEFAULT, slots: 64 }
+    }
+}
+
+impl MailboxOptions {
+    /// A ring of `slots` slots of the default stride.
+    pub fn slots(slots: u32) -> Self {
+        MailboxOptions { slots, ..Self::default() }
+    }
+
+    /// Payload bytes that one record carries, or the rule that the shape breaks.
+    pub fn payload_bytes(&self) -> Result<usize> {
+        // SAFETY: a pure function of its argument.
+        let payload = unsafe { abi::wm_host_payload_bytes(self.stride) };
+        if payload == 0 {
+            return Err(Error::refused(
+                format!("stride {}", self.stride),
+                format!(
+                    "must be a multiple of {} from {} to {}",
+                    abi::WM_STRIDE_STEP,
+                    abi::WM_STRIDE_MIN,
+                    abi::WM_STRIDE_MAX
+                ),
+            ));
+        }
+        Ok(payload as usize)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        self.payload_bytes()?;
+        if !self.slots.is_power_of_two() || self.slots.trailing_zeros() > abi::WM_SLOTS_LOG2_MAX {
+            return Err(Error::refused(
+                format!("{} slots", self.slots),
+                format!("must be a power of two up to 2^{}", abi::WM_SLOTS_LOG2_MAX),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(abi::WM_HEADER_BYTES) + u64::from(self.stride) * u64::from(self.slots)
+    }
+}
+
+/// When a module may be granted a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rule {
+    /// At least one input has a record.
+    #[default]
+    Any,
+    /// Every input has a record.
+    All,
+}
+
+/// How a resident module is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleOptions {
+    /// The number that the handler set's `step` switches on.
+    pub handler: u32,
+    /// The firing rule.
+    pub rule: Rule,
+    /// Steps that one grant may run while the rule still holds, at least 1. Larger is faster under load and makes the
+    /// others wait longer.
+    pub batch: u32,
+    /// Free slots that every output must have before a step is granted: the most records one step may push to one
+    /// output. 0 stands for the number of inputs.
+    pub out_records: u32,
+    /// The module's own memory on the device, as it is before the first step. Kept between steps and launches.
+    pub state: Vec<u8>,
+}
+
+impl Default for ModuleOptions {
+    fn default() -> Self {
+        ModuleOptions { handler: 0, rule: Rule::Any, batch: 32, out_records: 0, state: Vec::new() }
+    }
+}
+
+impl ModuleOptions {
+    /// Options for a handler, everything else as by default.
+    pub fn handler(handler: u32) -> Self {
+        ModuleOptions { handler, ..Self::default() }
+    }
+
+    /// Sets the state from plain data.
+    pub fn with_state<T: bytemuck::NoUninit>(mut self, state: &T) -> Self {
+        self.state = bytemuck::bytes_of(state).to_vec();
+        self
+    }
+
+    /// Sets the firing rule.
+    pub fn with_rule(mut self, rule: Rule) -> Self {
+        self.rule = rule;
+        self
+    }
+}
+
+impl From<u32> for ModuleOptions {
+    fn from(handler: u32) -> Self {
+        Self::handler(handler)
+    }
+}

@@ -1,0 +1,198 @@
+//! The host's ends of mailboxes. Both are the protocol's own code (csrc/protocol), reached through C functions.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::utils::Backoff;
+
+use crate::abi;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::options::MailboxOptions;
+use crate::memory::Memory;
+
+/// What [`Receiver::try_pop`] and [`Receiver::pop`] report of a record; its bytes are in the caller's buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Payload bytes.
+    pub len: usize,
+    /// The sender's message type.
+    pub msg_type: u16,
+}
+
+/// The one producer's end of a mailbox, for one thread at a time.
+///
+/// Ordering: what this thread wrote before a push is visible to whoever pops that record.
+#[derive(Debug)]
+pub struct Sender {
+    end: abi::wm_producer,
+    payload: usize,
+    memory: Arc<Memory>,
+}
+
+/// The one consumer's end of a mailbox, for one thread at a time.
+#[derive(Debug)]
+pub struct Receiver {
+    end: abi::wm_consumer,
+    memory: Arc<Memory>,
+}
+
+/// Waits between attempts: spins, yields, then sleeps, so that a waiting host thread costs little.
+pub(crate) struct Pause {
+    backoff: Backoff,
+    naps: u32,
+}
+
+impl Pause {
+    pub(crate) fn new() -> Self {
+        Pause { backoff: Backoff::new(), naps: 0 }
+    }
+
+    pub(crate) fn wait(&mut self) {
+        if !self.backoff.is_completed() {
+            self.backoff.snooze();
+        } else if self.naps < 64 {
+            self.naps += 1;
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}
+
+impl Sender {
+    pub(crate) fn attach(mailbox: &abi::wm_mailbox, memory: Arc<Memory>) -> Result<Self> {
+        check(mailbox)?;
+        // SAFETY: the header was checked, and `memory` keeps the mailbox alive. The runtime gives out one producer.
+        let end = unsafe { abi::wm_host_attach_producer(mailbox) };
+        // SAFETY: a pure function of its argument.
+        let payload = unsafe { abi::wm_host_payload_bytes(mailbox.record_stride) } as usize;
+        Ok(Sender { end, payload, memory })
+    }
+
+    /// Payload bytes that one record carries.
+    pub fn payload_bytes(&self) -> usize {
+        self.payload
+    }
+
+    /// Records pushed so far.
+    pub fn pushed(&self) -> u64 {
+        self.end.write_idx
+    }
+
+    /// Pushes one record, or says [`Error::Full`] at once.
+    #[inline]
+    pub fn try_push(&mut self, msg_type: u16, payload: &[u8]) -> Result<()> {
+        if payload.len() > self.payload {
+            return Err(Error::PayloadTooLong { mailbox: self.end.mailbox.mailbox_id, len: payload.len(), max: self.payload });
+        }
+        let (src, len) = (payload.as_ptr().cast(), payload.len() as u32);
+        // SAFETY: `end` was attached to a checked mailbox that `memory` keeps alive; `src` has `len` bytes; `&mut self`
+        // makes this the only push.
+        match unsafe { abi::wm_host_try_push(&mut self.end, src, len, u32::from(msg_type)) } {
+            0 => Ok(()),
+            _ => Err(Error::Full { mailbox: self.end.mailbox.mailbox_id }),
+        }
+    }
+
+    /// Pushes one record, waiting up to `bound` for a free slot.
+    pub fn push(&mut self, msg_type: u16, payload: &[u8], bound: Duration) -> Result<()> {
+        let mut until = None;
+        let mut pause = Pause::new();
+        loop {
+            match self.try_push(msg_type, payload) {
+                Err(Error::Full { mailbox }) => {
+                    self.memory.check_alive()?;
+                    if *until.get_or_insert_with(|| Instant::now() + bound) <= Instant::now() {
+                        let what = format!("a free slot in mailbox {} ({mailbox})", self.memory.mailbox_name(mailbox));
+                        return Err(Error::Timeout { what, waited: bound });
+                    }
+                    pause.wait();
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Receiver {
+    pub(crate) fn attach(mailbox: &abi::wm_mailbox, memory: Arc<Memory>) -> Result<Self> {
+        check(mailbox)?;
+        // SAFETY: the header was checked, and `memory` keeps the mailbox alive. The runtime gives out one consumer.
+        let end = unsafe { abi::wm_host_attach_consumer(mailbox) };
+        Ok(Receiver { end, memory })
+    }
+
+    /// Records popped so far.
+    pub fn popped(&self) -> u64 {
+        self.end.read_idx
+    }
+
+    /// Pops the next record into `buffer`, or says at once that there is none. The buffer's bytes behind the record are
+    /// unspecified.
+    #[inline]
+    pub fn try_pop(&mut self, buffer: &mut [u8]) -> Result<Option<Record>> {
+        let (mut len, mut kind) = (0, 0);
+        let room = buffer.len().min(u32::MAX as usize) as u32;
+        // SAFETY: `end` was attached to a checked mailbox that `memory` keeps alive; `buffer` has `room` bytes; `&mut
+        // self` makes this the only pop.
+        let status = unsafe { abi::wm_host_try_pop(&mut self.end, buffer.as_mut_ptr().cast(), room, &mut len, &mut kind) };
+        let mailbox = self.end.mailbox.mailbox_id;
+        match status {
+            0 => Ok(Some(Record { len: len as usize, msg_type: kind as u16 })),
+            s if s == abi::WM_EMPTY as i32 => Ok(None),
+            abi::WM_TOO_SMALL => Err(Error::BufferTooSmall { mailbox, len: len as usize, room: buffer.len() }),
+            _ => Err(Error::BadRecord { mailbox, len }),
+        }
+    }
+
+    /// Pops the next record, waiting up to `bound` for one.
+    pub fn pop(&mut self, buffer: &mut [u8], bound: Duration) -> Result<Record> {
+        let mut until = None;
+        let mut pause = Pause::new();
+        loop {
+            if let Some(record) = self.try_pop(buffer)? {
+                return Ok(record);
+            }
+            self.memory.check_alive()?;
+            if *until.get_or_insert_with(|| Instant::now() + bound) <= Instant::now() {
+                let mailbox = self.end.mailbox.mailbox_id;
+                let what = format!("a record in mailbox {} ({mailbox})", self.memory.mailbox_name(mailbox));
+                return Err(Error::Timeout { what, waited: bound });
+            }
+            pause.wait();
+        }
+    }
+
+    /// Whether the next record has begun to arrive. A pop may still say "none" for the moment its last bytes need.
+    pub fn is_ready(&self) -> bool {
+        let mailbox = &self.end.mailbox;
+        let slot = mailbox.slots + (self.end.read_idx & ((1 << mailbox.slots_log2) - 1)) * u64::from(mailbox.record_stride);
+        // SAFETY: an aligned word inside the mailbox that `memory` keeps alive.
+        let head = unsafe { abi::wm_host_load_acquire(slot as *const u64) };
+        let lap_is_odd = (self.end.read_idx >> mailbox.slots_log2) & 1 == 1;
+        (head >> abi::WM_TAG_SHIFT == 1) != lap_is_odd
+    }
+}
+
+/// A mailbox between two threads of the host, with no arbiter: the ring alone.
+pub fn direct_mailbox(device: &Device, options: MailboxOptions) -> Result<(Sender, Receiver)> {
+    direct_mailbox_at(device, options, 0)
+}
+
+/// The same, with the 64-bit indices starting at `start`.
+#[doc(hidden)]
+pub fn direct_mailbox_at(device: &Device, options: MailboxOptions, start: u64) -> Result<(Sender, Receiver)> {
+    let (memory, mailbox) = Memory::direct(device, &options)?;
+    // SAFETY: nobody else knows the mailbox yet.
+    unsafe { abi::wm_host_clear_mailbox(&mailbox, start) };
+    Ok((Sender::attach(&mailbox, memory.clone())?, Receiver::attach(&mailbox, memory)?))
+}
+
+fn check(mailbox: &abi::wm_mailbox) -> Result<()> {
+    // SAFETY: the handle was made by the runtime for memory that is alive.
+    match unsafe { abi::wm_host_check_header(mailbox) } {
+        0 => Ok(()),
+        status => Err(Error::header(mailbox.mailbox_id, status)),
+    }
+}

@@ -1,0 +1,190 @@
+//! What this machine can do, and why not.
+
+use cudarc::driver::{DriverError, result, sys};
+use serde::Serialize;
+
+use crate::image::HandlerImage;
+
+/// The CUDA version whose driver the embedded kernels need.
+const NEEDED_DRIVER: i32 = 13000;
+/// The oldest compute capability that the kernels are built for.
+const NEEDED_CAPABILITY: (u32, u32) = (8, 0);
+
+/// What runs the arbiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// The persistent kernel.
+    Cuda,
+    /// CPU threads.
+    Twin,
+}
+
+impl std::fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            BackendKind::Cuda => "cuda",
+            BackendKind::Twin => "twin",
+        })
+    }
+}
+
+/// Whether CUDA kernels are part of this build.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelStatus {
+    /// Compute capabilities that machine code was built for.
+    Built(String),
+    /// Why there are none.
+    NotBuilt(String),
+}
+
+/// One CUDA device.
+#[derive(Debug, Clone, Serialize)]
+pub struct CudaDevice {
+    /// CUDA ordinal.
+    pub ordinal: u32,
+    /// Name, as the driver gives it.
+    pub name: String,
+    /// Compute capability.
+    pub compute_capability: (u32, u32),
+    /// SMs.
+    pub multiprocessors: u32,
+    /// Device memory.
+    pub memory_bytes: u64,
+    /// Shared memory that one block can ask for.
+    pub shared_bytes: u64,
+    /// Whether streams can wait on memory words (what parking builds on).
+    pub stream_memory_operations: bool,
+    /// Whether atomics of the host and of the device on host memory are atomic to each other.
+    pub host_native_atomics: bool,
+    /// Why device-arbitrated mode cannot use it; none if it can.
+    pub refused: Option<String>,
+}
+
+/// The answer of [`probe()`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Probe {
+    /// This library's version.
+    pub version: &'static str,
+    /// The commit it was built from.
+    pub commit: &'static str,
+    /// The version of the bytes shared with the device.
+    pub abi_version: u32,
+    /// Whether kernels are part of this build.
+    pub kernels: KernelStatus,
+    /// CUDA version of the driver, or why there is no driver.
+    pub driver: Result<String, String>,
+    /// What keeps device-arbitrated mode from working in this process, whatever the device.
+    pub process: Option<String>,
+    /// CUDA devices.
+    pub devices: Vec<CudaDevice>,
+    /// Hardware threads for the twin.
+    pub host_threads: usize,
+}
+
+impl Probe {
+    /// The reason why device-arbitrated mode cannot run on this device, or none if it can.
+    pub fn why_not_cuda(&self, ordinal: u32) -> Option<String> {
+        if let KernelStatus::NotBuilt(reason) = &self.kernels {
+            return Some(format!("the kernels are not built: {reason}"));
+        }
+        if let Err(reason) = &self.driver {
+            return Some(reason.clone());
+        }
+        if let Some(reason) = &self.process {
+            return Some(reason.clone());
+        }
+        match self.devices.iter().find(|d| d.ordinal == ordinal) {
+            Some(device) => device.refused.clone(),
+            None => Some(format!("there is no CUDA device {ordinal}; {} found", self.devices.len())),
+        }
+    }
+
+    /// What `Device::best` takes.
+    pub fn best(&self) -> BackendKind {
+        if self.why_not_cuda(0).is_none() { BackendKind::Cuda } else { BackendKind::Twin }
+    }
+}
+
+pub(crate) fn driver_reason(e: DriverError) -> String {
+    let text = |s: Result<&std::ffi::CStr, DriverError>| s.map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{} ({})", text(e.error_name()), text(e.error_string()))
+}
+
+/// Looks at the machine. Creates no CUDA context and launches nothing.
+pub fn probe() -> Probe {
+    let kernels = match HandlerImage::builtin().cuda() {
+        Ok(()) => KernelStatus::Built(HandlerImage::built_archs().to_string()),
+        Err(reason) => KernelStatus::NotBuilt(reason.to_string()),
+    };
+    let driver = driver_version();
+    let devices = if driver.is_ok() { devices() } else { Vec::new() };
+    let driver = driver.and_then(|version| {
+        let text = format!("{}.{}", version / 1000, version % 1000 / 10);
+        if version < NEEDED_DRIVER {
+            return Err(format!("the driver supports CUDA {text}; the kernels need a driver for CUDA 13.0 or newer (580)"));
+        }
+        Ok(text)
+    });
+    Probe {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: crate::COMMIT,
+        abi_version: crate::abi::WM_ABI_VERSION,
+        kernels,
+        driver,
+        process: blocking_launches(),
+        devices,
+        host_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+    }
+}
+
+fn blocking_launches() -> Option<String> {
+    let set = std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| !v.is_empty() && v != "0");
+    set.then(|| "CUDA_LAUNCH_BLOCKING is set: a launch of the persistent kernel would not return; unset it".to_string())
+}
+
+fn driver_version() -> Result<i32, String> {
+    // SAFETY: looks for the library and loads it; nothing is called before it is known to be there.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("no NVIDIA driver: libcuda was not found".into());
+    }
+    result::init().map_err(|e| format!("the NVIDIA driver does not start: {}", driver_reason(e)))?;
+    let mut version = 0;
+    // SAFETY: writes one integer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(driver_reason)?;
+    Ok(version)
+}
+
+fn devices() -> Vec<CudaDevice> {
+    let count = result::device::get_count().unwrap_or(0);
+    (0..count).filter_map(|ordinal| device(ordinal).ok()).collect()
+}
+
+fn device(ordinal: i32) -> Result<CudaDevice, DriverError> {
+    use sys::CUdevice_attribute::*;
+    let device = result::device::get(ordinal)?;
+    // SAFETY: `device` is a device of this process and the attribute exists in every driver that the probe accepts.
+    let attribute = |which| unsafe { result::device::get_attribute(device, which) };
+    let compute_capability = (
+        attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32,
+        attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32,
+    );
+    let name = result::device::get_name(device)?;
+    let refused = (compute_capability < NEEDED_CAPABILITY).then(|| {
+        let (major, minor) = compute_capability;
+        format!("{name} has compute capability {major}.{minor}; 8.0 or newer is needed")
+    });
+    Ok(CudaDevice {
+        ordinal: ordinal as u32,
+        name,
+        compute_capability,
+        multiprocessors: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
+        // SAFETY: as above.
+        memory_bytes: unsafe { result::device::total_mem(device)? } as u64,
+        shared_bytes: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u64,
+        stream_memory_operations: attribute(CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS)? != 0,
+        host_native_atomics: attribute(CU_DEVICE_ATTRIBUTE_HOST_NATIVE_ATOMIC_SUPPORTED)? != 0,
+        refused,
+    })
+}

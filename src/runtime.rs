@@ -1,0 +1,386 @@
+//! Running a module graph: start, quiesce, drain, stop, and the host's ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{self, Sender as ChannelSender};
+
+use crate::abi;
+use crate::backend::Launches;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::graph::{Builder, MailboxId, ModuleId};
+use crate::image::HandlerImage;
+use crate::launcher::{Command, Launcher};
+use crate::memory::Memory;
+use crate::options::Rule;
+use crate::port::{Pause, Receiver, Sender};
+use crate::stats::Stats;
+
+/// Where a runtime is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Built; the arbiter has not been started.
+    Ready,
+    /// The arbiter runs.
+    Running,
+    /// The arbiter is away and its memory at rest, inside [`Runtime::quiesce`].
+    Quiet,
+    /// Stopped for good.
+    Stopped,
+    /// A driver error or a stuck handler; [`Runtime::failure`] says which.
+    Failed,
+}
+
+/// What a host module's closure says of its step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostStep {
+    /// Call again when the rule fires.
+    Continue,
+    /// Nothing more to do: the thread ends.
+    Done,
+}
+
+/// The ends of a host module, in the order its mailboxes were added.
+#[derive(Debug)]
+pub struct HostEnds {
+    /// Mailboxes to take from.
+    pub inputs: Vec<Receiver>,
+    /// Mailboxes to give to.
+    pub outputs: Vec<Sender>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl HostEnds {
+    /// Whether the runtime is being stopped: a long step should end soon.
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+struct HostModule {
+    name: String,
+    thread: JoinHandle<Result<()>>,
+}
+
+/// A module graph with its memory, its arbiter and its host threads.
+///
+/// Dropping it stops the arbiter, waiting at most two seconds.
+pub struct Runtime {
+    memory: Arc<Memory>,
+    args: abi::wm_arbiter_args,
+    launches: Option<Box<dyn Launches>>,
+    commands: Option<ChannelSender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    state: State,
+    taken: std::collections::HashSet<(bool, u32)>,
+    kinds: Vec<(u32, Rule, Vec<u32>, Vec<u32>)>,
+    hosts: Vec<HostModule>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("state", &self.state).field("modules", &self.memory.module_names).finish()
+    }
+}
+
+impl Runtime {
+    pub(crate) fn new(graph: Builder, image: HandlerImage) -> Result<Self> {
+        let span = tracing::info_span!("build", modules = graph.modules.len(), mailboxes = graph.mailboxes.len(), set = image.name);
+        let _entered = span.enter();
+        let kinds = graph
+            .modules
+            .iter()
+            .map(|m| (m.kind, m.options.rule, m.inputs.clone(), m.outputs.clone()))
+            .collect();
+        let (memory, args) = Memory::of_graph(graph)?;
+        let launches = memory.device().backend.load(&image, &args)?;
+        tracing::debug!("allocated and loaded");
+        Ok(Runtime {
+            memory: Arc::new(memory),
+            args,
+            launches: Some(launches),
+            commands: None,
+            thread: None,
+            state: State::Ready,
+            taken: Default::default(),
+            kinds,
+            hosts: Vec::new(),
+            stopping: Arc::default(),
+        })
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> State {
+        if self.memory.failure().is_some() { State::Failed } else { self.state }
+    }
+
+    /// Why it failed.
+    pub fn failure(&self) -> Option<&str> {
+        self.memory.failure()
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &Device {
+        self.memory.device()
+    }
+
+    /// The producer's end of a mailbox whose producer is a host module. There is one: a second call is refused.
+    pub fn sender(&mut self, mailbox: MailboxId) -> Result<Sender> {
+        let handle = self.take_end(mailbox, true)?;
+        Sender::attach(&handle, self.memory.clone())
+    }
+
+    /// The consumer's end of a mailbox whose consumer is a host module. There is one: a second call is refused.
+    pub fn receiver(&mut self, mailbox: MailboxId) -> Result<Receiver> {
+        let handle = self.take_end(mailbox, false)?;
+        Receiver::attach(&handle, self.memory.clone())
+    }
+
+    /// The handle of a mailbox as kernels use it, for the ends of [`Builder::stream`] modules.
+    pub fn handle(&self, mailbox: MailboxId) -> Result<abi::wm_mailbox> {
+        self.memory.handles.get(mailbox.index()).copied().ok_or_else(|| unknown_mailbox(mailbox))
+    }
+
+    fn take_end(&mut self, mailbox: MailboxId, producer: bool) -> Result<abi::wm_mailbox> {
+        let handle = *self.memory.host_handles.get(mailbox.index()).ok_or_else(|| unknown_mailbox(mailbox))?;
+        let (side, who) = if producer { (handle.producer_side, "producer") } else { (handle.consumer_side, "consumer") };
+        let name = || format!("mailbox {}", self.memory.mailbox_name(mailbox.0));
+        if u32::from(side) != abi::WM_SIDE_HOST {
+            return Err(Error::refused(name(), format!("its {who} is not a host module")));
+        }
+        if !self.taken.insert((producer, mailbox.0)) {
+            return Err(Error::refused(name(), format!("its one {who} has been taken: a mailbox has exactly one")));
+        }
+        Ok(handle)
+    }
+
+    /// Runs a host module on a thread of its own: calls `step` whenever the rule fires over its inputs (any record, or one
+    /// in each), and, if it has no inputs, again and again. An error ends the thread and is reported by [`Self::stop`].
+    pub fn spawn<F>(&mut self, module: ModuleId, rule: Rule, mut step: F) -> Result<()>
+    where
+        F: FnMut(&mut HostEnds) -> Result<HostStep> + Send + 'static,
+    {
+        let (kind, _, inputs, outputs) = self
+            .kinds
+            .get(module.index())
+            .cloned()
+            .ok_or_else(|| Error::refused(format!("module id {}", module.0), "this graph has no such module"))?;
+        let name = self.memory.module_names[module.index()].clone();
+        if kind != abi::WM_KIND_HOST {
+            return Err(Error::refused(format!("module {name}"), "only a host module runs on a thread of the host"));
+        }
+        let mut ends = HostEnds { inputs: Vec::new(), outputs: Vec::new(), stopping: self.stopping.clone() };
+        for &m in &inputs {
+            ends.inputs.push(self.receiver(MailboxId(m))?);
+        }
+        for &m in &outputs {
+            ends.outputs.push(self.sender(MailboxId(m))?);
+        }
+        let memory = self.memory.clone();
+        let body = move || {
+            let mut pause = Pause::new();
+            loop {
+                let ready = ends.inputs.iter().filter(|i| i.is_ready()).count();
+                let fires = match rule {
+                    Rule::Any => ready > 0 || ends.inputs.is_empty(),
+                    Rule::All => ready == ends.inputs.len(),
+                };
+                if fires {
+                    pause = Pause::new();
+                    if step(&mut ends)? == HostStep::Done {
+                        return Ok(());
+                    }
+                } else {
+                    if ends.stopping() {
+                        return Ok(());
+                    }
+                    memory.check_alive()?;
+                    pause.wait();
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("warpmail-{name}"))
+            .spawn(body)
+            .map_err(|e| Error::Unavailable { what: "a thread for a host module", reason: e.to_string() })?;
+        self.hosts.push(HostModule { name, thread });
+        Ok(())
+    }
+
+    /// Starts the arbiter. Returns when its first launch is enqueued.
+    pub fn start(&mut self) -> Result<()> {
+        self.memory.check_alive()?;
+        let launches = match (self.state, self.launches.take()) {
+            (State::Ready, Some(launches)) => launches,
+            _ => return Err(Error::State("start: the runtime has been started before; build a new one".into())),
+        };
+        let span = tracing::info_span!("start", device = %self.device().info().name);
+        let _entered = span.enter();
+        let (commands, inbox) = channel::unbounded();
+        let launcher = Launcher::new(self.memory.clone(), self.args, launches);
+        let thread = std::thread::Builder::new()
+            .name("warpmail-launcher".into())
+            .spawn(move || launcher.run(&inbox))
+            .map_err(|e| Error::Unavailable { what: "a thread for the launcher", reason: e.to_string() })?;
+        self.commands = Some(commands);
+        self.thread = Some(thread);
+        self.state = State::Running;
+        Ok(())
+    }
+
+    /// Lets the arbiter leave the device, runs `closure`, and starts it again. Records wait where they are. For callers
+    /// that are about to free memory, load modules or read state. `bound` limits the wait for the arbiter to leave.
+    pub fn quiesce<T>(&mut self, bound: Duration, closure: impl FnOnce(&Runtime) -> T) -> Result<T> {
+        let _span = tracing::info_span!("quiesce").entered();
+        if self.state != State::Running {
+            return Err(Error::State(format!("quiesce: the runtime is {:?}, not running", self.state)));
+        }
+        self.ask(bound, |bound, answer| Command::Pause(bound, answer))?;
+        self.state = State::Quiet;
+        // Goes on even if the closure panics: the panic is the caller's, a silent arbiter would be ours.
+        struct Resume<'a>(&'a mut Runtime);
+        impl Drop for Resume<'_> {
+            fn drop(&mut self) {
+                self.0.state = State::Running;
+                if let Some(commands) = &self.0.commands {
+                    let _ = commands.send(Command::Resume);
+                }
+            }
+        }
+        let resume = Resume(self);
+        let value = closure(resume.0);
+        drop(resume);
+        Ok(value)
+    }
+
+    /// Waits until every record has been taken from every mailbox that a resident module consumes, and no handler runs.
+    pub fn drain(&self, bound: Duration) -> Result<()> {
+        let _span = tracing::info_span!("drain").entered();
+        let until = Instant::now() + bound;
+        let (mut quiet, mut last) = (0, 0);
+        loop {
+            self.memory.check_alive()?;
+            let stats = self.memory.stats();
+            if stats.heartbeat_ns != last {
+                last = stats.heartbeat_ns;
+                let empty = |i: usize| {
+                    let box_stats = &stats.mailboxes[i];
+                    let written = self.memory.host_written(i).unwrap_or(box_stats.written).max(box_stats.written);
+                    written == box_stats.consumed || box_stats.quarantined.is_some()
+                };
+                let consumed_here =
+                    |i: &usize| u32::from(self.memory.handles[*i].consumer_side) == abi::WM_SIDE_RESIDENT;
+                let all = (0..stats.mailboxes.len()).filter(consumed_here).all(empty);
+                quiet = if all && stats.serving.is_empty() { quiet + 1 } else { 0 };
+                // The words of one heartbeat are copied one after the other: only a repeated look is proof.
+                if quiet >= 3 {
+                    return Ok(());
+                }
+            }
+            if Instant::now() >= until {
+                return Err(Error::Timeout { what: "an empty module graph".into(), waited: bound });
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    /// Ends the arbiter and the host modules' threads. Records still in mailboxes are left there. Returns within about
+    /// `bound` whatever the handlers do; a handler that does not return is named in [`Error::Stuck`], and the memory it uses
+    /// is kept. The first error of a host module is reported. A second stop does nothing.
+    pub fn stop(&mut self, bound: Duration) -> Result<()> {
+        if self.state == State::Stopped {
+            return Ok(());
+        }
+        let _span = tracing::info_span!("stop").entered();
+        let until = Instant::now() + bound;
+        self.stopping.store(true, Ordering::Relaxed);
+        let mut outcome = Ok(());
+        if self.commands.is_some() {
+            outcome = self.ask(bound, |bound, answer| Command::Stop(bound, answer));
+            self.commands = None;
+        }
+        self.state = State::Stopped;
+        for host in self.hosts.drain(..) {
+            let joined = join_until(host.thread, until.max(Instant::now() + Duration::from_millis(100)));
+            let result = joined.unwrap_or_else(|| {
+                Err(Error::Timeout { what: format!("the end of host module {}", host.name), waited: bound })
+            });
+            outcome = outcome.and(result);
+        }
+        if !matches!(outcome, Err(Error::Stuck { .. })) && let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        if let Err(e) = &outcome {
+            tracing::warn!(error = %e, "stopped with an error");
+        }
+        outcome
+    }
+
+    fn ask(&self, bound: Duration, command: impl FnOnce(Duration, ChannelSender<Result<()>>) -> Command) -> Result<()> {
+        let (answer, reply) = channel::bounded(1);
+        let gone = || Error::Failed("the launcher thread has ended".into());
+        self.commands.as_ref().ok_or_else(gone)?.send(command(bound, answer)).map_err(|_| gone())?;
+        // The launcher keeps the bound itself; the margin covers a driver call it may be in.
+        match reply.recv_timeout(bound + Duration::from_secs(2)) {
+            Ok(result) => result,
+            Err(_) => {
+                self.memory.abandon();
+                Err(Error::Stuck { waited: bound, stuck: "the launcher thread, in a driver call".into() })
+            }
+        }
+    }
+
+    /// Counters, from the mapped telemetry page: no driver call.
+    pub fn stats(&self) -> Stats {
+        self.memory.stats()
+    }
+
+    /// Reads a module's state. Only while nothing runs: before [`Self::start`], after [`Self::stop`], or in a quiesce.
+    pub fn read_state(&self, module: ModuleId, into: &mut [u8]) -> Result<()> {
+        let address = self.state_address(module, into.len())?;
+        self.device().backend.download(into, address)
+    }
+
+    /// Writes a module's state, under the same condition.
+    pub fn write_state(&self, module: ModuleId, bytes: &[u8]) -> Result<()> {
+        let address = self.state_address(module, bytes.len())?;
+        self.device().backend.upload(address, bytes)
+    }
+
+    fn state_address(&self, module: ModuleId, len: usize) -> Result<u64> {
+        if self.state == State::Running {
+            return Err(Error::State("a module's state can be reached only while the arbiter is away: use quiesce".into()));
+        }
+        let unknown = || Error::refused(format!("module id {}", module.0), "this graph has no such module");
+        let (address, bytes) = *self.memory.states.get(module.index()).ok_or_else(unknown)?;
+        if len > bytes {
+            let rule = format!("its state has {bytes} bytes, not {len}");
+            return Err(Error::refused(format!("module {}", self.memory.module_names[module.index()]), rule));
+        }
+        Ok(address)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let _ = self.stop(Duration::from_secs(2));
+    }
+}
+
+fn unknown_mailbox(mailbox: MailboxId) -> Error {
+    Error::refused(format!("mailbox id {}", mailbox.0), "this graph has no such mailbox")
+}
+
+fn join_until(thread: JoinHandle<Result<()>>, until: Instant) -> Option<Result<()>> {
+    while !thread.is_finished() {
+        if Instant::now() >= until {
+            return None;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Some(thread.join().unwrap_or_else(|_| Err(Error::Failed("a host module's closure panicked".into()))))
+}

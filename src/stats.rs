@@ -1,0 +1,89 @@
+//! Counters as the host sees them: copied out of the mapped telemetry page without any driver call.
+
+use serde::Serialize;
+
+/// What the arbiter said of itself when it last wrote its telemetry (about every 100 µs).
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Stats {
+    /// Clock of the arbiter, nanoseconds: `%globaltimer`, on the twin `CLOCK_MONOTONIC`.
+    pub heartbeat_ns: u64,
+    /// Launches that have begun.
+    pub launches: u64,
+    /// Launches that have ended in order.
+    pub launches_ended: u64,
+    /// Turns of the decide loop.
+    pub rounds: u64,
+    /// Grants given.
+    pub grants: u64,
+    /// Time with a grant outstanding, nanoseconds.
+    pub work_ns: u64,
+    /// Time resident without one, nanoseconds.
+    pub idle_poll_ns: u64,
+    /// Per module, in the order they were added.
+    pub modules: Vec<ModuleStats>,
+    /// Per mailbox, in the order they were added.
+    pub mailboxes: Vec<MailboxStats>,
+    /// Handlers running at the heartbeat.
+    pub serving: Vec<Serving>,
+}
+
+/// Counters of one module.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ModuleStats {
+    /// The module's name.
+    pub name: String,
+    /// Steps run.
+    pub steps: u64,
+    /// Records popped.
+    pub records_in: u64,
+    /// Records pushed.
+    pub records_out: u64,
+    /// Time in the handler, nanoseconds.
+    pub busy_ns: u64,
+    /// Records refused, by reason.
+    pub rejects: Rejects,
+}
+
+/// Records refused, by reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Rejects {
+    /// A length that cannot be.
+    pub length: u64,
+    /// A message type that the handler does not know.
+    pub msg_type: u64,
+    /// Content that contradicts itself.
+    pub content: u64,
+    /// Steps that moved no record although their rule had fired.
+    pub no_progress: u64,
+}
+
+impl Rejects {
+    /// Records dropped, all reasons together.
+    pub fn dropped(&self) -> u64 {
+        self.length + self.msg_type + self.content
+    }
+}
+
+/// Counters of one mailbox.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct MailboxStats {
+    /// `producer->consumer`.
+    pub name: String,
+    /// Records pushed.
+    pub written: u64,
+    /// Records popped.
+    pub consumed: u64,
+    /// The most records that the arbiter saw waiting.
+    pub depth_max: u64,
+    /// Why the arbiter refuses to touch it; none if it does not.
+    pub quarantined: Option<&'static str>,
+}
+
+/// A handler that is running.
+#[derive(Debug, Clone, Serialize)]
+pub struct Serving {
+    /// The module's name.
+    pub module: String,
+    /// For how long, nanoseconds, at the heartbeat.
+    pub for_ns: u64,
+}

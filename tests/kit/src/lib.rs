@@ -1,0 +1,1 @@
+//! Handlers and helpers that warpmail's own tests use.
