@@ -57,7 +57,9 @@ fn find_libclang(root: &Path) -> bool {
     }
     let mut folders = vec![root.join(".toolchain/libclang")];
     if let Ok(versions) = fs::read_dir("/usr/lib") {
-        folders.extend(versions.flatten().map(|e| e.path().join("lib")).filter(|p| p.display().to_string().contains("llvm")));
+        folders.extend(
+            versions.flatten().map(|e| e.path().join("lib")).filter(|p| p.display().to_string().contains("llvm")),
+        );
     }
     folders.push("/usr/lib/x86_64-linux-gnu".into());
     folders.push("/usr/lib/aarch64-linux-gnu".into());
@@ -66,7 +68,7 @@ fn find_libclang(root: &Path) -> bool {
             entries.any(|e| {
                 e.is_ok_and(|e| {
                     let name = e.file_name().to_string_lossy().into_owned();
-                    name.starts_with("libclang.so") || (name.starts_with("libclang-") && name.contains(".so"))
+                    name.starts_with("libclang.so") || (name.starts_with("libclang-1") && name.contains(".so"))
                 })
             })
         })
@@ -98,7 +100,9 @@ fn kernels(root: &Path, csrc: &Path, out: &Path) {
         Ok(nvcc) => {
             let fatbin = out.join("warpmail.fatbin");
             let includes = [csrc.join("include"), csrc.to_path_buf()];
-            if let Err(message) = warpmail_build::compile_fatbin(&nvcc, &csrc.join("device/warpmail.cu"), &includes, &fatbin) {
+            if let Err(message) =
+                warpmail_build::compile_fatbin(&nvcc, &csrc.join("device/warpmail.cu"), &includes, &fatbin)
+            {
                 eprintln!("{message}");
                 std::process::exit(1);
             }

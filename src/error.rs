@@ -25,7 +25,9 @@ pub enum Error {
         waited: Duration,
     },
     /// A payload is longer than a slot carries.
-    #[error("a payload of {len} bytes does not fit mailbox {mailbox}, whose slots carry {max}; split it, or choose a larger stride")]
+    #[error(
+        "a payload of {len} bytes does not fit mailbox {mailbox}, whose slots carry {max}; split it, or choose a larger stride"
+    )]
     PayloadTooLong {
         /// Row of the mailbox table.
         mailbox: u32,

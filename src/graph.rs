@@ -105,7 +105,10 @@ impl Builder {
 
     fn module(&mut self, name: &str, kind: u32, options: ModuleOptions) -> Result<ModuleId> {
         if name.is_empty() {
-            return Err(Error::refused("a module without a name", "every module has a name, so that errors can say it"));
+            return Err(Error::refused(
+                "a module without a name",
+                "every module has a name, so that errors can say it",
+            ));
         }
         if self.modules.iter().any(|m| m.name == name) {
             return Err(Error::refused(format!("module {name}"), "the name is taken by another module of this graph"));
@@ -124,7 +127,10 @@ impl Builder {
     pub fn mailbox(&mut self, from: ModuleId, to: ModuleId, options: MailboxOptions) -> Result<MailboxId> {
         let name_of = |id: ModuleId| {
             self.modules.get(id.index()).map(|m| m.name.clone()).ok_or_else(|| {
-                Error::refused(format!("module id {}", id.0), "it belongs to another graph: this one has no such module")
+                Error::refused(
+                    format!("module id {}", id.0),
+                    "it belongs to another graph: this one has no such module",
+                )
             })
         };
         let name = format!("{}->{}", name_of(from)?, name_of(to)?);
@@ -135,7 +141,10 @@ impl Builder {
         let limit = |module: ModuleId, count: usize, max: u32, what: &str| {
             let plan = &self.modules[module.index()];
             if plan.kind == abi::WM_KIND_RESIDENT && count >= max as usize {
-                return Err(Error::refused(format!("module {}", plan.name), format!("a resident module has at most {max} {what}")));
+                return Err(Error::refused(
+                    format!("module {}", plan.name),
+                    format!("a resident module has at most {max} {what}"),
+                ));
             }
             Ok(())
         };
@@ -160,12 +169,18 @@ impl Builder {
         }
         let cuda = self.device.info().ordinal.is_some();
         if cuda && self.budget.servers == 0 {
-            return Err(Error::refused("0 servers", "the persistent kernel needs at least one; only the twin can do without"));
+            return Err(Error::refused(
+                "0 servers",
+                "the persistent kernel needs at least one; only the twin can do without",
+            ));
         }
         for module in self.modules.iter().filter(|m| m.kind == abi::WM_KIND_RESIDENT) {
             let what = || format!("module {}", module.name);
             if module.inputs.is_empty() {
-                return Err(Error::refused(what(), "a resident module needs an input: nothing else would ever wake it"));
+                return Err(Error::refused(
+                    what(),
+                    "a resident module needs an input: nothing else would ever wake it",
+                ));
             }
             for &output in &module.outputs {
                 let mailbox = &self.mailboxes[output as usize];

@@ -39,7 +39,8 @@ impl Launcher {
 
     /// Runs until told to stop. Gives the launches back when none is outstanding.
     pub(crate) fn run(mut self, commands: &Receiver<Command>) {
-        let tick = Duration::from_nanos(self.args.residency_ns / 4).clamp(Duration::from_micros(50), Duration::from_millis(5));
+        let tick =
+            Duration::from_nanos(self.args.residency_ns / 4).clamp(Duration::from_micros(50), Duration::from_millis(5));
         let mut running = true;
         let mut outcome = self.launches.adopt_thread();
         loop {

@@ -225,7 +225,7 @@ impl Memory {
 
     /// Reads a struct of 8-byte words from pinned memory while the arbiter may be writing it: each word is whole.
     fn read_pinned<T: bytemuck::Pod>(&self, offset: usize) -> T {
-        assert!(offset + size_of::<T>() <= self.pinned.bytes && size_of::<T>() % 8 == 0);
+        assert!(offset + size_of::<T>() <= self.pinned.bytes && size_of::<T>().is_multiple_of(8));
         let mut value = T::zeroed();
         let bytes = bytemuck::bytes_of_mut(&mut value);
         for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {

@@ -27,7 +27,10 @@ impl SpinBudget {
             return Err(Error::refused(format!("residency {:?}", self.residency), "must be from 100 µs to 1 s"));
         }
         if self.servers > abi::WM_MAX_SERVERS {
-            return Err(Error::refused(format!("{} servers", self.servers), format!("at most {}", abi::WM_MAX_SERVERS)));
+            return Err(Error::refused(
+                format!("{} servers", self.servers),
+                format!("at most {}", abi::WM_MAX_SERVERS),
+            ));
         }
         Ok(())
     }

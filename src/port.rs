@@ -8,8 +8,8 @@ use crossbeam::utils::Backoff;
 use crate::abi;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::options::MailboxOptions;
 use crate::memory::Memory;
+use crate::options::MailboxOptions;
 
 /// What [`Receiver::try_pop`] and [`Receiver::pop`] report of a record; its bytes are in the caller's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,11 @@ impl Sender {
     #[inline]
     pub fn try_push(&mut self, msg_type: u16, payload: &[u8]) -> Result<()> {
         if payload.len() > self.payload {
-            return Err(Error::PayloadTooLong { mailbox: self.end.mailbox.mailbox_id, len: payload.len(), max: self.payload });
+            return Err(Error::PayloadTooLong {
+                mailbox: self.end.mailbox.mailbox_id,
+                len: payload.len(),
+                max: self.payload,
+            });
         }
         let (src, len) = (payload.as_ptr().cast(), payload.len() as u32);
         // SAFETY: `end` was attached to a checked mailbox that `memory` keeps alive; `src` has `len` bytes; `&mut self`
@@ -136,7 +140,8 @@ impl Receiver {
         let room = buffer.len().min(u32::MAX as usize) as u32;
         // SAFETY: `end` was attached to a checked mailbox that `memory` keeps alive; `buffer` has `room` bytes; `&mut
         // self` makes this the only pop.
-        let status = unsafe { abi::wm_host_try_pop(&mut self.end, buffer.as_mut_ptr().cast(), room, &mut len, &mut kind) };
+        let status =
+            unsafe { abi::wm_host_try_pop(&mut self.end, buffer.as_mut_ptr().cast(), room, &mut len, &mut kind) };
         let mailbox = self.end.mailbox.mailbox_id;
         match status {
             0 => Ok(Some(Record { len: len as usize, msg_type: kind as u16 })),
@@ -167,7 +172,8 @@ impl Receiver {
     /// Whether the next record has begun to arrive. A pop may still say "none" for the moment its last bytes need.
     pub fn is_ready(&self) -> bool {
         let mailbox = &self.end.mailbox;
-        let slot = mailbox.slots + (self.end.read_idx & ((1 << mailbox.slots_log2) - 1)) * u64::from(mailbox.record_stride);
+        let slot =
+            mailbox.slots + (self.end.read_idx & ((1 << mailbox.slots_log2) - 1)) * u64::from(mailbox.record_stride);
         // SAFETY: an aligned word inside the mailbox that `memory` keeps alive.
         let head = unsafe { abi::wm_host_load_acquire(slot as *const u64) };
         let lap_is_odd = (self.end.read_idx >> mailbox.slots_log2) & 1 == 1;

@@ -108,7 +108,8 @@ impl Probe {
 }
 
 pub(crate) fn driver_reason(e: DriverError) -> String {
-    let text = |s: Result<&std::ffi::CStr, DriverError>| s.map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let text =
+        |s: Result<&std::ffi::CStr, DriverError>| s.map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     format!("{} ({})", text(e.error_name()), text(e.error_string()))
 }
 
@@ -123,7 +124,9 @@ pub fn probe() -> Probe {
     let driver = driver.and_then(|version| {
         let text = format!("{}.{}", version / 1000, version % 1000 / 10);
         if version < NEEDED_DRIVER {
-            return Err(format!("the driver supports CUDA {text}; the kernels need a driver for CUDA 13.0 or newer (580)"));
+            return Err(format!(
+                "the driver supports CUDA {text}; the kernels need a driver for CUDA 13.0 or newer (580)"
+            ));
         }
         Ok(text)
     });

@@ -89,13 +89,15 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     pub(crate) fn new(graph: Builder, image: HandlerImage) -> Result<Self> {
-        let span = tracing::info_span!("build", modules = graph.modules.len(), mailboxes = graph.mailboxes.len(), set = image.name);
+        let span = tracing::info_span!(
+            "build",
+            modules = graph.modules.len(),
+            mailboxes = graph.mailboxes.len(),
+            set = image.name
+        );
         let _entered = span.enter();
-        let kinds = graph
-            .modules
-            .iter()
-            .map(|m| (m.kind, m.options.rule, m.inputs.clone(), m.outputs.clone()))
-            .collect();
+        let kinds =
+            graph.modules.iter().map(|m| (m.kind, m.options.rule, m.inputs.clone(), m.outputs.clone())).collect();
         let (memory, args) = Memory::of_graph(graph)?;
         let launches = memory.device().backend.load(&image, &args)?;
         tracing::debug!("allocated and loaded");
@@ -147,7 +149,8 @@ impl Runtime {
 
     fn take_end(&mut self, mailbox: MailboxId, producer: bool) -> Result<abi::wm_mailbox> {
         let handle = *self.memory.host_handles.get(mailbox.index()).ok_or_else(|| unknown_mailbox(mailbox))?;
-        let (side, who) = if producer { (handle.producer_side, "producer") } else { (handle.consumer_side, "consumer") };
+        let (side, who) =
+            if producer { (handle.producer_side, "producer") } else { (handle.consumer_side, "consumer") };
         let name = || format!("mailbox {}", self.memory.mailbox_name(mailbox.0));
         if u32::from(side) != abi::WM_SIDE_HOST {
             return Err(Error::refused(name(), format!("its {who} is not a host module")));
@@ -239,7 +242,7 @@ impl Runtime {
         if self.state != State::Running {
             return Err(Error::State(format!("quiesce: the runtime is {:?}, not running", self.state)));
         }
-        self.ask(bound, |bound, answer| Command::Pause(bound, answer))?;
+        self.ask(bound, Command::Pause)?;
         self.state = State::Quiet;
         // Goes on even if the closure panics: the panic is the caller's, a silent arbiter would be ours.
         struct Resume<'a>(&'a mut Runtime);
@@ -300,7 +303,7 @@ impl Runtime {
         self.stopping.store(true, Ordering::Relaxed);
         let mut outcome = Ok(());
         if self.commands.is_some() {
-            outcome = self.ask(bound, |bound, answer| Command::Stop(bound, answer));
+            outcome = self.ask(bound, Command::Stop);
             self.commands = None;
         }
         self.state = State::Stopped;
@@ -311,7 +314,9 @@ impl Runtime {
             });
             outcome = outcome.and(result);
         }
-        if !matches!(outcome, Err(Error::Stuck { .. })) && let Some(thread) = self.thread.take() {
+        if !matches!(outcome, Err(Error::Stuck { .. }))
+            && let Some(thread) = self.thread.take()
+        {
             let _ = thread.join();
         }
         if let Err(e) = &outcome {
@@ -353,7 +358,9 @@ impl Runtime {
 
     fn state_address(&self, module: ModuleId, len: usize) -> Result<u64> {
         if self.state == State::Running {
-            return Err(Error::State("a module's state can be reached only while the arbiter is away: use quiesce".into()));
+            return Err(Error::State(
+                "a module's state can be reached only while the arbiter is away: use quiesce".into(),
+            ));
         }
         let unknown = || Error::refused(format!("module id {}", module.0), "this graph has no such module");
         let (address, bytes) = *self.memory.states.get(module.index()).ok_or_else(unknown)?;

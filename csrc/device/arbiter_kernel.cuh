@@ -17,7 +17,8 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
     __shared__ arbiter a;
     const warp_lanes lanes;
     const u32 warp = threadIdx.x / 32;
-    const bool valid = args_are_valid(args) && args.servers >= 1 && blockDim.x == (first_server_warp + args.servers) * 32;
+    const bool valid =
+        args_are_valid(args) && args.servers >= 1 && blockDim.x == (first_server_warp + args.servers) * 32;
     if (!valid)
         return; // the host made these arguments; it sees that launches_ended did not move
     if (threadIdx.x == 0)

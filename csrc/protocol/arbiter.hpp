@@ -85,8 +85,8 @@ WM_FN const wm_module& module_of(const arbiter& a, u32 i) {
     return at<const wm_module>(a.args.modules)[i];
 }
 
-// Records waiting in mailbox m as far as the arbiter has seen. A consumer that takes records by their tag can be ahead of
-// the `written` it was told: that counts as none.
+// Records waiting in mailbox m as far as the arbiter has seen. A consumer that takes records by their tag can be ahead
+// of the `written` it was told: that counts as none.
 WM_FN u64 pending(const arbiter& a, u32 m) {
     int64_t d = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - load_relaxed_cta(&a.consumed[m]));
     return d > 0 ? static_cast<u64>(d) : 0;
@@ -179,8 +179,8 @@ template <class L> WM_FN bool collect(L lanes, arbiter& a) {
     return lanes.any(outstanding);
 }
 
-// The next module to run, round robin from `cursor`: between two grants of a module that stays ready, every other module
-// is granted at most once.
+// The next module to run, round robin from `cursor`: between two grants of a module that stays ready, every other
+// module is granted at most once.
 template <class L> WM_FN u32 next_module(L lanes, arbiter& a, u32& cursor) {
     const u32 n = a.args.n_modules;
     for (u32 base = 0; base < n; base += lanes.width()) {

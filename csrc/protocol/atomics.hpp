@@ -42,13 +42,13 @@ template <class T> WM_FN T* at(u64 address) {
 // Generic addresses: shared, device and mapped host memory alike. The clobber keeps the compiler from moving plain
 // accesses across, which is what makes an acquire or release mean something for the caller's own data.
 #define WM_LOAD(name, op)                                                                                              \
-    WM_FN u64 name(const u64* p) {                                                                                    \
+    WM_FN u64 name(const u64* p) {                                                                                     \
         u64 v;                                                                                                         \
         asm volatile(op ".u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");                                               \
         return v;                                                                                                      \
     }
 #define WM_STORE(name, op)                                                                                             \
-    WM_FN void name(u64* p, u64 v) {                                                                                  \
+    WM_FN void name(u64* p, u64 v) {                                                                                   \
         asm volatile(op ".u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");                                                 \
     }
 WM_LOAD(load_relaxed_cta, "ld.relaxed.cta")
@@ -135,6 +135,21 @@ WM_FN void pause() {
 #endif
 }
 
+#endif
+
+#if defined(__SSE2__) && !defined(__CUDACC__) && !defined(__SANITIZE_THREAD__)
+// Two neighbouring words at once, on x86 hosts. Each of the two is single-copy atomic: the architecture promises it for
+// an aligned 8-byte part of a vector access, and orders such loads (stores) among each other. The language knows no
+// such access, so the sanitizer's build leaves it out and uses words.
+#define WM_HOST_PAIRS 1
+typedef long long word_pair __attribute__((vector_size(16)));
+WM_FN word_pair load_relaxed_pair(const u64* p) {
+    word_pair v = *reinterpret_cast<const volatile word_pair*>(p);
+    return v;
+}
+WM_FN void store_relaxed_pair(u64* p, word_pair v) {
+    *reinterpret_cast<volatile word_pair*>(p) = v;
+}
 #endif
 
 // The scope is a property of the mailbox, known at run time and the same for all lanes: the branch is uniform.

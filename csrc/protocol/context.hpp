@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// What a resident handler sees while it runs a step: its inputs, outputs, state, scratch memory and lanes. A handler set
-// is a struct with
+// What a resident handler sees while it runs a step: its inputs, outputs, state, scratch memory and lanes. A handler
+// set is a struct with
 //     template <class C> WM_FN static void step(C& c, warpmail::u32 handler);
 // called once per firing of the module's rule, by all lanes together. A step must end by itself; it takes at most one
 // record from each input and gives at most `out_records` to each output, and then never meets a full mailbox.

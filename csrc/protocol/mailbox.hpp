@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // A mailbox: single-producer single-consumer ring of slots. Each end is a plain struct (wm_producer, wm_consumer) that
-// its one owner keeps; the far index is cached and refreshed only when the ring looks full. The consumer does not look at
-// write_idx at all: the slot itself says whether it is ready.
+// its one owner keeps; the far index is cached and refreshed only when the ring looks full. The consumer does not look
+// at write_idx at all: the slot itself says whether it is ready.
 //
 // Invariants
 //   M1  read_idx <= write_idx <= read_idx + slots, modulo 2^64.
 //   M2  write_idx is stored after the record's slot, read_idx after the record was copied out. Both stores are relaxed:
-//       readiness is the tag's business (S3), and a slot is reused only when the producer has *seen* a read_idx that the
-//       consumer stored after every word it read carried the old lap's tag, so no later write can reach that read.
+//       readiness is the tag's business (S3), and a slot is reused only when the producer has *seen* a read_idx that
+//       the consumer stored after every word it read carried the old lap's tag, so no later write can reach that read.
 //   M3  One writer per word: write_idx and `written` belong to the producer, read_idx and `consumed` to the consumer.
 //
 // All calls are made by all lanes with the same arguments; with warp_lanes the warp is converged. They never wait.
@@ -44,8 +44,9 @@ WM_FN wm_status check_header(const wm_mailbox& m) {
         return WM_BAD_MAGIC;
     if (h->version != WM_ABI_VERSION)
         return WM_BAD_VERSION;
-    if (!stride_is_valid(h->record_stride) || h->record_stride != m.record_stride || h->slots_log2 > WM_SLOTS_LOG2_MAX ||
-        h->slots_log2 != m.slots_log2 || h->capacity_bytes != static_cast<u64>(h->record_stride) << h->slots_log2)
+    if (!stride_is_valid(h->record_stride) || h->record_stride != m.record_stride ||
+        h->slots_log2 > WM_SLOTS_LOG2_MAX || h->slots_log2 != m.slots_log2 ||
+        h->capacity_bytes != static_cast<u64>(h->record_stride) << h->slots_log2)
         return WM_BAD_STRIDE;
     if (h->mailbox_id != m.mailbox_id || h->producer_id != m.producer_id || h->consumer_id != m.consumer_id)
         return WM_BAD_ARGUMENT;
@@ -105,16 +106,16 @@ WM_FN wm_status try_push(L lanes, wm_producer& p, const void* src, u32 len, u32 
         return WM_BAD_ARGUMENT;
     if (free_slots(lanes, p, 1) == 0)
         return WM_FULL;
-    write_slot<O>(lanes, slot_at(p.mailbox, p.write_idx), shape, lap_tag(p.write_idx, p.mailbox.slots_log2), src, len, type,
-                  p.mailbox.scope);
+    write_slot<O>(lanes, slot_at(p.mailbox, p.write_idx), shape, lap_tag(p.write_idx, p.mailbox.slots_log2), src, len,
+                  type, p.mailbox.scope);
     p.write_idx++;
     if (lanes.rank() == 0)
         publish_written(p);
     return WM_OK;
 }
 
-// Pops one record into dst. WM_OK, WM_EMPTY, WM_TOO_SMALL (the record stays, len says what it needs), WM_BAD_LENGTH (the
-// slot's length cannot be; the record is dropped). dst is unspecified unless WM_OK.
+// Pops one record into dst. WM_OK, WM_EMPTY, WM_TOO_SMALL (the record stays, len says what it needs), WM_BAD_LENGTH
+// (the slot's length cannot be; the record is dropped). dst is unspecified unless WM_OK.
 template <order O = order::ordered, class L>
 WM_FN wm_status try_pop(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& len, u32& type) {
     const slot_shape shape(c.mailbox.record_stride);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// The bytes of one slot, see abi.h. The ready tag travels inside every 8-byte word, so a record needs no second flag and
-// no fence between payload and flag: a word that carries the tag of the expected lap *is* the data of that lap.
+// The bytes of one slot, see abi.h. The ready tag travels inside every 8-byte word, so a record needs no second flag
+// and no fence between payload and flag: a word that carries the tag of the expected lap *is* the data of that lap.
 //
 // Invariants
 //   S1  A slot goes from lap n only to lap n+1: the producer writes lap n+1 only after read_idx said that lap n was
@@ -15,6 +15,10 @@
 #define WARPMAIL_PROTOCOL_SLOT_HPP
 
 #include "protocol/lanes.hpp"
+
+#if defined(WM_HOST_PAIRS)
+#include <emmintrin.h>
+#endif
 
 namespace warpmail {
 
@@ -35,7 +39,8 @@ WM_FN u64 lap_tag(u64 idx, u32 slots_log2) {
 struct slot_shape {
     u32 words;  // 8-byte words in the slot
     u32 groups; // groups of WM_GROUP_WORDS, the last may be shorter
-    WM_FN explicit slot_shape(u32 stride) : words(stride / 8), groups((stride / 8 + WM_GROUP_WORDS - 1) / WM_GROUP_WORDS) {}
+    WM_FN explicit slot_shape(u32 stride)
+        : words(stride / 8), groups((stride / 8 + WM_GROUP_WORDS - 1) / WM_GROUP_WORDS) {}
     // Bytes of payload that fit: every word but the head of each group.
     WM_FN u32 payload_bytes() const {
         return (words - groups) * 8;
@@ -106,22 +111,114 @@ template <order O> WM_FN u64 load_head(const u64* word, u32 scope) {
     return O == order::ordered ? load_acquire(word, scope) : load_relaxed(word, scope);
 }
 
+#if defined(WM_HOST_PAIRS)
+// A whole group by one x86 thread, two words at a time: one instruction gathers two displaced bits. `from` and `to` are
+// the 31 payload words, of any alignment. The same bytes as write_group and read_group.
+WM_FN u64 write_group_pairs(u64* group, u64 tag, const u64* from, u32 scope) {
+    const __m128i tags = _mm_set1_epi64x(static_cast<long long>(tag));
+    const __m128i keep = _mm_set1_epi64x(static_cast<long long>(~tag_mask));
+    u64 displaced = from[0] >> WM_TAG_SHIFT;
+    store_relaxed(group + 1, (from[0] & ~tag_mask) | tag, scope);
+#pragma GCC unroll 15
+    for (u32 i = 2; i < WM_GROUP_WORDS; i += 2) {
+        const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i - 1));
+        displaced |= static_cast<u64>(_mm_movemask_pd(_mm_castsi128_pd(v))) << (i - 1);
+        store_relaxed_pair(group + i, word_pair(_mm_or_si128(_mm_and_si128(v, keep), tags)));
+    }
+    return displaced << WM_HEAD_BITS_SHIFT;
+}
+WM_FN bool read_group_pairs(const u64* group, u64 tag, u64 head, u64* to, u32 scope) {
+    const __m128i tags = _mm_set1_epi64x(static_cast<long long>(tag));
+    const __m128i keep = _mm_set1_epi64x(static_cast<long long>(~tag_mask));
+    const u64 first = load_relaxed(group + 1, scope);
+    to[0] = (first & ~tag_mask) | ((head << (WM_HEAD_BITS_SHIFT - 1)) & tag_mask);
+    __m128i differs = _mm_set1_epi64x(static_cast<long long>(first ^ tag));
+#pragma GCC unroll 15
+    for (u32 i = 2; i < WM_GROUP_WORDS; i += 2) {
+        const __m128i v = __m128i(load_relaxed_pair(group + i));
+        const __m128i bits = _mm_set_epi64x(static_cast<long long>(head << (WM_HEAD_BITS_SHIFT - i - 1)),
+                                            static_cast<long long>(head << (WM_HEAD_BITS_SHIFT - i)));
+        differs = _mm_or_si128(differs, _mm_xor_si128(v, tags));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i - 1),
+                         _mm_or_si128(_mm_and_si128(v, keep), _mm_andnot_si128(keep, bits)));
+    }
+    return _mm_movemask_pd(_mm_castsi128_pd(differs)) == 0;
+}
+#endif
+
+// The words of one group behind its head, by one thread. `N` is the group's size when it is known at compile time, else
+// 0; `whole` says that src (dst) is aligned and covers every word of the group, which needs no care for the end.
+// Writing returns the displaced bits in place; reading returns whether every word carried the tag.
+template <u32 N>
+WM_FN u64 write_group(u64* group, u32 words, u64 tag, const u8* src, u32 len, u32 first, bool whole, u32 scope) {
+    const u32 n = N ? N : words;
+    u64 displaced = 0;
+    if (whole) {
+        const u64* from = reinterpret_cast<const u64*>(src) + first;
+#if defined(WM_HOST_PAIRS)
+        if (N == WM_GROUP_WORDS)
+            return write_group_pairs(group, tag, from, scope);
+#endif
+        for (u32 i = 1; i < n; i++) {
+            const u64 v = from[i - 1];
+            displaced = displaced >> 1 | (v & tag_mask);
+            store_relaxed(group + i, (v & ~tag_mask) | tag, scope);
+        }
+    } else {
+        const bool wide = is_wide(src);
+        for (u32 i = 1; i < n; i++) {
+            const u64 v = load_payload(src, len, first + i - 1, wide);
+            displaced = displaced >> 1 | (v & tag_mask);
+            store_relaxed(group + i, (v & ~tag_mask) | tag, scope);
+        }
+    }
+    return displaced >> (WM_GROUP_WORDS + 1 - n);
+}
+template <u32 N>
+WM_FN bool read_group(const u64* group, u32 words, u64 tag, u64 head, u8* dst, u32 len, u32 first, bool whole,
+                      u32 scope) {
+    const u32 n = N ? N : words;
+    u64 differs = 0;
+    if (whole) {
+        u64* to = reinterpret_cast<u64*>(dst) + first;
+#if defined(WM_HOST_PAIRS)
+        if (N == WM_GROUP_WORDS)
+            return read_group_pairs(group, tag, head, to, scope);
+#endif
+        for (u32 i = 1; i < n; i++) {
+            const u64 v = load_relaxed(group + i, scope);
+            differs |= v ^ tag;
+            to[i - 1] = (v & ~tag_mask) | ((head << (WM_HEAD_BITS_SHIFT - i)) & tag_mask);
+        }
+    } else {
+        const bool wide = is_wide(dst);
+        for (u32 i = 1; i < n; i++) {
+            const u64 v = load_relaxed(group + i, scope);
+            differs |= v ^ tag;
+            const u64 restored = (v & ~tag_mask) | ((head << (WM_HEAD_BITS_SHIFT - i)) & tag_mask);
+            store_payload(dst, len, first + i - 1, restored, wide);
+        }
+    }
+    return (differs & tag_mask) == 0;
+}
+
+// Whether payload words [first, first + n) lie inside an aligned buffer of len bytes.
+WM_FN bool is_whole(const void* p, u32 len, u32 first, u32 n) {
+    return is_wide(p) && (first + n) * 8 <= len;
+}
+
 // One thread writes the slot. Precondition (S1): the slot is free.
 template <order O>
 WM_FN void write_slot(one_lane, u64* slot, slot_shape shape, u64 tag, const void* src, u32 len, u32 type, u32 scope) {
     const u8* bytes = static_cast<const u8*>(src);
-    const bool wide = is_wide(src);
     u64 first_head = 0;
-    u32 p = 0; // payload word
     for (u32 g = 0; g < shape.groups; g++) {
         u64* group = slot + g * WM_GROUP_WORDS;
-        const u32 n = shape.group_words(g);
-        u64 displaced = 0;
-        for (u32 i = 1; i < n; i++, p++) {
-            u64 v = load_payload(bytes, len, p, wide);
-            displaced |= (v >> WM_TAG_SHIFT) << (WM_HEAD_BITS_SHIFT + i - 1);
-            store_relaxed(group + i, (v & ~tag_mask) | tag, scope);
-        }
+        const u32 n = shape.group_words(g), first = g * (WM_GROUP_WORDS - 1);
+        const bool whole = is_whole(bytes, len, first, n - 1);
+        const u64 displaced = n == WM_GROUP_WORDS
+                                  ? write_group<WM_GROUP_WORDS>(group, n, tag, bytes, len, first, whole, scope)
+                                  : write_group<0>(group, n, tag, bytes, len, first, whole, scope);
         if (g == 0) {
             first_head = displaced;
         } else {
@@ -135,33 +232,28 @@ WM_FN void write_slot(one_lane, u64* slot, slot_shape shape, u64 tag, const void
 // `len` and `type` come from the head; a len beyond `dst_bytes` copies nothing and returns true, so that the caller can
 // refuse it.
 template <order O>
-WM_FN bool read_slot(one_lane, const u64* slot, slot_shape shape, u64 tag, void* dst, u32 dst_bytes, u32& len, u32& type,
-                     u32 scope) {
+WM_FN bool read_slot(one_lane, const u64* slot, slot_shape shape, u64 tag, void* dst, u32 dst_bytes, u32& len,
+                     u32& type, u32 scope) {
     u64 head = load_head<O>(slot, scope);
     if ((head & tag_mask) != tag)
         return false;
     len = meta_len(head);
     type = meta_type(head);
     u8* bytes = static_cast<u8*>(dst);
-    const bool wide = is_wide(dst);
     const u32 copy = len <= dst_bytes && len <= shape.payload_bytes() ? len : 0;
-    u32 p = 0;
     for (u32 g = 0; g < shape.groups; g++) {
         const u64* group = slot + g * WM_GROUP_WORDS;
-        const u32 n = shape.group_words(g);
+        const u32 n = shape.group_words(g), first = g * (WM_GROUP_WORDS - 1);
         if (g != 0) {
             head = load_relaxed(group, scope);
             if ((head & tag_mask) != tag)
                 return false;
         }
-        u64 differs = 0;
-        for (u32 i = 1; i < n; i++, p++) {
-            u64 v = load_relaxed(group + i, scope);
-            differs |= v ^ tag;
-            v = (v & ~tag_mask) | ((head >> (WM_HEAD_BITS_SHIFT + i - 1)) & 1u) << WM_TAG_SHIFT;
-            store_payload(bytes, copy, p, v, wide);
-        }
-        if (differs & tag_mask)
+        const bool whole = is_whole(bytes, copy, first, n - 1);
+        const bool fresh = n == WM_GROUP_WORDS
+                               ? read_group<WM_GROUP_WORDS>(group, n, tag, head, bytes, copy, first, whole, scope)
+                               : read_group<0>(group, n, tag, head, bytes, copy, first, whole, scope);
+        if (!fresh)
             return false;
     }
     return true;
@@ -171,7 +263,7 @@ WM_FN bool read_slot(one_lane, const u64* slot, slot_shape shape, u64 tag, void*
 // A converged warp writes the slot: one word a lane, one coalesced store a group. Precondition (S1): the slot is free.
 template <order O>
 WM_FN void write_slot(warp_lanes lanes, u64* slot, slot_shape shape, u64 tag, const void* src, u32 len, u32 type,
-                       u32 scope) {
+                      u32 scope) {
     const u8* bytes = static_cast<const u8*>(src);
     const bool wide = is_wide(src);
     const u32 lane = lanes.rank();
@@ -199,7 +291,7 @@ WM_FN void write_slot(warp_lanes lanes, u64* slot, slot_shape shape, u64 tag, co
 // A converged warp reads the slot; every lane gets the same result.
 template <order O>
 WM_FN bool read_slot(warp_lanes lanes, const u64* slot, slot_shape shape, u64 tag, void* dst, u32 dst_bytes, u32& len,
-                      u32& type, u32 scope) {
+                     u32& type, u32 scope) {
     u8* bytes = static_cast<u8*>(dst);
     const bool wide = is_wide(dst);
     const u32 lane = lanes.rank();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// What the arbiter tells the host: counters copied into pinned memory with plain relaxed stores, one writer. The host reads
-// them without any driver call; each word is exact, words of one copy may be a moment apart.
+// What the arbiter tells the host: counters copied into pinned memory with plain relaxed stores, one writer. The host
+// reads them without any driver call; each word is exact, words of one copy may be a moment apart.
 #ifndef WARPMAIL_PROTOCOL_TELEMETRY_HPP
 #define WARPMAIL_PROTOCOL_TELEMETRY_HPP
 

@@ -8,8 +8,8 @@
 
 namespace warpmail {
 
-// Calls `attempt` (bool()) until it is true or the budget is spent; at least once. All lanes leave together. The clock is
-// read every 8 attempts: a budget is kept to within 8 attempts and one tick of the clock.
+// Calls `attempt` (bool()) until it is true or the budget is spent; at least once. All lanes leave together. The clock
+// is read every 8 attempts: a budget is kept to within 8 attempts and one tick of the clock.
 template <class L, class F> WM_FN bool wait_until(L lanes, u64 budget_ns, F&& attempt) {
     if (attempt())
         return true;

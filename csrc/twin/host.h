@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* The protocol's host side as C functions, for the Rust library: thin calls of csrc/protocol. Internal; not installed. */
+/* The protocol's host side as C functions, for the Rust library: thin calls of csrc/protocol. Internal; not installed.
+ */
 #ifndef WARPMAIL_TWIN_HOST_H
 #define WARPMAIL_TWIN_HOST_H
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // The arbiter as CPU threads: the same tables, roles and handlers. The calling thread takes the decide and inbox turns;
-// each of args.servers threads serves; with none, the calling thread serves too. One call is one launch: it returns when
-// the stop doorbell rings or the residency is over.
+// each of args.servers threads serves; with none, the calling thread serves too. One call is one launch: it returns
+// when the stop doorbell rings or the residency is over.
 #ifndef WARPMAIL_TWIN_TWIN_ARBITER_HPP
 #define WARPMAIL_TWIN_TWIN_ARBITER_HPP
 

@@ -86,10 +86,11 @@ impl Cuda {
         let raw = unsafe { result::primary_ctx::retain(device) }.map_err(driver("cuDevicePrimaryCtxRetain"))?;
         let context = Context { device, raw };
         let probe = probe();
-        let found = probe.devices.iter().find(|d| d.ordinal == ordinal).ok_or(Error::Unavailable {
-            what: "the CUDA device",
-            reason: format!("there is no device {ordinal}"),
-        })?;
+        let found = probe
+            .devices
+            .iter()
+            .find(|d| d.ordinal == ordinal)
+            .ok_or(Error::Unavailable { what: "the CUDA device", reason: format!("there is no device {ordinal}") })?;
         let copies = {
             let _entered = context.enter()?;
             Stream::new()?
@@ -204,7 +205,16 @@ impl Backend for Cuda {
         let null = std::ptr::null_mut::<c_void>();
         // SAFETY: `fatbin` is a whole fatbin in static memory; no options are given.
         unsafe {
-            sys::cuLibraryLoadData(&mut launches.library, fatbin.as_ptr().cast::<c_void>(), null.cast(), null.cast(), 0, null.cast(), null.cast(), 0)
+            sys::cuLibraryLoadData(
+                &mut launches.library,
+                fatbin.as_ptr().cast::<c_void>(),
+                null.cast(),
+                null.cast(),
+                0,
+                null.cast(),
+                null.cast(),
+                0,
+            )
         }
         .result()
         .map_err(driver("cuLibraryLoadData"))?;
@@ -214,7 +224,9 @@ impl Backend for Cuda {
             .result()
             .map_err(driver("cuLibraryGetKernel"))?;
         // SAFETY: the kernel belongs to the loaded library.
-        unsafe { sys::cuKernelGetFunction(&mut launches.function, kernel) }.result().map_err(driver("cuKernelGetFunction"))?;
+        unsafe { sys::cuKernelGetFunction(&mut launches.function, kernel) }
+            .result()
+            .map_err(driver("cuKernelGetFunction"))?;
         // Loads the code now: a lazy load at the first launch would wait for whatever runs.
         // SAFETY: the function belongs to the loaded library.
         unsafe { sys::cuFuncLoad(launches.function) }.result().map_err(driver("cuFuncLoad"))?;
@@ -272,7 +284,14 @@ impl Launches for CudaLaunches {
         // SAFETY: the kernel takes one wm_arbiter_args by value; the runtime keeps its tables alive until this launch has
         // been collected.
         let launched = unsafe {
-            result::launch_kernel(self.function, (1, 1, 1), (threads, 1, 1), self.shared as u32, self.stream.0, &mut params)
+            result::launch_kernel(
+                self.function,
+                (1, 1, 1),
+                (threads, 1, 1),
+                self.shared as u32,
+                self.stream.0,
+                &mut params,
+            )
         };
         launched.map_err(driver("cuLaunchKernel")).inspect_err(|_| self.idle.push(event))?;
         self.running.push_back(event);

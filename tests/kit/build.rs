@@ -1,1 +1,3 @@
+//! Compiles the handler set.
+
 fn main() {}

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * The bytes that two sides share. Every struct here is read and written by at least two of: the arbiter kernel, a user's
- * own kernel, the CPU twin, the Rust host. It is plain C11 and C++17; integers only, atomics belong to the access site
- * (csrc/protocol/atomics.hpp). Addresses are 64-bit integers. Nothing inside a struct depends on the compiler.
+ * The bytes that two sides share. Every struct here is read and written by at least two of: the arbiter kernel, a
+ * user's own kernel, the CPU twin, the Rust host. It is plain C11 and C++17; integers only, atomics belong to the
+ * access site (csrc/protocol/atomics.hpp). Addresses are 64-bit integers. Nothing inside a struct depends on the
+ * compiler.
  *
  * Words (docs/words.md): a mailbox is a single-producer single-consumer ring of slots; write_idx and read_idx are
  * monotonic 64-bit record counts; a lap is how often the ring has wrapped.
@@ -18,28 +19,28 @@
 #define WM_ABI_VERSION 1u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
-#define WM_LINE_BYTES 128u        /* a word that one side spins on stands alone on such a line */
-#define WM_STRIDE_MIN 64u         /* bytes per slot, smallest */
-#define WM_STRIDE_MAX 4096u       /* bytes per slot, largest */
-#define WM_STRIDE_STEP 64u        /* a stride is a multiple of this */
-#define WM_STRIDE_DEFAULT 256u    /* 248 payload bytes */
-#define WM_GROUP_WORDS 32u        /* 8-byte words that share one head word inside a slot */
-#define WM_SLOTS_LOG2_MAX 24u     /* at most 2^24 slots a mailbox */
-#define WM_MAX_MAILBOXES 4096u    /* rows of the mailbox table */
-#define WM_MAX_MODULES 4096u      /* rows of the module table */
-#define WM_MAX_INPUTS 8u          /* inputs of one module */
-#define WM_MAX_OUTPUTS 8u         /* outputs of one module */
-#define WM_MAX_SERVERS 14u        /* serving warps (twin: threads) of one arbiter */
-#define WM_MAX_DIMS 8u            /* dimensions of a tensor descriptor */
-#define WM_REJECT_REASONS 8u      /* see wm_reject */
+#define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */
+#define WM_STRIDE_MIN 64u      /* bytes per slot, smallest */
+#define WM_STRIDE_MAX 4096u    /* bytes per slot, largest */
+#define WM_STRIDE_STEP 64u     /* a stride is a multiple of this */
+#define WM_STRIDE_DEFAULT 256u /* 248 payload bytes */
+#define WM_GROUP_WORDS 32u     /* 8-byte words that share one head word inside a slot */
+#define WM_SLOTS_LOG2_MAX 24u  /* at most 2^24 slots a mailbox */
+#define WM_MAX_MAILBOXES 4096u /* rows of the mailbox table */
+#define WM_MAX_MODULES 4096u   /* rows of the module table */
+#define WM_MAX_INPUTS 8u       /* inputs of one module */
+#define WM_MAX_OUTPUTS 8u      /* outputs of one module */
+#define WM_MAX_SERVERS 14u     /* serving warps (twin: threads) of one arbiter */
+#define WM_MAX_DIMS 8u         /* dimensions of a tensor descriptor */
+#define WM_REJECT_REASONS 8u   /* see wm_reject */
 
 /* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
 typedef int32_t wm_status;
 #define WM_OK 0
-#define WM_EMPTY 1        /* no record is ready */
-#define WM_FULL 2         /* no free slot */
-#define WM_TIMEOUT 3      /* the budget of a bounded wait is spent */
-#define WM_STOPPING 4     /* the arbiter is leaving; try again after its next launch */
+#define WM_EMPTY 1           /* no record is ready */
+#define WM_FULL 2            /* no free slot */
+#define WM_TIMEOUT 3         /* the budget of a bounded wait is spent */
+#define WM_STOPPING 4        /* the arbiter is leaving; try again after its next launch */
 #define WM_BAD_LENGTH (-1)   /* len is larger than the payload of a slot */
 #define WM_BAD_TYPE (-2)     /* a message type that the receiver does not know */
 #define WM_BAD_ARGUMENT (-3) /* a null pointer, or an index that does not exist */
@@ -107,9 +108,9 @@ typedef struct wm_mailbox_header {
 /*
  * A slot is record_stride bytes of 8-byte words. Bit 63 of every word is the ready tag: the parity of the lap. A slot
  * only ever goes from one lap to the next, so one bit tells fresh from stale, and zeroed memory reads as empty. Words
- * come in groups of 32; the first word of a group is its head and carries in bits 32..62 the bits that the tag displaced
- * from the 31 words behind it. The head of the first group also carries the message type in bits 16..31 and the payload
- * length in bytes in bits 0..15. csrc/protocol/slot.hpp is the only reader and writer.
+ * come in groups of 32; the first word of a group is its head and carries in bits 32..62 the bits that the tag
+ * displaced from the 31 words behind it. The head of the first group also carries the message type in bits 16..31 and
+ * the payload length in bytes in bits 0..15. csrc/protocol/slot.hpp is the only reader and writer.
  */
 #define WM_HEAD_LEN_SHIFT 0u
 #define WM_HEAD_TYPE_SHIFT 16u
@@ -163,7 +164,8 @@ typedef struct wm_module {
     uint8_t reserved[16];
 } wm_module;
 
-/* Tensor descriptor, carried in a record: fits one 256-byte slot beside 72 bytes of the caller's. Types as in DLPack. */
+/* Tensor descriptor, carried in a record: fits one 256-byte slot beside 72 bytes of the caller's. Types as in DLPack.
+ */
 typedef struct wm_tensor {
     uint64_t data;        /* device address */
     uint64_t byte_offset; /* from data to the first element */
@@ -172,7 +174,7 @@ typedef struct wm_tensor {
     uint8_t dtype_code;           /* DLDataTypeCode */
     uint8_t dtype_bits;
     uint16_t dtype_lanes;
-    uint32_t ndim; /* at most WM_MAX_DIMS */
+    uint32_t ndim;        /* at most WM_MAX_DIMS */
     uint32_t device_type; /* DLDeviceType */
     uint32_t device_id;
     uint64_t lease; /* the right to use the memory; 0: owned by the module graph */
@@ -190,7 +192,7 @@ typedef struct wm_control {
 
 /* What a serving warp is doing: one writer, the arbiter. */
 typedef struct wm_serving {
-    uint64_t since_ns; /* %globaltimer (twin: CLOCK_MONOTONIC) when the grant was given */
+    uint64_t since_ns;        /* %globaltimer (twin: CLOCK_MONOTONIC) when the grant was given */
     uint32_t module_plus_one; /* 0: idle */
     uint32_t reserved;
 } wm_serving;
@@ -268,6 +270,7 @@ WM_STATIC_ASSERT(sizeof(wm_serving) == 16, "read by the host while the arbiter w
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 4 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
 WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 88, "a kernel argument has no padding that two compilers could lay differently");
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 88,
+                 "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

@@ -112,7 +112,11 @@ pub fn compile_fatbin(nvcc: &Path, source: &Path, includes: &[PathBuf], out: &Pa
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("{command:?} failed:\n{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    Err(format!(
+        "{command:?} failed:\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
 }
 
 /// A handler set: one `.cu` for the device, one `.cpp` for the twin.
@@ -167,7 +171,8 @@ impl HandlerSet {
     }
 
     fn try_compile(&self) -> Result<(), String> {
-        let var = |name: &str| env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set: not a build script?"));
+        let var =
+            |name: &str| env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set: not a build script?"));
         let out_dir = var("OUT_DIR")?;
         let csrc = var("DEP_WARPMAIL_CSRC").map_err(|_| {
             "DEP_WARPMAIL_CSRC is not set: the crate must depend on `warpmail` directly for its headers".to_string()

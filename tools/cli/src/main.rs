@@ -1,1 +1,40 @@
-fn main() {}
+//! The `warpmail` command.
+
+mod bench;
+mod figures;
+mod probe;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Mailboxes in device memory and a persistent CUDA arbiter for the modules that share one GPU.
+#[derive(Parser)]
+#[command(
+    name = "warpmail",
+    version,
+    after_help = "Set RUST_LOG=warpmail=debug to see every lifecycle step on stderr.\n\
+    Exit codes: 0 done, 1 done but something failed and was named, 2 wrong usage, 130 stopped by Ctrl-C."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// What this machine can do, and why not
+    Probe(probe::Args),
+    /// Measure, against a floor measured in the same run
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match Cli::parse().command {
+        Command::Probe(args) => probe::execute(&args),
+        Command::Bench(args) => bench::execute(&args),
+    }
+}

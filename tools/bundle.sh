@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Collects what a GPU box without Rust needs to run the GPU tests and benches: executables, test data and a run.sh.
+#
+#   tools/bundle.sh [--out DIR]      default dist/bundle
+#   then, on the GPU box: bash dist/bundle/run.sh [--help]
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+out=dist/bundle
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --out) out=$2; shift 2 ;;
+        *) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    esac
+done
+
+# Test targets that know the GPU: custom harnesses that waive what the machine lacks.
+gpu_tests="graph"
+
+bash tools/setup.sh
+rm -rf "$out"
+mkdir -p "$out/tests" "$out/examples"
+cargo build --release --locked -p warpmail-cli
+cp "${CARGO_TARGET_DIR:-target}/release/warpmail" "$out/"
+cargo test --release --locked --no-run --message-format=json >"$out/built.json"
+cargo build --release --locked --examples --message-format=json >>"$out/built.json"
+python3 - "$out" $gpu_tests <<'PY'
+import json, shutil, sys
+out, tests = sys.argv[1], set(sys.argv[2:])
+found = set()
+for line in open(out + "/built.json"):
+    message = json.loads(line) if line.startswith("{") else {}
+    name, exe, kind = message.get("target", {}).get("name"), message.get("executable"), message.get("target", {}).get("kind")
+    if exe and kind == ["test"] and name in tests:
+        shutil.copy(exe, f"{out}/tests/{name}")
+        found.add(name)
+    if exe and kind == ["example"]:
+        shutil.copy(exe, f"{out}/examples/{name}")
+sys.exit(f"no executable for {tests - found}" if tests - found else 0)
+PY
+rm "$out/built.json"
+strip "$out"/warpmail "$out"/tests/* "$out"/examples/* 2>/dev/null || true
+cp tools/bundle_run.sh "$out/run.sh"
+[ ! -d tests/data ] || cp -r tests/data "$out/data"
+{
+    echo "commit $(git rev-parse HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ' with changes')"
+    echo "built $(date -u +%Y-%m-%dT%H:%M:%SZ) by $(rustc --version)"
+    echo "CUDA architectures ${WARPMAIL_CUDA_ARCHS:-default}"
+    (cd "$out" && find . -type f ! -name MANIFEST -print0 | sort -z | xargs -0 sha256sum)
+} >"$out/MANIFEST"
+du -sh "$out"
+echo "bundle: run it with: bash $out/run.sh"

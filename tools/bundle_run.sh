@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Runs the bundled GPU tests, each under a wall-clock limit, and says how many passed, failed and were waived.
+#
+#   bash run.sh [--only NAME] [--timeout SECONDS] [--logs DIR]
+#
+#   --only NAME   this test executable only (see tests/)
+#   --timeout S   limit for each executable, default 300; what runs longer is killed and counts as failed
+#   --logs DIR    also keep each executable's output there
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+only= limit=300 logs=
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --only) only=$2; shift 2 ;;
+        --timeout) limit=$2; shift 2 ;;
+        --logs) logs=$2; shift 2 ;;
+        *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; [ "$1" = --help ] && exit 0; exit 2 ;;
+    esac
+done
+[ -d "$here/data" ] && export WARPMAIL_TEST_DATA=$here/data
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+[ -n "$logs" ] && mkdir -p "$logs"
+
+passed=0 failed=0 waived=0
+sum() { sed -n "s/^test result:.* \([0-9]*\) $1.*/\1/p" "$2" | awk '{n += $1} END {print n + 0}'; }
+"$here/warpmail" probe
+for test in "$here"/tests/*; do
+    name=$(basename "$test")
+    [ -z "$only" ] || [ "$only" = "$name" ] || continue
+    printf '\n== %s\n' "$name"
+    timeout -k 10 "$limit" "$test" 2>&1 | tee "$scratch/log"
+    rc=${PIPESTATUS[0]}
+    passed=$((passed + $(sum passed "$scratch/log")))
+    waived=$((waived + $(sum ignored "$scratch/log")))
+    n=$(sum failed "$scratch/log")
+    if [ "$rc" -ne 0 ] && [ "$n" -eq 0 ]; then
+        n=1
+        echo "run: $name ended with exit code $rc (124 and 137: killed after ${limit}s)"
+    fi
+    failed=$((failed + n))
+    [ -z "$logs" ] || cp "$scratch/log" "$logs/$name.log"
+done
+printf '\n%d passed, %d failed, %d waived\n' "$passed" "$failed" "$waived"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Sets up and runs every gate. No GPU is needed: what needs one is waived, counted and printed.
+set -uo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root" || exit 1
+target=${CARGO_TARGET_DIR:-$root/target}
+clang_format=$(command -v clang-format-18 || true)
+[ -x .toolchain/bin/clang-format ] && clang_format=.toolchain/bin/clang-format
+
+all="fmt clang-format shell layers header bindings build-no-nvcc clippy rustdoc ptxas test tsan"
+quick="fmt clang-format shell layers header clippy"
+
+usage() {
+    cat <<TEXT
+usage: tools/test.sh [--quick | --list | GATE...]
+
+  (nothing)  every gate: $all
+  --quick    the fast ones: $quick
+  --list     their names, one a line
+TEXT
+}
+
+sources() { git ls-files -co --exclude-standard -- "$@" | while read -r f; do [ -f "$f" ] && echo "$f"; done; }
+
+gate_fmt() { cargo fmt --all --check; }
+
+gate_clang-format() {
+    [ -n "$clang_format" ] || clang_format=$(command -v clang-format)
+    sources '*.h' '*.hpp' '*.cuh' '*.cu' '*.cpp' '*.c' | xargs "$clang_format" --dry-run -Werror
+}
+
+gate_shell() {
+    local f
+    for f in $(sources '*.sh' .ci/run); do bash -n "$f" || return 1; done
+    if command -v shellcheck >/dev/null; then sources '*.sh' .ci/run | xargs shellcheck -S warning; else echo "waived: shellcheck is not installed"; fi
+}
+
+gate_layers() { python3 tools/check_layers.py --self-test; }
+
+# The C header as C11 and C++17; every other header alone.
+gate_header() {
+    local f flags="-Wall -Wextra -Wpedantic -Werror -fsyntax-only -Icsrc/include -Icsrc"
+    for f in csrc/include/warpmail/*.h; do
+        printf '#include "%s"\n' "${f#csrc/include/}" >"$scratch/h.c"
+        cp "$scratch/h.c" "$scratch/h.cpp"
+        cc -std=c11 $flags "$scratch/h.c" && c++ -std=c++17 $flags "$scratch/h.cpp" || return 1
+    done
+    for f in csrc/include/warpmail/*.hpp csrc/protocol/*.hpp csrc/twin/*.hpp; do
+        f=${f#csrc/include/}
+        printf '#include "%s"\n' "${f#csrc/}" >"$scratch/h.cpp"
+        c++ -std=c++17 -Wno-pedantic ${flags/-Wpedantic/} "$scratch/h.cpp" || return 1
+    done
+}
+
+# The bindings kept for machines without libclang are what bindgen makes of the header.
+gate_bindings() {
+    cp src/bindings.rs "$scratch/bindings.rs"
+    WARPMAIL_UPDATE_BINDINGS=1 cargo build --locked -p warpmail || return 1
+    if ! cmp -s src/bindings.rs "$scratch/bindings.rs"; then
+        cp "$scratch/bindings.rs" src/bindings.rs
+        echo "src/bindings.rs is stale: build with WARPMAIL_UPDATE_BINDINGS=1 and commit it"
+        return 1
+    fi
+}
+
+gate_build-no-nvcc() {
+    WARPMAIL_NVCC=none CARGO_TARGET_DIR="$target/no-nvcc" cargo build --locked -p warpmail-cli || return 1
+    "$target/no-nvcc/debug/warpmail" probe | tee "$scratch/probe" && grep -q 'not built' "$scratch/probe"
+}
+
+gate_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }
+
+gate_rustdoc() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked; }
+
+gate_ptxas() { bash tools/ptxas.sh --check; }
+
+gate_test() { cargo test --workspace --locked; }
+
+gate_tsan() { bash tests/tsan/run.sh; }
+
+chosen=$all
+case "${1:-}" in
+    "") ;;
+    --quick) chosen=$quick ;;
+    --list) echo "$all" | tr ' ' '\n'; exit 0 ;;
+    -h | --help) usage; exit 0 ;;
+    -*) usage >&2; exit 2 ;;
+    *) chosen="$*" ;;
+esac
+for gate in $chosen; do
+    case " $all " in *" $gate "*) ;; *) echo "test: there is no gate $gate" >&2; usage >&2; exit 2 ;; esac
+done
+
+bash tools/setup.sh || exit 1
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+passed=0 table=
+for gate in $chosen; do
+    printf '\n== %s\n' "$gate"
+    begin=$SECONDS
+    if ! "gate_$gate" </dev/null; then
+        printf '\ngate %s failed after %ds\n%d passed, 1 failed\n' "$gate" $((SECONDS - begin)) "$passed"
+        exit 1
+    fi
+    passed=$((passed + 1))
+    table+=$(printf '%-14s %4ds' "$gate" $((SECONDS - begin)))$'\n'
+done
+printf '\n%s' "$table"
+echo "gates: $passed passed, 0 failed"
+echo "$passed passed, 0 failed"
