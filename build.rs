@@ -38,6 +38,7 @@ fn bind(root: &Path, out: &Path) {
         .clang_arg(format!("-I{include}"))
         .allowlist_item("(wm|WM)_.*")
         .derive_default(true)
+        .generate_comments(false)
         .use_core()
         .rust_edition(bindgen::RustEdition::Edition2024)
         .generate()

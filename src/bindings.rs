@@ -81,10 +81,8 @@ pub struct wm_mailbox_header {
 const _: () = {
     ["Size of wm_mailbox_header"][::core::mem::size_of::<wm_mailbox_header>() - 512usize];
     ["Alignment of wm_mailbox_header"][::core::mem::align_of::<wm_mailbox_header>() - 8usize];
-    ["Offset of field: wm_mailbox_header::magic"]
-        [::core::mem::offset_of!(wm_mailbox_header, magic) - 0usize];
-    ["Offset of field: wm_mailbox_header::version"]
-        [::core::mem::offset_of!(wm_mailbox_header, version) - 4usize];
+    ["Offset of field: wm_mailbox_header::magic"][::core::mem::offset_of!(wm_mailbox_header, magic) - 0usize];
+    ["Offset of field: wm_mailbox_header::version"][::core::mem::offset_of!(wm_mailbox_header, version) - 4usize];
     ["Offset of field: wm_mailbox_header::capacity_bytes"]
         [::core::mem::offset_of!(wm_mailbox_header, capacity_bytes) - 8usize];
     ["Offset of field: wm_mailbox_header::record_stride"]
@@ -97,22 +95,14 @@ const _: () = {
         [::core::mem::offset_of!(wm_mailbox_header, mailbox_id) - 28usize];
     ["Offset of field: wm_mailbox_header::slots_log2"]
         [::core::mem::offset_of!(wm_mailbox_header, slots_log2) - 32usize];
-    ["Offset of field: wm_mailbox_header::scope"]
-        [::core::mem::offset_of!(wm_mailbox_header, scope) - 36usize];
-    ["Offset of field: wm_mailbox_header::device"]
-        [::core::mem::offset_of!(wm_mailbox_header, device) - 40usize];
-    ["Offset of field: wm_mailbox_header::pad0"]
-        [::core::mem::offset_of!(wm_mailbox_header, pad0) - 44usize];
-    ["Offset of field: wm_mailbox_header::write_idx"]
-        [::core::mem::offset_of!(wm_mailbox_header, write_idx) - 128usize];
-    ["Offset of field: wm_mailbox_header::pad1"]
-        [::core::mem::offset_of!(wm_mailbox_header, pad1) - 136usize];
-    ["Offset of field: wm_mailbox_header::read_idx"]
-        [::core::mem::offset_of!(wm_mailbox_header, read_idx) - 256usize];
-    ["Offset of field: wm_mailbox_header::pad2"]
-        [::core::mem::offset_of!(wm_mailbox_header, pad2) - 264usize];
-    ["Offset of field: wm_mailbox_header::reserved"]
-        [::core::mem::offset_of!(wm_mailbox_header, reserved) - 384usize];
+    ["Offset of field: wm_mailbox_header::scope"][::core::mem::offset_of!(wm_mailbox_header, scope) - 36usize];
+    ["Offset of field: wm_mailbox_header::device"][::core::mem::offset_of!(wm_mailbox_header, device) - 40usize];
+    ["Offset of field: wm_mailbox_header::pad0"][::core::mem::offset_of!(wm_mailbox_header, pad0) - 44usize];
+    ["Offset of field: wm_mailbox_header::write_idx"][::core::mem::offset_of!(wm_mailbox_header, write_idx) - 128usize];
+    ["Offset of field: wm_mailbox_header::pad1"][::core::mem::offset_of!(wm_mailbox_header, pad1) - 136usize];
+    ["Offset of field: wm_mailbox_header::read_idx"][::core::mem::offset_of!(wm_mailbox_header, read_idx) - 256usize];
+    ["Offset of field: wm_mailbox_header::pad2"][::core::mem::offset_of!(wm_mailbox_header, pad2) - 264usize];
+    ["Offset of field: wm_mailbox_header::reserved"][::core::mem::offset_of!(wm_mailbox_header, reserved) - 384usize];
 };
 impl Default for wm_mailbox_header {
     fn default() -> Self {
@@ -146,27 +136,17 @@ const _: () = {
     ["Alignment of wm_mailbox"][::core::mem::align_of::<wm_mailbox>() - 8usize];
     ["Offset of field: wm_mailbox::header"][::core::mem::offset_of!(wm_mailbox, header) - 0usize];
     ["Offset of field: wm_mailbox::slots"][::core::mem::offset_of!(wm_mailbox, slots) - 8usize];
-    ["Offset of field: wm_mailbox::written"]
-        [::core::mem::offset_of!(wm_mailbox, written) - 16usize];
-    ["Offset of field: wm_mailbox::consumed"]
-        [::core::mem::offset_of!(wm_mailbox, consumed) - 24usize];
-    ["Offset of field: wm_mailbox::mailbox_id"]
-        [::core::mem::offset_of!(wm_mailbox, mailbox_id) - 32usize];
-    ["Offset of field: wm_mailbox::record_stride"]
-        [::core::mem::offset_of!(wm_mailbox, record_stride) - 36usize];
-    ["Offset of field: wm_mailbox::slots_log2"]
-        [::core::mem::offset_of!(wm_mailbox, slots_log2) - 40usize];
+    ["Offset of field: wm_mailbox::written"][::core::mem::offset_of!(wm_mailbox, written) - 16usize];
+    ["Offset of field: wm_mailbox::consumed"][::core::mem::offset_of!(wm_mailbox, consumed) - 24usize];
+    ["Offset of field: wm_mailbox::mailbox_id"][::core::mem::offset_of!(wm_mailbox, mailbox_id) - 32usize];
+    ["Offset of field: wm_mailbox::record_stride"][::core::mem::offset_of!(wm_mailbox, record_stride) - 36usize];
+    ["Offset of field: wm_mailbox::slots_log2"][::core::mem::offset_of!(wm_mailbox, slots_log2) - 40usize];
     ["Offset of field: wm_mailbox::scope"][::core::mem::offset_of!(wm_mailbox, scope) - 44usize];
-    ["Offset of field: wm_mailbox::producer_id"]
-        [::core::mem::offset_of!(wm_mailbox, producer_id) - 48usize];
-    ["Offset of field: wm_mailbox::consumer_id"]
-        [::core::mem::offset_of!(wm_mailbox, consumer_id) - 52usize];
-    ["Offset of field: wm_mailbox::producer_side"]
-        [::core::mem::offset_of!(wm_mailbox, producer_side) - 56usize];
-    ["Offset of field: wm_mailbox::consumer_side"]
-        [::core::mem::offset_of!(wm_mailbox, consumer_side) - 58usize];
-    ["Offset of field: wm_mailbox::reserved"]
-        [::core::mem::offset_of!(wm_mailbox, reserved) - 60usize];
+    ["Offset of field: wm_mailbox::producer_id"][::core::mem::offset_of!(wm_mailbox, producer_id) - 48usize];
+    ["Offset of field: wm_mailbox::consumer_id"][::core::mem::offset_of!(wm_mailbox, consumer_id) - 52usize];
+    ["Offset of field: wm_mailbox::producer_side"][::core::mem::offset_of!(wm_mailbox, producer_side) - 56usize];
+    ["Offset of field: wm_mailbox::consumer_side"][::core::mem::offset_of!(wm_mailbox, consumer_side) - 58usize];
+    ["Offset of field: wm_mailbox::reserved"][::core::mem::offset_of!(wm_mailbox, reserved) - 60usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -179,12 +159,9 @@ pub struct wm_producer {
 const _: () = {
     ["Size of wm_producer"][::core::mem::size_of::<wm_producer>() - 80usize];
     ["Alignment of wm_producer"][::core::mem::align_of::<wm_producer>() - 8usize];
-    ["Offset of field: wm_producer::mailbox"]
-        [::core::mem::offset_of!(wm_producer, mailbox) - 0usize];
-    ["Offset of field: wm_producer::write_idx"]
-        [::core::mem::offset_of!(wm_producer, write_idx) - 64usize];
-    ["Offset of field: wm_producer::read_seen"]
-        [::core::mem::offset_of!(wm_producer, read_seen) - 72usize];
+    ["Offset of field: wm_producer::mailbox"][::core::mem::offset_of!(wm_producer, mailbox) - 0usize];
+    ["Offset of field: wm_producer::write_idx"][::core::mem::offset_of!(wm_producer, write_idx) - 64usize];
+    ["Offset of field: wm_producer::read_seen"][::core::mem::offset_of!(wm_producer, read_seen) - 72usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -196,10 +173,8 @@ pub struct wm_consumer {
 const _: () = {
     ["Size of wm_consumer"][::core::mem::size_of::<wm_consumer>() - 72usize];
     ["Alignment of wm_consumer"][::core::mem::align_of::<wm_consumer>() - 8usize];
-    ["Offset of field: wm_consumer::mailbox"]
-        [::core::mem::offset_of!(wm_consumer, mailbox) - 0usize];
-    ["Offset of field: wm_consumer::read_idx"]
-        [::core::mem::offset_of!(wm_consumer, read_idx) - 64usize];
+    ["Offset of field: wm_consumer::mailbox"][::core::mem::offset_of!(wm_consumer, mailbox) - 0usize];
+    ["Offset of field: wm_consumer::read_idx"][::core::mem::offset_of!(wm_consumer, read_idx) - 64usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -222,25 +197,19 @@ pub struct wm_module {
 const _: () = {
     ["Size of wm_module"][::core::mem::size_of::<wm_module>() - 128usize];
     ["Alignment of wm_module"][::core::mem::align_of::<wm_module>() - 8usize];
-    ["Offset of field: wm_module::module_id"]
-        [::core::mem::offset_of!(wm_module, module_id) - 0usize];
+    ["Offset of field: wm_module::module_id"][::core::mem::offset_of!(wm_module, module_id) - 0usize];
     ["Offset of field: wm_module::kind"][::core::mem::offset_of!(wm_module, kind) - 4usize];
     ["Offset of field: wm_module::rule"][::core::mem::offset_of!(wm_module, rule) - 8usize];
     ["Offset of field: wm_module::handler"][::core::mem::offset_of!(wm_module, handler) - 12usize];
-    ["Offset of field: wm_module::n_inputs"]
-        [::core::mem::offset_of!(wm_module, n_inputs) - 16usize];
-    ["Offset of field: wm_module::n_outputs"]
-        [::core::mem::offset_of!(wm_module, n_outputs) - 20usize];
+    ["Offset of field: wm_module::n_inputs"][::core::mem::offset_of!(wm_module, n_inputs) - 16usize];
+    ["Offset of field: wm_module::n_outputs"][::core::mem::offset_of!(wm_module, n_outputs) - 20usize];
     ["Offset of field: wm_module::batch"][::core::mem::offset_of!(wm_module, batch) - 24usize];
-    ["Offset of field: wm_module::out_records"]
-        [::core::mem::offset_of!(wm_module, out_records) - 28usize];
+    ["Offset of field: wm_module::out_records"][::core::mem::offset_of!(wm_module, out_records) - 28usize];
     ["Offset of field: wm_module::inputs"][::core::mem::offset_of!(wm_module, inputs) - 32usize];
     ["Offset of field: wm_module::outputs"][::core::mem::offset_of!(wm_module, outputs) - 64usize];
     ["Offset of field: wm_module::state"][::core::mem::offset_of!(wm_module, state) - 96usize];
-    ["Offset of field: wm_module::state_bytes"]
-        [::core::mem::offset_of!(wm_module, state_bytes) - 104usize];
-    ["Offset of field: wm_module::reserved"]
-        [::core::mem::offset_of!(wm_module, reserved) - 112usize];
+    ["Offset of field: wm_module::state_bytes"][::core::mem::offset_of!(wm_module, state_bytes) - 104usize];
+    ["Offset of field: wm_module::reserved"][::core::mem::offset_of!(wm_module, reserved) - 112usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -263,21 +232,15 @@ const _: () = {
     ["Size of wm_tensor"][::core::mem::size_of::<wm_tensor>() - 176usize];
     ["Alignment of wm_tensor"][::core::mem::align_of::<wm_tensor>() - 8usize];
     ["Offset of field: wm_tensor::data"][::core::mem::offset_of!(wm_tensor, data) - 0usize];
-    ["Offset of field: wm_tensor::byte_offset"]
-        [::core::mem::offset_of!(wm_tensor, byte_offset) - 8usize];
+    ["Offset of field: wm_tensor::byte_offset"][::core::mem::offset_of!(wm_tensor, byte_offset) - 8usize];
     ["Offset of field: wm_tensor::shape"][::core::mem::offset_of!(wm_tensor, shape) - 16usize];
     ["Offset of field: wm_tensor::strides"][::core::mem::offset_of!(wm_tensor, strides) - 80usize];
-    ["Offset of field: wm_tensor::dtype_code"]
-        [::core::mem::offset_of!(wm_tensor, dtype_code) - 144usize];
-    ["Offset of field: wm_tensor::dtype_bits"]
-        [::core::mem::offset_of!(wm_tensor, dtype_bits) - 145usize];
-    ["Offset of field: wm_tensor::dtype_lanes"]
-        [::core::mem::offset_of!(wm_tensor, dtype_lanes) - 146usize];
+    ["Offset of field: wm_tensor::dtype_code"][::core::mem::offset_of!(wm_tensor, dtype_code) - 144usize];
+    ["Offset of field: wm_tensor::dtype_bits"][::core::mem::offset_of!(wm_tensor, dtype_bits) - 145usize];
+    ["Offset of field: wm_tensor::dtype_lanes"][::core::mem::offset_of!(wm_tensor, dtype_lanes) - 146usize];
     ["Offset of field: wm_tensor::ndim"][::core::mem::offset_of!(wm_tensor, ndim) - 148usize];
-    ["Offset of field: wm_tensor::device_type"]
-        [::core::mem::offset_of!(wm_tensor, device_type) - 152usize];
-    ["Offset of field: wm_tensor::device_id"]
-        [::core::mem::offset_of!(wm_tensor, device_id) - 156usize];
+    ["Offset of field: wm_tensor::device_type"][::core::mem::offset_of!(wm_tensor, device_type) - 152usize];
+    ["Offset of field: wm_tensor::device_id"][::core::mem::offset_of!(wm_tensor, device_id) - 156usize];
     ["Offset of field: wm_tensor::lease"][::core::mem::offset_of!(wm_tensor, lease) - 160usize];
     ["Offset of field: wm_tensor::epoch"][::core::mem::offset_of!(wm_tensor, epoch) - 168usize];
 };
@@ -320,12 +283,9 @@ pub struct wm_serving {
 const _: () = {
     ["Size of wm_serving"][::core::mem::size_of::<wm_serving>() - 16usize];
     ["Alignment of wm_serving"][::core::mem::align_of::<wm_serving>() - 8usize];
-    ["Offset of field: wm_serving::since_ns"]
-        [::core::mem::offset_of!(wm_serving, since_ns) - 0usize];
-    ["Offset of field: wm_serving::module_plus_one"]
-        [::core::mem::offset_of!(wm_serving, module_plus_one) - 8usize];
-    ["Offset of field: wm_serving::reserved"]
-        [::core::mem::offset_of!(wm_serving, reserved) - 12usize];
+    ["Offset of field: wm_serving::since_ns"][::core::mem::offset_of!(wm_serving, since_ns) - 0usize];
+    ["Offset of field: wm_serving::module_plus_one"][::core::mem::offset_of!(wm_serving, module_plus_one) - 8usize];
+    ["Offset of field: wm_serving::reserved"][::core::mem::offset_of!(wm_serving, reserved) - 12usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -349,29 +309,18 @@ const _: () = {
     ["Size of wm_telemetry"][::core::mem::size_of::<wm_telemetry>() - 512usize];
     ["Alignment of wm_telemetry"][::core::mem::align_of::<wm_telemetry>() - 8usize];
     ["Offset of field: wm_telemetry::magic"][::core::mem::offset_of!(wm_telemetry, magic) - 0usize];
-    ["Offset of field: wm_telemetry::version"]
-        [::core::mem::offset_of!(wm_telemetry, version) - 4usize];
-    ["Offset of field: wm_telemetry::heartbeat_ns"]
-        [::core::mem::offset_of!(wm_telemetry, heartbeat_ns) - 8usize];
-    ["Offset of field: wm_telemetry::launches"]
-        [::core::mem::offset_of!(wm_telemetry, launches) - 16usize];
-    ["Offset of field: wm_telemetry::launches_ended"]
-        [::core::mem::offset_of!(wm_telemetry, launches_ended) - 24usize];
-    ["Offset of field: wm_telemetry::exit_reason"]
-        [::core::mem::offset_of!(wm_telemetry, exit_reason) - 32usize];
-    ["Offset of field: wm_telemetry::rounds"]
-        [::core::mem::offset_of!(wm_telemetry, rounds) - 40usize];
-    ["Offset of field: wm_telemetry::grants"]
-        [::core::mem::offset_of!(wm_telemetry, grants) - 48usize];
-    ["Offset of field: wm_telemetry::work_ns"]
-        [::core::mem::offset_of!(wm_telemetry, work_ns) - 56usize];
-    ["Offset of field: wm_telemetry::idle_poll_ns"]
-        [::core::mem::offset_of!(wm_telemetry, idle_poll_ns) - 64usize];
-    ["Offset of field: wm_telemetry::quarantined"]
-        [::core::mem::offset_of!(wm_telemetry, quarantined) - 72usize];
+    ["Offset of field: wm_telemetry::version"][::core::mem::offset_of!(wm_telemetry, version) - 4usize];
+    ["Offset of field: wm_telemetry::heartbeat_ns"][::core::mem::offset_of!(wm_telemetry, heartbeat_ns) - 8usize];
+    ["Offset of field: wm_telemetry::launches"][::core::mem::offset_of!(wm_telemetry, launches) - 16usize];
+    ["Offset of field: wm_telemetry::launches_ended"][::core::mem::offset_of!(wm_telemetry, launches_ended) - 24usize];
+    ["Offset of field: wm_telemetry::exit_reason"][::core::mem::offset_of!(wm_telemetry, exit_reason) - 32usize];
+    ["Offset of field: wm_telemetry::rounds"][::core::mem::offset_of!(wm_telemetry, rounds) - 40usize];
+    ["Offset of field: wm_telemetry::grants"][::core::mem::offset_of!(wm_telemetry, grants) - 48usize];
+    ["Offset of field: wm_telemetry::work_ns"][::core::mem::offset_of!(wm_telemetry, work_ns) - 56usize];
+    ["Offset of field: wm_telemetry::idle_poll_ns"][::core::mem::offset_of!(wm_telemetry, idle_poll_ns) - 64usize];
+    ["Offset of field: wm_telemetry::quarantined"][::core::mem::offset_of!(wm_telemetry, quarantined) - 72usize];
     ["Offset of field: wm_telemetry::pad0"][::core::mem::offset_of!(wm_telemetry, pad0) - 80usize];
-    ["Offset of field: wm_telemetry::serving"]
-        [::core::mem::offset_of!(wm_telemetry, serving) - 256usize];
+    ["Offset of field: wm_telemetry::serving"][::core::mem::offset_of!(wm_telemetry, serving) - 256usize];
 };
 impl Default for wm_telemetry {
     fn default() -> Self {
@@ -394,14 +343,10 @@ pub struct wm_mailbox_stats {
 const _: () = {
     ["Size of wm_mailbox_stats"][::core::mem::size_of::<wm_mailbox_stats>() - 32usize];
     ["Alignment of wm_mailbox_stats"][::core::mem::align_of::<wm_mailbox_stats>() - 8usize];
-    ["Offset of field: wm_mailbox_stats::written"]
-        [::core::mem::offset_of!(wm_mailbox_stats, written) - 0usize];
-    ["Offset of field: wm_mailbox_stats::consumed"]
-        [::core::mem::offset_of!(wm_mailbox_stats, consumed) - 8usize];
-    ["Offset of field: wm_mailbox_stats::quarantine"]
-        [::core::mem::offset_of!(wm_mailbox_stats, quarantine) - 16usize];
-    ["Offset of field: wm_mailbox_stats::depth_max"]
-        [::core::mem::offset_of!(wm_mailbox_stats, depth_max) - 24usize];
+    ["Offset of field: wm_mailbox_stats::written"][::core::mem::offset_of!(wm_mailbox_stats, written) - 0usize];
+    ["Offset of field: wm_mailbox_stats::consumed"][::core::mem::offset_of!(wm_mailbox_stats, consumed) - 8usize];
+    ["Offset of field: wm_mailbox_stats::quarantine"][::core::mem::offset_of!(wm_mailbox_stats, quarantine) - 16usize];
+    ["Offset of field: wm_mailbox_stats::depth_max"][::core::mem::offset_of!(wm_mailbox_stats, depth_max) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -416,16 +361,11 @@ pub struct wm_module_stats {
 const _: () = {
     ["Size of wm_module_stats"][::core::mem::size_of::<wm_module_stats>() - 96usize];
     ["Alignment of wm_module_stats"][::core::mem::align_of::<wm_module_stats>() - 8usize];
-    ["Offset of field: wm_module_stats::steps"]
-        [::core::mem::offset_of!(wm_module_stats, steps) - 0usize];
-    ["Offset of field: wm_module_stats::records_in"]
-        [::core::mem::offset_of!(wm_module_stats, records_in) - 8usize];
-    ["Offset of field: wm_module_stats::records_out"]
-        [::core::mem::offset_of!(wm_module_stats, records_out) - 16usize];
-    ["Offset of field: wm_module_stats::busy_ns"]
-        [::core::mem::offset_of!(wm_module_stats, busy_ns) - 24usize];
-    ["Offset of field: wm_module_stats::rejects"]
-        [::core::mem::offset_of!(wm_module_stats, rejects) - 32usize];
+    ["Offset of field: wm_module_stats::steps"][::core::mem::offset_of!(wm_module_stats, steps) - 0usize];
+    ["Offset of field: wm_module_stats::records_in"][::core::mem::offset_of!(wm_module_stats, records_in) - 8usize];
+    ["Offset of field: wm_module_stats::records_out"][::core::mem::offset_of!(wm_module_stats, records_out) - 16usize];
+    ["Offset of field: wm_module_stats::busy_ns"][::core::mem::offset_of!(wm_module_stats, busy_ns) - 24usize];
+    ["Offset of field: wm_module_stats::rejects"][::core::mem::offset_of!(wm_module_stats, rejects) - 32usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -449,32 +389,23 @@ pub struct wm_arbiter_args {
 const _: () = {
     ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 88usize];
     ["Alignment of wm_arbiter_args"][::core::mem::align_of::<wm_arbiter_args>() - 8usize];
-    ["Offset of field: wm_arbiter_args::magic"]
-        [::core::mem::offset_of!(wm_arbiter_args, magic) - 0usize];
-    ["Offset of field: wm_arbiter_args::version"]
-        [::core::mem::offset_of!(wm_arbiter_args, version) - 4usize];
-    ["Offset of field: wm_arbiter_args::n_mailboxes"]
-        [::core::mem::offset_of!(wm_arbiter_args, n_mailboxes) - 8usize];
-    ["Offset of field: wm_arbiter_args::n_modules"]
-        [::core::mem::offset_of!(wm_arbiter_args, n_modules) - 12usize];
-    ["Offset of field: wm_arbiter_args::mailboxes"]
-        [::core::mem::offset_of!(wm_arbiter_args, mailboxes) - 16usize];
-    ["Offset of field: wm_arbiter_args::modules"]
-        [::core::mem::offset_of!(wm_arbiter_args, modules) - 24usize];
+    ["Offset of field: wm_arbiter_args::magic"][::core::mem::offset_of!(wm_arbiter_args, magic) - 0usize];
+    ["Offset of field: wm_arbiter_args::version"][::core::mem::offset_of!(wm_arbiter_args, version) - 4usize];
+    ["Offset of field: wm_arbiter_args::n_mailboxes"][::core::mem::offset_of!(wm_arbiter_args, n_mailboxes) - 8usize];
+    ["Offset of field: wm_arbiter_args::n_modules"][::core::mem::offset_of!(wm_arbiter_args, n_modules) - 12usize];
+    ["Offset of field: wm_arbiter_args::mailboxes"][::core::mem::offset_of!(wm_arbiter_args, mailboxes) - 16usize];
+    ["Offset of field: wm_arbiter_args::modules"][::core::mem::offset_of!(wm_arbiter_args, modules) - 24usize];
     ["Offset of field: wm_arbiter_args::module_stats"]
         [::core::mem::offset_of!(wm_arbiter_args, module_stats) - 32usize];
-    ["Offset of field: wm_arbiter_args::control"]
-        [::core::mem::offset_of!(wm_arbiter_args, control) - 40usize];
-    ["Offset of field: wm_arbiter_args::telemetry"]
-        [::core::mem::offset_of!(wm_arbiter_args, telemetry) - 48usize];
+    ["Offset of field: wm_arbiter_args::control"][::core::mem::offset_of!(wm_arbiter_args, control) - 40usize];
+    ["Offset of field: wm_arbiter_args::telemetry"][::core::mem::offset_of!(wm_arbiter_args, telemetry) - 48usize];
     ["Offset of field: wm_arbiter_args::mailbox_stats_out"]
         [::core::mem::offset_of!(wm_arbiter_args, mailbox_stats_out) - 56usize];
     ["Offset of field: wm_arbiter_args::module_stats_out"]
         [::core::mem::offset_of!(wm_arbiter_args, module_stats_out) - 64usize];
     ["Offset of field: wm_arbiter_args::residency_ns"]
         [::core::mem::offset_of!(wm_arbiter_args, residency_ns) - 72usize];
-    ["Offset of field: wm_arbiter_args::servers"]
-        [::core::mem::offset_of!(wm_arbiter_args, servers) - 80usize];
+    ["Offset of field: wm_arbiter_args::servers"][::core::mem::offset_of!(wm_arbiter_args, servers) - 80usize];
     ["Offset of field: wm_arbiter_args::scratch_bytes"]
         [::core::mem::offset_of!(wm_arbiter_args, scratch_bytes) - 84usize];
 };
