@@ -200,10 +200,10 @@ impl Builder {
         Ok(())
     }
 
-    /// Bytes of scratch memory a server needs: the largest payload, so that a handler can pop anything into it.
+    /// Bytes of scratch memory of a server: at least the largest payload, so that a handler can pop anything into it.
     pub(crate) fn scratch_bytes(&self) -> u32 {
         let largest = self.mailboxes.iter().map(|m| m.options.stride).max().unwrap_or(abi::WM_STRIDE_DEFAULT);
-        largest.max(1024).next_multiple_of(16)
+        largest.max(2048).next_multiple_of(16)
     }
 }
 

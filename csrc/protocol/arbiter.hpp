@@ -150,11 +150,18 @@ template <class L> WM_FN void scan(L lanes, arbiter& a, u32 side) {
         const wm_mailbox& box = mailbox_of(a, m);
         if ((box.producer_side != side && box.consumer_side != side) || is_quarantined(a, m))
             continue;
-        if (box.consumer_side == side)
-            store_relaxed_cta(&a.consumed[m], load_relaxed(at<u64>(box.consumed), box.scope));
-        if (box.producer_side == side)
-            store_relaxed_cta(&a.written[m], load_relaxed(at<u64>(box.written), box.scope));
-        const int64_t depth = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - load_relaxed_cta(&a.consumed[m]));
+        // Both loads are under way before either is used: pinned words are a round trip over the bus away.
+        const bool consumes = box.consumer_side == side, produces = box.producer_side == side;
+        u64 read = load_relaxed_cta(&a.consumed[m]), written = load_relaxed_cta(&a.written[m]);
+        if (consumes)
+            read = load_relaxed(at<u64>(box.consumed), box.scope);
+        if (produces)
+            written = load_relaxed(at<u64>(box.written), box.scope);
+        if (consumes)
+            store_relaxed_cta(&a.consumed[m], read);
+        if (produces)
+            store_relaxed_cta(&a.written[m], written);
+        const int64_t depth = static_cast<int64_t>(written - read);
         const int64_t slots = static_cast<int64_t>(slot_count(box));
         if (depth > slots || depth < -slots)
             store_relaxed_cta(&a.quarantined[m], 1 + WM_REJECT_INDEX);

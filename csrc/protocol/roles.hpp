@@ -87,10 +87,11 @@ template <class L> WM_FN bool inbox_turn(L lanes, arbiter& a, inbox_state& b) {
         telemetry_end(lanes, a, reason);
         return false;
     }
-    const u64 stop = lanes.broadcast(load_relaxed_sys(&at<wm_control>(a.args.control)->stop), 0);
+    // Used after the scan, so that its way over the bus overlaps with the scan's.
+    const u64 stop = load_relaxed_sys(&at<wm_control>(a.args.control)->stop);
+    scan(lanes, a, WM_SIDE_HOST);
     if (stop && lanes.rank() == 0)
         store_relaxed_cta(&a.flags[flag_stop], stop);
-    scan(lanes, a, WM_SIDE_HOST);
     lanes.sync();
     return true;
 }

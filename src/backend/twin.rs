@@ -1,10 +1,12 @@
 //! The CPU twin: host memory, and a thread that runs launches of the arbiter one after the other.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
+use memmap2::MmapMut;
 
 use super::{Backend, Launches, Pinned};
 use crate::abi::wm_arbiter_args;
@@ -13,11 +15,11 @@ use crate::error::{Error, Result};
 use crate::image::{HandlerImage, TwinEntry};
 use crate::probe::BackendKind;
 
-const ALIGN: usize = 4096;
-
 #[derive(Debug)]
 pub(crate) struct Twin {
     info: DeviceInfo,
+    /// What was allocated, by address: anonymous mappings, which are zero, page-aligned and cost nothing until touched.
+    mappings: Mutex<HashMap<u64, MmapMut>>,
 }
 
 impl Twin {
@@ -33,12 +35,9 @@ impl Twin {
                 multiprocessors: threads as u32,
                 memory_bytes: None,
             },
+            mappings: Mutex::default(),
         }
     }
-}
-
-fn layout(bytes: usize) -> Result<Layout> {
-    Layout::from_size_align(bytes.max(1), ALIGN).map_err(|_| Error::refused(format!("{bytes} bytes"), "too large"))
 }
 
 impl Backend for Twin {
@@ -47,19 +46,16 @@ impl Backend for Twin {
     }
 
     fn alloc(&self, bytes: usize) -> Result<u64> {
-        // SAFETY: the layout is not empty.
-        let memory = unsafe { alloc_zeroed(layout(bytes)?) };
-        if memory.is_null() {
-            return Err(Error::Unavailable { what: "host memory", reason: format!("{bytes} bytes were refused") });
-        }
-        Ok(memory as u64)
+        let refused =
+            |e: std::io::Error| Error::Unavailable { what: "host memory", reason: format!("{bytes} bytes: {e}") };
+        let mut mapping = MmapMut::map_anon(bytes.max(1)).map_err(refused)?;
+        let address = mapping.as_mut_ptr() as u64;
+        self.mappings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(address, mapping);
+        Ok(address)
     }
 
-    fn free(&self, address: u64, bytes: usize) {
-        if let Ok(layout) = layout(bytes) {
-            // SAFETY: `alloc` returned this address for this size, and the owner frees it once.
-            unsafe { dealloc(address as *mut u8, layout) };
-        }
+    fn free(&self, address: u64, _bytes: usize) {
+        self.mappings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&address);
     }
 
     fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {

@@ -119,6 +119,34 @@ pub fn compile_fatbin(nvcc: &Path, source: &Path, includes: &[PathBuf], out: &Pa
     ))
 }
 
+/// Compiles one `.cu` of a crate that depends on `warpmail`, for kernels that are not handlers, and writes
+/// `$OUT_DIR/<name>.rs` with `FATBIN: Option<&[u8]>` and `MISSING: &str`, which says why there is none.
+pub fn compile_kernels(name: &str, source: &str) {
+    let compile = || -> Result<(), String> {
+        let var =
+            |name: &str| env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set: not a build script?"));
+        let (out, csrc, crate_dir) = (var("OUT_DIR")?, var("DEP_WARPMAIL_CSRC")?, var("CARGO_MANIFEST_DIR")?);
+        println!("cargo::rerun-if-changed={source}");
+        println!("cargo::rerun-if-changed={}", csrc.display());
+        let (fatbin, missing) = match find_nvcc(csrc.parent()) {
+            Ok(nvcc) => {
+                let fatbin = out.join(format!("{name}.fatbin"));
+                compile_fatbin(&nvcc, &crate_dir.join(source), &[csrc.join("include"), csrc.clone()], &fatbin)?;
+                (format!("Some(include_bytes!({:?}))", fatbin.display().to_string()), String::new())
+            }
+            Err(reason) => ("None".into(), reason),
+        };
+        let text = format!(
+            "pub(crate) const FATBIN: Option<&[u8]> = {fatbin};\npub(crate) const MISSING: &str = {missing:?};\n"
+        );
+        fs::write(out.join(format!("{name}.rs")), text).map_err(|e| format!("{name}.rs cannot be written: {e}"))
+    };
+    if let Err(message) = compile() {
+        eprintln!("{message}");
+        std::process::exit(1);
+    }
+}
+
 /// A handler set: one `.cu` for the device, one `.cpp` for the twin.
 #[derive(Debug)]
 pub struct HandlerSet {

@@ -3,6 +3,7 @@
 mod bench;
 mod figures;
 mod probe;
+mod run;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ struct Cli {
 enum Command {
     /// What this machine can do, and why not
     Probe(probe::Args),
+    /// Find near-duplicate lines in text, with modules that exchange records through device mailboxes
+    Run(run::Args),
     /// Measure, against a floor measured in the same run
     Bench(bench::Args),
 }
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {
         Command::Probe(args) => probe::execute(&args),
+        Command::Run(args) => run::execute(&args),
         Command::Bench(args) => bench::execute(&args),
     }
 }

@@ -1,5 +1,7 @@
 //! `warpmail bench`: each bench prints a table and writes rows as JSON.
 
+mod gpu;
+mod hop;
 mod pair;
 
 use std::path::PathBuf;
@@ -23,11 +25,14 @@ pub(crate) struct Args {
 enum Which {
     /// Two host threads over one mailbox of the twin, beside rtrb and crossbeam (row twin.pair)
     Pair(pair::Args),
+    /// One way between two SMs, and a round trip through the arbiter, over the raw flag between the same SMs
+    Hop(hop::Args),
 }
 
 pub(crate) fn execute(args: &Args) -> ExitCode {
     let outcome = match &args.which {
         Which::Pair(a) => pair::execute(a),
+        Which::Hop(a) => hop::execute(a),
     };
     match outcome.and_then(|figures| finish(args, &figures)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+#include "warpmail/handler.hpp"
+
+#include "handlers/neardup.hpp"
+
+extern "C" __global__ void neardup_arbiter(const __grid_constant__ wm_arbiter_args args) {
+    warpmail::arbiter_kernel<neardup::handlers>(args);
+}

@@ -1,0 +1,144 @@
+//! The few driver calls that benches of kernels need. Benches only: the product's own calls are in the library.
+
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, DriverError, result, sys};
+use warpmail::abi;
+use warpmail::{Device, DeviceBuffer};
+
+mod image {
+    include!(concat!(env!("OUT_DIR"), "/bench_kernels.rs"));
+}
+
+fn failed(call: &'static str) -> impl Fn(DriverError) -> String {
+    move |e| format!("{call} failed: {e}")
+}
+
+/// The bench kernels, loaded on one device.
+pub(crate) struct Kernels {
+    context: Arc<CudaContext>,
+    library: sys::CUlibrary,
+    pub(crate) multiprocessors: u32,
+}
+
+/// One kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel(sys::CUfunction);
+
+/// A stream that does not synchronise with others.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream(sys::CUstream);
+
+impl Kernels {
+    /// Loads them, or says why that cannot be.
+    pub(crate) fn load(device: &Device) -> Result<Self, String> {
+        let ordinal = device.info().ordinal.ok_or("this bench measures a GPU; there is none to use here")?;
+        let code = image::FATBIN.ok_or_else(|| format!("the bench kernels are not built: {}", image::MISSING))?;
+        let context = CudaContext::new(ordinal as usize).map_err(failed("the primary context"))?;
+        context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
+        let mut library = std::ptr::null_mut();
+        let null = std::ptr::null_mut::<c_void>();
+        // SAFETY: a whole fatbin in static memory; no options are given.
+        unsafe {
+            let code = code.as_ptr().cast::<c_void>();
+            sys::cuLibraryLoadData(&mut library, code, null.cast(), null.cast(), 0, null.cast(), null.cast(), 0)
+        }
+        .result()
+        .map_err(failed("cuLibraryLoadData"))?;
+        Ok(Kernels { context, library, multiprocessors: device.info().multiprocessors })
+    }
+
+    /// Finds a kernel, loads its code now, and lets it use `shared` bytes of dynamic shared memory.
+    pub(crate) fn get(&self, name: &str, shared: usize) -> Result<Kernel, String> {
+        let name = CString::new(name).map_err(|e| e.to_string())?;
+        let (mut kernel, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the library is loaded; each handle comes from the call before.
+        unsafe {
+            sys::cuLibraryGetKernel(&mut kernel, self.library, name.as_ptr())
+                .result()
+                .map_err(failed("cuLibraryGetKernel"))?;
+            sys::cuKernelGetFunction(&mut function, kernel).result().map_err(failed("cuKernelGetFunction"))?;
+            sys::cuFuncLoad(function).result().map_err(failed("cuFuncLoad"))?;
+            sys::cuFuncSetAttribute(function, limit, shared as i32).result().map_err(failed("cuFuncSetAttribute"))?;
+        }
+        Ok(Kernel(function))
+    }
+
+    pub(crate) fn stream(&self) -> Result<Stream, String> {
+        result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream).map_err(failed("cuStreamCreate"))
+    }
+
+    /// Launches `blocks` of `threads`. `params` point at values of the kernel's parameter types, in order.
+    pub(crate) fn launch(
+        &self,
+        kernel: Kernel,
+        blocks: u32,
+        threads: u32,
+        shared: u32,
+        stream: Stream,
+        params: &mut [*mut c_void],
+    ) -> Result<(), String> {
+        // SAFETY: the callers in this folder pass what the kernels in bench_kernels/ declare.
+        unsafe { result::launch_kernel(kernel.0, (blocks, 1, 1), (threads, 1, 1), shared, stream.0, params) }
+            .map_err(failed("cuLaunchKernel"))
+    }
+
+    /// Waits for a stream. Every bench kernel ends by itself.
+    pub(crate) fn wait(&self, stream: Stream) -> Result<(), String> {
+        self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
+        // SAFETY: the stream belongs to this context and is never destroyed.
+        unsafe { result::stream::synchronize(stream.0) }.map_err(failed("cuStreamSynchronize"))
+    }
+}
+
+/// A pointer to a kernel parameter.
+pub(crate) fn arg<T>(value: &mut T) -> *mut c_void {
+    (&raw mut *value).cast()
+}
+
+/// A mailbox in device memory with no arbiter behind it.
+pub(crate) struct DeviceMailbox {
+    pub(crate) handle: abi::wm_mailbox,
+    memory: DeviceBuffer,
+}
+
+impl DeviceMailbox {
+    pub(crate) fn new(device: &Device, stride: u32, slots: u32) -> Result<Self, String> {
+        let bytes = abi::WM_HEADER_BYTES + stride * slots;
+        let memory = device.alloc(bytes as usize).map_err(|e| e.to_string())?;
+        let handle = abi::wm_mailbox {
+            header: memory.address(),
+            slots: memory.address() + u64::from(abi::WM_HEADER_BYTES),
+            record_stride: stride,
+            slots_log2: slots.trailing_zeros(),
+            scope: abi::WM_SCOPE_GPU,
+            consumer_id: 1,
+            producer_side: abi::WM_SIDE_DEVICE as u16,
+            consumer_side: abi::WM_SIDE_DEVICE as u16,
+            ..Default::default()
+        };
+        let mailbox = DeviceMailbox { handle, memory };
+        mailbox.reset()?;
+        Ok(mailbox)
+    }
+
+    /// Empties it. Nobody may be using it.
+    pub(crate) fn reset(&self) -> Result<(), String> {
+        let (stride, slots) = (self.handle.record_stride, 1u32 << self.handle.slots_log2);
+        let header = abi::wm_mailbox_header {
+            magic: abi::WM_ABI_MAGIC,
+            version: abi::WM_ABI_VERSION,
+            capacity_bytes: u64::from(stride) * u64::from(slots),
+            record_stride: stride,
+            consumer_id: 1,
+            slots_log2: slots.trailing_zeros(),
+            scope: abi::WM_SCOPE_GPU,
+            ..Default::default()
+        };
+        let mut bytes = vec![0; self.memory.len()];
+        bytes[..abi::WM_HEADER_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&header));
+        self.memory.upload(0, &bytes).map_err(|e| e.to_string())
+    }
+}

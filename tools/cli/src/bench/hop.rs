@@ -1,0 +1,256 @@
+//! `hop.*` and `grant.*`: how long a record takes from one SM to another, and through the arbiter.
+//!
+//! One warp on one SM sends a record, a warp on another sends it back; half the round trip is one way. Every kind runs
+//! between the same pairs of SMs; a ratio is taken within a pair, and the row gives the median over the pairs.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use indicatif::ProgressBar;
+use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, abi, builtin};
+
+use super::gpu::{DeviceMailbox, Kernel, Kernels, Stream, arg};
+use crate::figures::Figures;
+
+/// More than half of an SM's shared memory: one block a SM, so that a grid of one block a SM covers every SM.
+const ONE_PER_SM: usize = 120 * 1024;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Pairs of SMs
+    #[arg(long, default_value_t = 24)]
+    pairs: u32,
+    /// Round trips per pair and kind
+    #[arg(long, default_value_t = 4000)]
+    rounds: u32,
+    /// CUDA device
+    #[arg(long, default_value_t = 0)]
+    device: u32,
+    /// Also measure the round trip through the arbiter
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    grants: bool,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Channel {
+    words: u64,
+    mailbox: abi::wm_mailbox,
+}
+
+/// What `bench_kernels/hop.cu` calls them, and the row id.
+const KINDS: [(&str, &str); 6] = [
+    ("hop_raw_flag", "hop.raw_flag"),
+    ("hop_flag_after_payload", "hop.baseline.fence_flag"),
+    ("hop_flag_release", "hop.baseline.release_flag"),
+    ("hop_tag_b128", "hop.baseline.tag_b128"),
+    ("hop_ours_self_contained", "hop.self_contained"),
+    ("hop_ours_ordered", "hop.ordered"),
+];
+
+struct Bench {
+    device: Device,
+    kernels: Kernels,
+    stream: Stream,
+    rounds: u32,
+    times: DeviceBuffer,
+    faults: DeviceBuffer,
+    ns_per_cycle: f64,
+    /// Made once: freeing device memory would wait for a co-runner.
+    boxes: [DeviceMailbox; 2],
+    words: DeviceBuffer,
+}
+
+fn text(e: warpmail::Error) -> String {
+    e.to_string()
+}
+
+impl Bench {
+    fn new(device: &Device, rounds: u32) -> Result<Self, String> {
+        let kernels = Kernels::load(device)?;
+        let stream = kernels.stream()?;
+        let times = device.alloc(8 * rounds as usize).map_err(text)?;
+        let faults = device.alloc(64).map_err(text)?;
+        let boxes = [DeviceMailbox::new(device, 256, 64)?, DeviceMailbox::new(device, 256, 64)?];
+        let words = device.alloc(2048).map_err(text)?;
+        let device = device.clone();
+        let mut bench = Bench { device, kernels, stream, rounds, times, faults, ns_per_cycle: 1.0, boxes, words };
+        bench.ns_per_cycle = bench.calibrate()?;
+        Ok(bench)
+    }
+
+    /// Nanoseconds per cycle of the SM clock, over 20 ms after 100 ms of warming up.
+    fn calibrate(&self) -> Result<f64, String> {
+        let kernel = self.kernels.get("clock_rate", 0)?;
+        let mut out = self.faults.address();
+        for mut ns in [100_000_000u64, 20_000_000] {
+            self.kernels.launch(kernel, 1, 1, 0, self.stream, &mut [arg(&mut ns), arg(&mut out)])?;
+        }
+        self.kernels.wait(self.stream)?;
+        let mut words = [0u64; 2];
+        self.faults.download(0, bytemuck::bytes_of_mut(&mut words)).map_err(text)?;
+        self.faults.upload(0, &[0; 64]).map_err(text)?;
+        Ok(words[1] as f64 / words[0] as f64)
+    }
+
+    /// Round trips in nanoseconds, the first tenth left out; an error if anything received was wrong.
+    fn collect(&self) -> Result<Vec<f64>, String> {
+        let mut faults = [0u64; 1];
+        self.faults.download(0, bytemuck::bytes_of_mut(&mut faults)).map_err(text)?;
+        if faults[0] != 0 {
+            return Err(format!("{} words or waits were wrong", faults[0]));
+        }
+        let mut times = vec![0u64; self.rounds as usize];
+        self.times.download(0, bytemuck::cast_slice_mut(&mut times)).map_err(text)?;
+        Ok(times[times.len() / 10..].iter().map(|&c| c as f64 * self.ns_per_cycle).collect())
+    }
+
+    fn ping_pong(&self, kernel: Kernel, (mut ping, mut pong): (u32, u32)) -> Result<Vec<f64>, String> {
+        self.words.upload(0, &[0; 2048]).map_err(text)?;
+        for mailbox in &self.boxes {
+            mailbox.reset()?;
+        }
+        let mut there = Channel { words: self.words.address(), mailbox: self.boxes[0].handle };
+        let mut back = Channel { words: self.words.address() + 1024, mailbox: self.boxes[1].handle };
+        let (mut rounds, mut times, mut faults) = (self.rounds, self.times.address(), self.faults.address());
+        let params = &mut [
+            arg(&mut ping),
+            arg(&mut pong),
+            arg(&mut there),
+            arg(&mut back),
+            arg(&mut rounds),
+            arg(&mut times),
+            arg(&mut faults),
+        ];
+        let blocks = self.kernels.multiprocessors;
+        self.kernels.launch(kernel, blocks, 32, ONE_PER_SM as u32, self.stream, params)?;
+        self.kernels.wait(self.stream)?;
+        self.collect()
+    }
+
+    /// Round trips through an arbiter whose table has `requests` mailboxes from device modules.
+    fn grants(&self, requests: u32) -> Result<Vec<f64>, String> {
+        let mut graph = Builder::new(self.device.clone());
+        let asker = graph.stream("asker").map_err(text)?;
+        let mut last = None;
+        let per_relay = abi::WM_MAX_INPUTS.min(requests);
+        for r in 0..requests / per_relay {
+            let relay = graph.resident(&format!("relay{r}"), builtin::RELAY).map_err(text)?;
+            let mut there = None;
+            for _ in 0..per_relay {
+                there = Some(graph.mailbox(asker, relay, MailboxOptions::slots(8)).map_err(text)?);
+            }
+            last = there.zip(Some(graph.mailbox(relay, asker, MailboxOptions::slots(8)).map_err(text)?));
+        }
+        let (there, back) = last.ok_or("no mailbox")?;
+        let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+        let (mut there, mut back) = (runtime.handle(there).map_err(text)?, runtime.handle(back).map_err(text)?);
+        let kernel = self.kernels.get("grant_ping", 0)?;
+        runtime.start().map_err(text)?;
+        let (mut rounds, mut times, mut faults) = (self.rounds, self.times.address(), self.faults.address());
+        let params = &mut [arg(&mut there), arg(&mut back), arg(&mut rounds), arg(&mut times), arg(&mut faults)];
+        self.kernels.launch(kernel, 1, 32, 0, self.stream, params)?;
+        let waited = self.kernels.wait(self.stream);
+        runtime.stop(Duration::from_secs(5)).map_err(text)?;
+        waited?;
+        self.collect()
+    }
+}
+
+/// Keeps device memory busy on every SM while it lives.
+struct Load {
+    stop: DeviceBuffer,
+    _from: DeviceBuffer,
+    _to: DeviceBuffer,
+}
+
+impl Load {
+    fn start(bench: &Bench) -> Result<(Self, Stream), String> {
+        let bytes = 1usize << 30;
+        let alloc = |n| bench.device.alloc(n).map_err(text);
+        let load = Load { stop: alloc(64)?, _from: alloc(bytes)?, _to: alloc(bytes)? };
+        let kernel = bench.kernels.get("saturate", 0)?;
+        let stream = bench.kernels.stream()?;
+        let (mut from, mut to, mut n) = (load._from.address(), load._to.address(), (bytes / 16) as u64);
+        let (mut stop, mut limit) = (load.stop.address(), 20_000_000_000u64);
+        let params = &mut [arg(&mut from), arg(&mut to), arg(&mut n), arg(&mut stop), arg(&mut limit)];
+        bench.kernels.launch(kernel, bench.kernels.multiprocessors, 512, 0, stream, params)?;
+        Ok((load, stream))
+    }
+
+    fn end(self, bench: &Bench, stream: Stream) -> Result<(), String> {
+        self.stop.upload(0, &1u64.to_ne_bytes()).map_err(text)?;
+        bench.kernels.wait(stream)
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// P50, P99 and P99.9, nanoseconds.
+fn percentiles(values: &[f64]) -> Result<[f64; 3], String> {
+    let mut histogram = Histogram::<u64>::new(3).map_err(|e| e.to_string())?;
+    for v in values {
+        histogram.record((v * 10.0) as u64).map_err(|e| e.to_string())?;
+    }
+    Ok([0.5, 0.99, 0.999].map(|q| histogram.value_at_quantile(q) as f64 / 10.0))
+}
+
+/// Every kind over every pair; adds a row for each, with the raw flag as the floor. Returns the raw flag's median.
+fn hops(bench: &Bench, pairs: &[(u32, u32)], suffix: &str, figures: &mut Figures) -> Result<f64, String> {
+    let bar = ProgressBar::new((pairs.len() * KINDS.len()) as u64);
+    let mut all: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); KINDS.len()]; // samples, medians per pair
+    for pair in pairs {
+        for (k, (name, _)) in KINDS.iter().enumerate() {
+            let mut samples =
+                bench.ping_pong(bench.kernels.get(name, ONE_PER_SM)?, *pair).map_err(|e| format!("{name}: {e}"))?;
+            samples.iter_mut().for_each(|s| *s /= 2.0);
+            all[k].1.push(median(&mut samples));
+            all[k].0.extend(samples);
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    let raw = all[0].1.clone();
+    for ((_, id), (samples, mut medians)) in KINDS.iter().zip(all) {
+        let mut ratios: Vec<f64> = medians.iter().zip(&raw).map(|(m, r)| m / r).collect();
+        let value = median(&mut medians);
+        let [p50, p99, p999] = percentiles(&samples)?;
+        let row = figures.add(&format!("{id}{suffix}"), value, "ns", Some(value / median(&mut ratios)));
+        (row.p50, row.p99, row.p999) = (Some(p50), Some(p99), Some(p999));
+    }
+    Ok(median(&mut raw.clone()))
+}
+
+pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
+    let device = Device::cuda(args.device).map_err(text)?;
+    let bench = Bench::new(&device, args.rounds.max(100))?;
+    let sms = bench.kernels.multiprocessors;
+    // Pairs at all distances, and every SM number once before any twice.
+    let pairs: Vec<(u32, u32)> =
+        (0..args.pairs).map(|i| ((i * 37) % sms, (i * 37 + 1 + i * 11) % sms)).filter(|(a, b)| a != b).collect();
+    let mut figures = Figures::new(device.info());
+    println!(
+        "SM clock {:.3} GHz; {} pairs of SMs, {} round trips each",
+        1.0 / bench.ns_per_cycle,
+        pairs.len(),
+        bench.rounds
+    );
+    let raw = hops(&bench, &pairs, "", &mut figures)?;
+    let (load, stream) = Load::start(&bench)?;
+    let loaded = hops(&bench, &pairs[..pairs.len().min(6)], ".loaded", &mut figures);
+    load.end(&bench, stream)?;
+    loaded?;
+    if args.grants {
+        for requests in [1, 64, 512, 3584] {
+            let samples = bench.grants(requests)?;
+            let [p50, p99, p999] = percentiles(&samples)?;
+            let id = if requests == 3584 { 4096 } else { requests };
+            let row = figures.add(&format!("grant.{id}"), p50, "ns", Some(2.0 * raw));
+            (row.p50, row.p99, row.p999) = (Some(p50), Some(p99), Some(p999));
+        }
+    }
+    Ok(figures)
+}
