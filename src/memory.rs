@@ -295,11 +295,15 @@ impl Memory {
                 }
             })
             .collect();
+        // The twin's clock is the host's; a device's clock was read at the heartbeat.
+        let is_twin = self.device.info().ordinal.is_none();
+        // SAFETY: reads a clock.
+        let now = if is_twin { unsafe { abi::wm_host_now_ns() } } else { t.heartbeat_ns };
         let serving = t.serving.iter().filter(|s| s.module_plus_one != 0 && s.since_ns != 0);
         let serving = serving
             .map(|s| Serving {
                 module: name(&self.module_names, s.module_plus_one as usize - 1),
-                for_ns: t.heartbeat_ns.saturating_sub(s.since_ns),
+                for_ns: now.saturating_sub(s.since_ns),
             })
             .collect();
         Stats {

@@ -31,6 +31,16 @@ template <class L> WM_FN telemetry_base telemetry_begin(L lanes, arbiter& a) {
             load_relaxed_sys(&t->idle_poll_ns)};
 }
 
+// Who is being served.
+template <class L> WM_FN void telemetry_serving(L lanes, arbiter& a) {
+    wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
+        u64* words = reinterpret_cast<u64*>(&t->serving[s]);
+        store_relaxed_sys(words, load_relaxed_cta(&a.since[s]));
+        store_relaxed_sys(words + 1, load_relaxed_cta(&a.module_of[s]));
+    }
+}
+
 // One copy of everything.
 template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemetry_base& base, u64 now) {
     wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
@@ -51,11 +61,7 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemet
     bad = lanes.sum(bad);
     copy_words(lanes, at<u64>(a.args.module_stats_out), at<const u64>(a.args.module_stats),
                static_cast<u64>(a.args.n_modules) * (sizeof(wm_module_stats) / 8));
-    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
-        u64* words = reinterpret_cast<u64*>(&t->serving[s]);
-        store_relaxed_sys(words, load_relaxed_cta(&a.since[s]));
-        store_relaxed_sys(words + 1, load_relaxed_cta(&a.module_of[s]));
-    }
+    telemetry_serving(lanes, a);
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->rounds, base.rounds + load_relaxed_cta(&a.flags[flag_rounds]));
         store_relaxed_sys(&t->grants, base.grants + load_relaxed_cta(&a.flags[flag_grants]));

@@ -83,8 +83,13 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
                 progress = decide_turn(lanes, a, d);
                 deciding = progress != 0;
             }
-            if (args->servers == 0 && serve_turn<Handlers>(lanes, a, 0, seen) == 2)
-                progress = 2;
+            if (args->servers == 0) {
+                // Nobody else could say so while the handler runs.
+                if (progress > 1)
+                    telemetry_serving(lanes, a);
+                if (serve_turn<Handlers>(lanes, a, 0, seen) == 2)
+                    progress = 2;
+            }
             if (progress > 1 || d.reason != WM_EXIT_NONE)
                 idle.reset();
             else

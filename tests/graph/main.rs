@@ -1,0 +1,56 @@
+//! Module graphs, end to end, on the twin and on a GPU. Each scenario runs in a child process that is killed if it hangs.
+
+mod faults;
+mod flow;
+mod life;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use warpmail_testkit::harness::Scenario;
+
+/// Every wait of the scenarios; far longer than any should take.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+pub(crate) type Outcome = Result<(), String>;
+
+/// An error that says where.
+pub(crate) fn expect(condition: bool, what: impl FnOnce() -> String) -> Outcome {
+    if condition { Ok(()) } else { Err(what()) }
+}
+
+pub(crate) fn text(e: warpmail::Error) -> String {
+    e.to_string()
+}
+
+/// Words of a module's state.
+pub(crate) fn words(runtime: &warpmail::Runtime, module: warpmail::ModuleId) -> Result<[u64; 8], String> {
+    let mut bytes = [0; 64];
+    runtime.read_state(module, &mut bytes).map_err(text)?;
+    Ok(std::array::from_fn(|i| u64::from_ne_bytes(std::array::from_fn(|b| bytes[8 * i + b]))))
+}
+
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("relay_keeps_every_record", flow::relay_keeps_every_record),
+    ("every_stride_and_ring_size", flow::every_stride_and_ring_size),
+    ("ring_of_three_modules", flow::ring_of_three_modules),
+    ("all_rule_joins_two_inputs", flow::all_rule_joins_two_inputs),
+    ("pointers_are_safe_to_follow", flow::pointers_are_safe_to_follow),
+    ("any_rule_is_fair", flow::any_rule_is_fair),
+    ("full_mailboxes_hold_back", flow::full_mailboxes_hold_back),
+    ("short_residency_loses_nothing", flow::short_residency_loses_nothing),
+    ("start_and_stop_a_hundred_times", life::start_and_stop_a_hundred_times),
+    ("quiesce_while_records_flow", life::quiesce_while_records_flow),
+    ("host_modules_run_and_end", life::host_modules_run_and_end),
+    ("drop_without_stop", life::drop_without_stop),
+    ("servers_of_any_number", life::servers_of_any_number),
+    ("stuck_handler_is_named", faults::stuck_handler_is_named),
+    ("wrong_types_and_lengths_are_counted", faults::wrong_types_and_lengths_are_counted),
+    ("no_progress_is_counted", faults::no_progress_is_counted),
+    ("broken_header_is_quarantined", faults::broken_header_is_quarantined),
+    ("wild_index_is_quarantined", faults::wild_index_is_quarantined),
+];
+
+fn main() -> ExitCode {
+    warpmail_testkit::harness::main(SCENARIOS, Duration::from_secs(120))
+}

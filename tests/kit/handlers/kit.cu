@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+#include "warpmail/handler.hpp"
+
+#include "handlers/kit.hpp"
+
+extern "C" __global__ void kit_arbiter(const __grid_constant__ wm_arbiter_args args) {
+    warpmail::arbiter_kernel<kit::handlers>(args);
+}

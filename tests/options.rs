@@ -1,0 +1,149 @@
+//! Every refusal names the thing and the rule.
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+use std::time::Duration;
+
+use warpmail::{
+    Builder, Device, Error, HandlerImage, HostStep, MailboxOptions, ModuleOptions, Rule, SpinBudget, State, builtin,
+    direct_mailbox,
+};
+
+fn refused<T: std::fmt::Debug>(result: Result<T, Error>, words: &[&str]) {
+    let error = result.expect_err("must be refused");
+    assert!(matches!(error, Error::Refused { .. } | Error::State(_)), "{error:?}");
+    let text = error.to_string();
+    for word in words {
+        assert!(text.contains(word), "{text:?} does not say {word:?}");
+    }
+}
+
+fn graph() -> Builder {
+    Builder::new(Device::twin())
+}
+
+#[test]
+fn mailbox_shapes() {
+    let device = Device::twin();
+    for stride in [0, 32, 63, 65, 100, 4097, 4160, 1 << 20] {
+        refused(direct_mailbox(&device, MailboxOptions { stride, slots: 2 }), &["stride", "multiple of 64"]);
+    }
+    for slots in [0, 3, 6, 100, 1 << 25] {
+        refused(direct_mailbox(&device, MailboxOptions { stride: 64, slots }), &["slots", "power of two"]);
+    }
+}
+
+#[test]
+fn budgets() {
+    let budget = |residency, servers| graph().budget(SpinBudget { residency, servers }).map(|_| ());
+    refused(budget(Duration::ZERO, 1), &["residency", "100 µs"]);
+    refused(budget(Duration::from_secs(2), 1), &["residency", "1 s"]);
+    refused(budget(Duration::from_millis(2), 15), &["15 servers", "14"]);
+    budget(Duration::from_millis(2), 14).unwrap();
+}
+
+#[test]
+fn modules() {
+    let mut g = graph();
+    g.host("a").unwrap();
+    refused(g.host("a"), &["module a", "taken"]);
+    refused(g.resident("", builtin::RELAY), &["without a name"]);
+    refused(g.resident("b", ModuleOptions { batch: 0, ..Default::default() }), &["module b", "at least one step"]);
+}
+
+#[test]
+fn graphs() {
+    refused(graph().build(HandlerImage::builtin()), &["at least one mailbox"]);
+
+    let mut g = graph();
+    let (host, lonely) = (g.host("host").unwrap(), g.resident("lonely", builtin::RELAY).unwrap());
+    g.mailbox(lonely, host, MailboxOptions::default()).unwrap();
+    refused(g.build(HandlerImage::builtin()), &["module lonely", "needs an input"]);
+
+    let mut g = graph();
+    let (host, greedy) = (g.host("host").unwrap(), ModuleOptions { out_records: 5, ..Default::default() });
+    let greedy = g.resident("greedy", greedy).unwrap();
+    g.mailbox(host, greedy, MailboxOptions::default()).unwrap();
+    g.mailbox(greedy, host, MailboxOptions::slots(4)).unwrap();
+    refused(g.build(HandlerImage::builtin()), &["module greedy", "5 records", "4 slots", "greedy->host"]);
+}
+
+#[test]
+fn ids_of_another_graph() {
+    let mut other = graph();
+    let ids: Vec<_> = (0..3).map(|i| other.host(&format!("h{i}")).unwrap()).collect();
+    let mut g = graph();
+    let host = g.host("host").unwrap();
+    refused(g.mailbox(host, ids[2], MailboxOptions::default()), &["another graph"]);
+}
+
+#[test]
+fn too_many_ends() {
+    let mut g = graph();
+    let (host, busy) = (g.host("host").unwrap(), g.resident("busy", builtin::RELAY).unwrap());
+    for _ in 0..8 {
+        g.mailbox(host, busy, MailboxOptions::default()).unwrap();
+    }
+    refused(g.mailbox(host, busy, MailboxOptions::default()), &["module busy", "8 inputs"]);
+}
+
+#[test]
+fn one_producer_and_one_consumer() {
+    let mut g = graph();
+    let (host, relay) = (g.host("host").unwrap(), g.resident("relay", builtin::RELAY).unwrap());
+    let there = g.mailbox(host, relay, MailboxOptions::default()).unwrap();
+    let back = g.mailbox(relay, host, MailboxOptions::default()).unwrap();
+    let mut runtime = g.build(HandlerImage::builtin()).unwrap();
+    let _sender = runtime.sender(there).unwrap();
+    refused(runtime.sender(there), &["host->relay", "exactly one"]);
+    refused(runtime.receiver(there), &["host->relay", "consumer is not a host module"]);
+    refused(runtime.sender(back), &["relay->host", "producer is not a host module"]);
+    refused(runtime.spawn(host, Rule::Any, |_| Ok(HostStep::Done)), &["host->relay"]);
+    refused(runtime.spawn(relay, Rule::Any, |_| Ok(HostStep::Done)), &["module relay", "only a host module"]);
+}
+
+#[test]
+fn state_and_states() {
+    let mut g = graph();
+    let host = g.host("host").unwrap();
+    let options = ModuleOptions::handler(builtin::DISCARD).with_state(&[1u64; 4]);
+    let module = g.resident("module", options).unwrap();
+    g.mailbox(host, module, MailboxOptions::default()).unwrap();
+    let mut runtime = g.build(HandlerImage::builtin()).unwrap();
+    let mut bytes = [0; 32];
+    runtime.read_state(module, &mut bytes).unwrap();
+    assert_eq!(bytes[..8], 1u64.to_ne_bytes());
+    refused(runtime.write_state(module, &[0; 33]), &["module module", "32 bytes, not 33"]);
+    runtime.start().unwrap();
+    assert_eq!(runtime.state(), State::Running);
+    refused(runtime.read_state(module, &mut bytes), &["quiesce"]);
+    refused(runtime.start(), &["started before"]);
+    let inside = runtime.quiesce(Duration::from_secs(10), |r| r.write_state(module, &[5; 32]).map(|()| r.state()));
+    assert_eq!(inside.unwrap().unwrap(), State::Quiet);
+    runtime.stop(Duration::from_secs(10)).unwrap();
+    runtime.read_state(module, &mut bytes).unwrap();
+    assert_eq!(bytes, [5; 32]);
+    refused(runtime.quiesce(Duration::from_secs(1), |_| ()), &["Stopped"]);
+}
+
+#[test]
+fn buffers() {
+    let buffer = Device::twin().alloc(100).unwrap();
+    assert_eq!((buffer.len(), buffer.is_empty()), (100, false));
+    buffer.upload(92, &[1; 8]).unwrap();
+    refused(buffer.upload(93, &[1; 8]), &["8 bytes at offset 93", "100 bytes"]);
+    let mut back = [0; 8];
+    refused(buffer.download(usize::MAX, &mut back), &["outside"]);
+    buffer.download(92, &mut back).unwrap();
+    assert_eq!(back, [1; 8]);
+}
+
+#[test]
+fn probe_gives_reasons() {
+    let probe = warpmail::probe();
+    assert!(probe.why_not_cuda(9999).is_some());
+    if let Some(reason) = probe.why_not_cuda(0) {
+        let error = Device::cuda(0).unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+        assert!(error.to_string().contains(&reason), "{error}");
+    }
+}

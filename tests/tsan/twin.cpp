@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// The twin under ThreadSanitizer: (1) a record hands over plain memory by pointer, through the ring alone; (2) the same
+// through the whole arbiter, with two servers, short launches and plain module state. Any missing order is a reported
+// race.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "protocol/builtin.hpp"
+#include "twin/twin_arbiter.hpp"
+
+using namespace warpmail;
+
+namespace {
+
+constexpr u64 wait_ns = 20000000000ull;
+
+struct box {
+    std::vector<u64> memory;
+    wm_mailbox handle{};
+    box(u32 id, u32 slots_log2, u32 producer_side, u32 consumer_side, u64* words)
+        : memory(WM_HEADER_BYTES / 8 + (32u << slots_log2)) {
+        auto* h = reinterpret_cast<wm_mailbox_header*>(memory.data());
+        h->magic = WM_ABI_MAGIC;
+        h->version = WM_ABI_VERSION;
+        h->record_stride = 256;
+        h->slots_log2 = slots_log2;
+        h->capacity_bytes = 256ull << slots_log2;
+        h->mailbox_id = id;
+        handle.header = reinterpret_cast<uintptr_t>(h);
+        handle.slots = handle.header + WM_HEADER_BYTES;
+        handle.mailbox_id = id;
+        handle.record_stride = 256;
+        handle.slots_log2 = slots_log2;
+        handle.producer_side = static_cast<uint16_t>(producer_side);
+        handle.consumer_side = static_cast<uint16_t>(consumer_side);
+        handle.written = words && producer_side == WM_SIDE_HOST ? reinterpret_cast<uintptr_t>(words) : 0;
+        handle.consumed = words && consumer_side == WM_SIDE_HOST ? reinterpret_cast<uintptr_t>(words + 1) : 0;
+    }
+};
+
+struct item {
+    u64 content[8];
+};
+
+[[noreturn]] void fail(const char* what) {
+    std::printf("failed: %s\n", what);
+    std::exit(2);
+}
+
+void produce(wm_producer p, u64 records, std::vector<item>& items) {
+    for (u64 n = 0; n < records; n++) {
+        item* it = &items[n];
+        for (u64 i = 0; i < 8; i++)
+            it->content[i] = n * 8 + i; // plain stores
+        if (push(one_lane{}, p, &it, sizeof(it), 1, wait_ns) != WM_OK)
+            fail("push");
+    }
+}
+
+void consume(wm_consumer c, u64 records) {
+    for (u64 n = 0; n < records; n++) {
+        item* it = nullptr;
+        u32 len = 0, type = 0;
+        if (pop(one_lane{}, c, &it, sizeof(it), len, type, wait_ns) != WM_OK || len != sizeof(it))
+            fail("pop");
+        for (u64 i = 0; i < 8; i++) {
+            if (it->content[i] != n * 8 + i) // plain loads
+                fail("content");
+        }
+    }
+}
+
+void ring_alone(u64 records) {
+    box b(0, 4, WM_SIDE_HOST, WM_SIDE_HOST, nullptr);
+    std::vector<item> items(records);
+    std::thread producer([&] { produce(attach_producer(b.handle), records, items); });
+    consume(attach_consumer(b.handle), records);
+    producer.join();
+}
+
+// Counts in plain memory, so that its passing from server to server is judged too.
+struct counting_relay {
+    template <class C> static void step(C& c, u32 handler) {
+        ++*c.template state<u64>();
+        builtin_handlers::step(c, handler);
+    }
+};
+
+void whole_arbiter(u64 records) {
+    u64 words[8] = {}, state[2] = {};
+    box boxes[3] = {{0, 3, WM_SIDE_HOST, WM_SIDE_RESIDENT, words},
+                    {1, 3, WM_SIDE_RESIDENT, WM_SIDE_RESIDENT, words + 2},
+                    {2, 3, WM_SIDE_RESIDENT, WM_SIDE_HOST, words + 4}};
+    wm_mailbox table[3] = {boxes[0].handle, boxes[1].handle, boxes[2].handle};
+    wm_module modules[2] = {};
+    for (u32 i = 0; i < 2; i++) {
+        modules[i].module_id = i;
+        modules[i].n_inputs = modules[i].n_outputs = modules[i].batch = modules[i].out_records = 1;
+        modules[i].inputs[0] = i;
+        modules[i].outputs[0] = i + 1;
+        modules[i].state = reinterpret_cast<uintptr_t>(&state[i]);
+        modules[i].state_bytes = sizeof(u64);
+    }
+    wm_control control = {};
+    wm_telemetry telemetry = {};
+    wm_module_stats stats[2] = {}, stats_out[2] = {};
+    wm_mailbox_stats mailbox_stats[3] = {};
+    const auto address = [](void* p) { return static_cast<u64>(reinterpret_cast<uintptr_t>(p)); };
+    wm_arbiter_args args = {WM_ABI_MAGIC,
+                            WM_ABI_VERSION,
+                            3,
+                            2,
+                            address(table),
+                            address(modules),
+                            address(stats),
+                            address(&control),
+                            address(&telemetry),
+                            address(mailbox_stats),
+                            address(stats_out),
+                            500000,
+                            2,
+                            2048};
+    std::vector<item> items(records);
+    std::thread arbiter_thread([&] {
+        while (load_acquire_sys(&control.stop) == 0) {
+            if (twin_arbiter<counting_relay>(&args) != WM_OK)
+                fail("launch");
+        }
+    });
+    std::thread producer([&] { produce(attach_producer(table[0]), records, items); });
+    consume(attach_consumer(table[2]), records);
+    producer.join();
+    store_release_sys(&control.stop, 1);
+    arbiter_thread.join();
+    if (state[0] != records || state[1] != records)
+        fail("steps");
+    std::printf("%llu launches\n", static_cast<unsigned long long>(telemetry.launches));
+}
+
+} // namespace
+
+int main() {
+    ring_alone(50000);
+    whole_arbiter(4000);
+    std::puts("every record arrived");
+    return 0;
+}
