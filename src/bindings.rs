@@ -14,6 +14,7 @@ pub const WM_MAX_MODULES: u32 = 4096;
 pub const WM_MAX_INPUTS: u32 = 8;
 pub const WM_MAX_OUTPUTS: u32 = 8;
 pub const WM_MAX_SERVERS: u32 = 14;
+pub const WM_MAX_SCANNERS: u32 = 4;
 pub const WM_MAX_DIMS: u32 = 8;
 pub const WM_REJECT_REASONS: u32 = 8;
 pub const WM_OK: u32 = 0;
@@ -168,13 +169,15 @@ const _: () = {
 pub struct wm_consumer {
     pub mailbox: wm_mailbox,
     pub read_idx: u64,
+    pub write_seen: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_consumer"][::core::mem::size_of::<wm_consumer>() - 72usize];
+    ["Size of wm_consumer"][::core::mem::size_of::<wm_consumer>() - 80usize];
     ["Alignment of wm_consumer"][::core::mem::align_of::<wm_consumer>() - 8usize];
     ["Offset of field: wm_consumer::mailbox"][::core::mem::offset_of!(wm_consumer, mailbox) - 0usize];
     ["Offset of field: wm_consumer::read_idx"][::core::mem::offset_of!(wm_consumer, read_idx) - 64usize];
+    ["Offset of field: wm_consumer::write_seen"][::core::mem::offset_of!(wm_consumer, write_seen) - 72usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -381,13 +384,17 @@ pub struct wm_arbiter_args {
     pub telemetry: u64,
     pub mailbox_stats_out: u64,
     pub module_stats_out: u64,
+    pub device_words: u64,
+    pub host_words: u64,
     pub residency_ns: u64,
     pub servers: u32,
+    pub scanners: u32,
     pub scratch_bytes: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 88usize];
+    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 112usize];
     ["Alignment of wm_arbiter_args"][::core::mem::align_of::<wm_arbiter_args>() - 8usize];
     ["Offset of field: wm_arbiter_args::magic"][::core::mem::offset_of!(wm_arbiter_args, magic) - 0usize];
     ["Offset of field: wm_arbiter_args::version"][::core::mem::offset_of!(wm_arbiter_args, version) - 4usize];
@@ -403,11 +410,16 @@ const _: () = {
         [::core::mem::offset_of!(wm_arbiter_args, mailbox_stats_out) - 56usize];
     ["Offset of field: wm_arbiter_args::module_stats_out"]
         [::core::mem::offset_of!(wm_arbiter_args, module_stats_out) - 64usize];
+    ["Offset of field: wm_arbiter_args::device_words"]
+        [::core::mem::offset_of!(wm_arbiter_args, device_words) - 72usize];
+    ["Offset of field: wm_arbiter_args::host_words"][::core::mem::offset_of!(wm_arbiter_args, host_words) - 80usize];
     ["Offset of field: wm_arbiter_args::residency_ns"]
-        [::core::mem::offset_of!(wm_arbiter_args, residency_ns) - 72usize];
-    ["Offset of field: wm_arbiter_args::servers"][::core::mem::offset_of!(wm_arbiter_args, servers) - 80usize];
+        [::core::mem::offset_of!(wm_arbiter_args, residency_ns) - 88usize];
+    ["Offset of field: wm_arbiter_args::servers"][::core::mem::offset_of!(wm_arbiter_args, servers) - 96usize];
+    ["Offset of field: wm_arbiter_args::scanners"][::core::mem::offset_of!(wm_arbiter_args, scanners) - 100usize];
     ["Offset of field: wm_arbiter_args::scratch_bytes"]
-        [::core::mem::offset_of!(wm_arbiter_args, scratch_bytes) - 84usize];
+        [::core::mem::offset_of!(wm_arbiter_args, scratch_bytes) - 104usize];
+    ["Offset of field: wm_arbiter_args::reserved"][::core::mem::offset_of!(wm_arbiter_args, reserved) - 108usize];
 };
 unsafe extern "C" {
     pub fn wm_host_payload_bytes(stride: u32) -> u32;

@@ -95,9 +95,11 @@ impl Memory {
             let in_pinned = pinned_box(plan);
             let (producer_side, consumer_side) = (side(plan.producer), side(plan.consumer));
             let header = header_of(id as u32, plan.producer, plan.consumer, &plan.options, in_pinned);
+            // All `written` words of a side stand together, then all `consumed`: a scan reads lines of them.
+            let place = |k: u64| 8 * (k * n_mailboxes + id as u64);
             let word = |end_side: u32, k: u64| match end_side {
-                abi::WM_SIDE_HOST => pinned + host_words + 16 * id as u64 + 8 * k,
-                abi::WM_SIDE_DEVICE => arena + words + 16 * id as u64 + 8 * k,
+                abi::WM_SIDE_HOST => pinned + host_words + place(k),
+                abi::WM_SIDE_DEVICE => arena + words + place(k),
                 _ => 0,
             };
             let base = if in_pinned { pinned + host_boxes[id] } else { arena + boxes[id] };
@@ -156,11 +158,15 @@ impl Memory {
             module_stats: arena + module_stats,
             control: pinned + control,
             telemetry: pinned + telemetry,
+            device_words: arena + words,
+            host_words: pinned + host_words,
             mailbox_stats_out: pinned + mailbox_stats_out,
             module_stats_out: pinned + module_stats_out,
             residency_ns: graph.budget.residency.as_nanos() as u64,
             servers: graph.budget.servers,
+            scanners: (n_mailboxes as u32).div_ceil(1024),
             scratch_bytes: graph.scratch_bytes(),
+            reserved: 0,
         };
         memory._keep = graph.keep;
         Ok((memory, args))
@@ -361,6 +367,7 @@ impl Drop for Memory {
         if self.abandoned.load(Ordering::Acquire) {
             tracing::warn!(bytes = self.arena.1, "memory of a stuck arbiter is kept");
             std::mem::take(&mut self._keep).into_iter().for_each(std::mem::forget);
+            std::mem::forget(self.device.clone());
             return;
         }
         self.device.backend.free(self.arena.0, self.arena.1);

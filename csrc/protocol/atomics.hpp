@@ -3,13 +3,15 @@
 // Memory orders, scopes, inline PTX, clocks and pauses: the only file that has any. Order and scope are in the name of
 // the function. On the host, `cta`, `gpu` and `sys` are the same: threads of one process.
 //
-// Every access is to an aligned 8-byte (or 4-byte) word, which PTX and the host promise to be single-copy atomic. There
-// is no read-modify-write here: one word, one writer.
+// Every access is to an aligned 8-byte (or 4-byte) word, which PTX and the host promise to be single-copy atomic. One
+// word, one writer: read-modify-writes exist only on the arbiter's working memory (`_cta`) and its own device counters
+// (`_gpu`), never on memory that host and device share.
 //
 // Pairs (the table in docs/ordering.md lists them by name):
 //   store_release_* of a slot's first head word  ->  load_acquire_* of the same word by the consumer
 //   store_release_cta of a grant word            ->  load_acquire_cta by the server
 //   store_release_cta of a done word             ->  load_acquire_cta by the decider
+//   or_release_cta of a look word                ->  exchange_acquire_cta by the decider
 #ifndef WARPMAIL_PROTOCOL_ATOMICS_HPP
 #define WARPMAIL_PROTOCOL_ATOMICS_HPP
 
@@ -66,6 +68,35 @@ WM_STORE(store_release_sys, "st.release.sys")
 #undef WM_LOAD
 #undef WM_STORE
 
+// Sets bits. RELEASE: what the thread wrote before is seen by whoever takes the bits.
+WM_FN void or_release_cta(u32* p, u32 bits) {
+    asm volatile("{ .reg .u32 old; atom.release.cta.or.b32 old, [%0], %1; }" ::"l"(p), "r"(bits) : "memory");
+}
+// Takes all bits. ACQUIRE of or_release_cta.
+WM_FN u32 exchange_acquire_cta(u32* p, u32 v) {
+    u32 old;
+    asm volatile("atom.acquire.cta.exch.b32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
+    return old;
+}
+WM_FN u32 load_relaxed_cta(const u32* p) {
+    u32 v;
+    asm volatile("ld.relaxed.cta.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+// Adds to a counter in device memory; nothing waits for it.
+WM_FN void add_relaxed_gpu(u64* p, u64 n) {
+    asm volatile("red.relaxed.gpu.add.u64 [%0], %1;" ::"l"(p), "l"(n) : "memory");
+}
+
+// Makes a relaxed store that follows a release: what the thread wrote before, and what it saw by a barrier, is seen by
+// whoever acquires that store.
+WM_FN void fence_release(u32 scope) {
+    if (scope == WM_SCOPE_GPU)
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
+    else
+        asm volatile("fence.acq_rel.sys;" ::: "memory");
+}
+
 // Nanoseconds of the device-wide timer. Its tick is coarse (32 ns to about 1 µs, by device).
 WM_FN u64 now_ns() {
     u64 t;
@@ -73,10 +104,8 @@ WM_FN u64 now_ns() {
     return t;
 }
 
-// A short breath between two polls of shared memory.
-WM_FN void pause() {
-    asm volatile("nanosleep.u32 20;" ::: "memory");
-}
+// A breath between two polls of memory: on the device the way to L2 is breath enough.
+WM_FN void pause() {}
 
 #else // host
 
@@ -96,6 +125,19 @@ WM_FN void store_release_cta(u64* p, u64 v) {
     __atomic_store_n(p, v, __ATOMIC_RELEASE);
 #endif
 }
+WM_FN u32 load_relaxed_cta(const u32* p) {
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+WM_FN void or_release_cta(u32* p, u32 bits) {
+    __atomic_fetch_or(p, bits, __ATOMIC_RELEASE);
+}
+WM_FN u32 exchange_acquire_cta(u32* p, u32 v) {
+    return __atomic_exchange_n(p, v, __ATOMIC_ACQUIRE);
+}
+WM_FN void add_relaxed_gpu(u64* p, u64 n) {
+    __atomic_fetch_add(p, n, __ATOMIC_RELAXED);
+}
+
 WM_FN u64 load_relaxed_gpu(const u64* p) {
     return load_relaxed_cta(p);
 }

@@ -20,7 +20,7 @@ public:
     L lanes;
 
     WM_FN context(L l, arbiter& a, u32 server, u32 module)
-        : lanes(l), arbiter_(a), module_(warpmail::module_of(a, module)), index_(module),
+        : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module),
           scratch_(a.scratch + static_cast<u64>(server) * a.args.scratch_bytes) {}
 
     WM_FN u32 inputs() const {
@@ -55,15 +55,18 @@ public:
             return WM_BAD_ARGUMENT;
         const u32 m = module_.inputs[input];
         wm_consumer c;
-        c.mailbox = mailbox_of(arbiter_, m);
+        c.mailbox = arbiter_.rows[m];
         c.read_idx = load_relaxed_cta(&arbiter_.consumed[m]);
+        c.write_seen = load_relaxed_cta(&arbiter_.written[m]);
+        lanes.sync();
         wm_status s = try_pop(lanes, c, dst, dst_bytes, len, type);
         if (s == WM_EMPTY && pending(arbiter_, m) > 0)
             s = warpmail::pop(lanes, c, dst, dst_bytes, len, type, arrival_ns);
         if (s == WM_OK || s == WM_BAD_LENGTH) {
-            lanes.sync();
-            if (lanes.rank() == 0)
+            if (lanes.rank() == 0) {
                 store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
+                mark_producer(arbiter_, m);
+            }
             lanes.sync();
             records_in_++;
         }
@@ -78,15 +81,16 @@ public:
             return WM_BAD_ARGUMENT;
         const u32 m = module_.outputs[output];
         wm_producer p;
-        p.mailbox = mailbox_of(arbiter_, m);
+        p.mailbox = arbiter_.rows[m];
         p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
         p.read_seen = load_relaxed_cta(&arbiter_.consumed[m]);
         lanes.sync();
         const wm_status s = try_push(lanes, p, src, len, type);
         if (s == WM_OK) {
-            lanes.sync();
-            if (lanes.rank() == 0)
+            if (lanes.rank() == 0) {
                 store_relaxed_cta(&arbiter_.written[m], p.write_idx);
+                mark_consumer(arbiter_, m);
+            }
             lanes.sync();
             records_out_++;
         }
@@ -95,10 +99,8 @@ public:
 
     // Counts a record that the handler refuses: WM_REJECT_*.
     WM_FN void reject(u32 reason) {
-        if (lanes.rank() == 0 && reason < WM_REJECT_REASONS) {
-            u64* word = &stats()->rejects[reason];
-            store_relaxed_gpu(word, load_relaxed_gpu(word) + 1);
-        }
+        if (lanes.rank() == 0 && reason < WM_REJECT_REASONS)
+            add_relaxed_gpu(&stats()->rejects[reason], 1);
     }
 
     WM_FN u64 moved() const {
@@ -110,12 +112,10 @@ public:
         if (lanes.rank() != 0)
             return;
         wm_module_stats* s = stats();
-        const u64 st = load_relaxed_gpu(&s->steps), in = load_relaxed_gpu(&s->records_in),
-                  out = load_relaxed_gpu(&s->records_out), busy = load_relaxed_gpu(&s->busy_ns);
-        store_relaxed_gpu(&s->steps, st + steps);
-        store_relaxed_gpu(&s->records_in, in + records_in_);
-        store_relaxed_gpu(&s->records_out, out + records_out_);
-        store_relaxed_gpu(&s->busy_ns, busy + busy_ns);
+        add_relaxed_gpu(&s->steps, steps);
+        add_relaxed_gpu(&s->records_in, records_in_);
+        add_relaxed_gpu(&s->records_out, records_out_);
+        add_relaxed_gpu(&s->busy_ns, busy_ns);
     }
 
 private:
@@ -124,7 +124,7 @@ private:
     }
 
     arbiter& arbiter_;
-    const wm_module& module_;
+    const module_brief& module_;
     u32 index_;
     u8* scratch_;
     u64 records_in_ = 0;
@@ -134,7 +134,7 @@ private:
 // Runs one grant: at least one step, then more while the rule still holds, up to the module's batch.
 template <class H, class L> WM_FN void run_grant(L lanes, arbiter& a, u32 server, u32 module) {
     context<L> c(lanes, a, server, module);
-    const wm_module& mod = module_of(a, module);
+    const module_brief& mod = a.modules[module];
     const u64 begin_ns = now_ns();
     u64 steps = 0;
     bool more = true;

@@ -68,7 +68,7 @@ WM_FN wm_producer attach_producer(const wm_mailbox& m) {
 WM_FN wm_consumer attach_consumer(const wm_mailbox& m) {
     wm_consumer c;
     c.mailbox = m;
-    c.read_idx = load_relaxed(read_idx_of(m), m.scope);
+    c.read_idx = c.write_seen = load_relaxed(read_idx_of(m), m.scope);
     return c;
 }
 
@@ -93,6 +93,19 @@ WM_FN void publish_read(const wm_consumer& c) {
     store_relaxed(read_idx_of(c.mailbox), c.read_idx, c.mailbox.scope);
     if (c.mailbox.consumed)
         store_relaxed(at<u64>(c.mailbox.consumed), c.read_idx, c.mailbox.scope);
+}
+
+// Whether it is worth looking at the next slot. On the host a look at a slot takes its line away from the producer that
+// is filling it; write_idx, stored once a record, says when there is something to see. It is a hint: the tags decide.
+WM_FN bool seems_ready(wm_consumer& c) {
+#if defined(__CUDA_ARCH__)
+    (void)c;
+    return true;
+#else
+    if (c.write_seen == c.read_idx)
+        c.write_seen = load_relaxed(write_idx_of(c.mailbox), c.mailbox.scope);
+    return c.write_seen != c.read_idx;
+#endif
 }
 
 // Pushes one record. WM_OK, WM_FULL, WM_BAD_LENGTH, WM_BAD_ARGUMENT (src null with a length). Costs one slot of stores.
@@ -122,7 +135,8 @@ WM_FN wm_status try_pop(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& 
     if (dst == nullptr && dst_bytes != 0)
         return WM_BAD_ARGUMENT;
     u32 l = 0, t = 0;
-    if (!read_slot<O>(lanes, slot_at(c.mailbox, c.read_idx), shape, lap_tag(c.read_idx, c.mailbox.slots_log2), dst,
+    if (!seems_ready(c) ||
+        !read_slot<O>(lanes, slot_at(c.mailbox, c.read_idx), shape, lap_tag(c.read_idx, c.mailbox.slots_log2), dst,
                       dst_bytes, l, t, c.mailbox.scope))
         return WM_EMPTY;
     len = l;

@@ -10,7 +10,8 @@
 //       which has the parity of the next lap.
 //   S3  A reader takes a payload word only when that word itself carries the expected tag; so nothing is torn, whatever
 //       order the words arrive in.
-//   S4  The first head word is stored last and, in the ordered form, with release; the reader loads it with acquire.
+//   S4  In the ordered form the store of the first head word is a release; the reader loads it with acquire. One thread
+//       stores it last; a warp stores all words at once, behind a fence.
 #ifndef WARPMAIL_PROTOCOL_SLOT_HPP
 #define WARPMAIL_PROTOCOL_SLOT_HPP
 
@@ -260,31 +261,63 @@ WM_FN bool read_slot(one_lane, const u64* slot, slot_shape shape, u64 tag, void*
 }
 
 #if defined(__CUDACC__)
-// A converged warp writes the slot: one word a lane, one coalesced store a group. Precondition (S1): the slot is free.
+// A lane's payload word `w`; `even` says that src is aligned and len a multiple of 8, the same for all lanes.
+WM_FN u64 lane_load(const u8* src, u32 len, u32 w, bool even) {
+    if (even)
+        return w * 8 < len ? *reinterpret_cast<const u64*>(src + w * 8) : 0;
+    return load_payload(src, len, w, is_wide(src));
+}
+WM_FN void lane_store(u8* dst, u32 len, u32 w, u64 v, bool even) {
+    if (!even)
+        store_payload(dst, len, w, v, is_wide(dst));
+    else if (w * 8 < len)
+        *reinterpret_cast<u64*>(dst + w * 8) = v;
+}
+
+// One group of `n` words by a warp: a word a lane, one coalesced store. `v` is the lane's payload word, 0 in lane 0,
+// whose word becomes the head with `meta`.
+WM_FN void write_group(warp_lanes lanes, u64* group, u32 n, u64 tag, u64 v, u64 meta, u32 scope) {
+    const u64 displaced = static_cast<u64>(lanes.ballot(static_cast<int64_t>(v) < 0) >> 1) << WM_HEAD_BITS_SHIFT;
+    v = (v & ~tag_mask) | tag;
+    if (lanes.rank() == 0)
+        v |= displaced | meta;
+    if (lanes.rank() < n)
+        store_relaxed(group + lanes.rank(), v, scope);
+}
+
+// The lane's word of a group as it is now; with the tag where the group has no word for it.
+template <order O> WM_FN u64 peek_group(warp_lanes lanes, const u64* group, u32 n, u64 tag, u32 scope) {
+    return lanes.rank() < n ? load_head<O>(group + lanes.rank(), scope) : tag;
+}
+
+// The payload word that `v` stands for.
+WM_FN u64 restored(warp_lanes lanes, u64 v, u64 head) {
+    return (v & ~tag_mask) | ((head << (WM_HEAD_BITS_SHIFT - lanes.rank())) & tag_mask);
+}
+
+// A converged warp writes the slot. Precondition (S1): the slot is free. The ordered form makes lane 0's store of the
+// head a release: the barrier hands it what the other lanes wrote before, the fence stands before the slot's own words,
+// so it waits for nothing that was not written before the push.
 template <order O>
 WM_FN void write_slot(warp_lanes lanes, u64* slot, slot_shape shape, u64 tag, const void* src, u32 len, u32 type,
                       u32 scope) {
     const u8* bytes = static_cast<const u8*>(src);
-    const bool wide = is_wide(src);
+    const bool even = is_wide(src) && len % 8 == 0;
     const u32 lane = lanes.rank();
-    for (u32 g = shape.groups; g-- > 0;) { // the first group last: S4
-        const u32 n = shape.group_words(g);
-        u64 v = 0;
-        if (lane >= 1 && lane < n)
-            v = load_payload(bytes, len, g * (WM_GROUP_WORDS - 1) + lane - 1, wide);
-        const u64 displaced = static_cast<u64>(lanes.ballot((v & tag_mask) != 0) >> 1) << WM_HEAD_BITS_SHIFT;
-        u64* word = slot + g * WM_GROUP_WORDS + lane;
-        if (lane >= 1 && lane < n)
-            store_relaxed(word, (v & ~tag_mask) | tag, scope);
-        if (g == 0) {
-            // What the other lanes wrote before the push happens before the release of lane 0.
-            if (O == order::ordered)
-                lanes.sync();
-            if (lane == 0)
-                store_head<O>(word, displaced | pack_meta(len, type) | tag, scope);
-        } else if (lane == 0) {
-            store_relaxed(word, displaced | tag, scope);
-        }
+    const u64 meta = pack_meta(len, type);
+    if (O == order::ordered) {
+        lanes.sync();
+        if (lane == 0)
+            fence_release(scope);
+    }
+    if (shape.groups == 1) {
+        const u64 v = lane == 0 ? 0 : lane_load(bytes, len, lane - 1, even);
+        write_group(lanes, slot, shape.words, tag, v, meta, scope);
+        return;
+    }
+    for (u32 g = shape.groups; g-- > 0;) {
+        const u64 v = lane == 0 ? 0 : lane_load(bytes, len, g * (WM_GROUP_WORDS - 1) + lane - 1, even);
+        write_group(lanes, slot + g * WM_GROUP_WORDS, shape.group_words(g), tag, v, g == 0 ? meta : 0, scope);
     }
 }
 
@@ -292,32 +325,29 @@ WM_FN void write_slot(warp_lanes lanes, u64* slot, slot_shape shape, u64 tag, co
 template <order O>
 WM_FN bool read_slot(warp_lanes lanes, const u64* slot, slot_shape shape, u64 tag, void* dst, u32 dst_bytes, u32& len,
                      u32& type, u32 scope) {
-    u8* bytes = static_cast<u8*>(dst);
-    const bool wide = is_wide(dst);
     const u32 lane = lanes.rank();
-    u32 copy = 0;
-    for (u32 g = 0; g < shape.groups; g++) {
+    u64 v = peek_group<O>(lanes, slot, shape.group_words(0), tag, scope);
+    if (!lanes.all(static_cast<int64_t>(v ^ tag) >= 0))
+        return false;
+    u64 head = lanes.broadcast(v, 0);
+    // The acquire of lane 0 happens before what the other lanes read from here on.
+    if (O == order::ordered)
+        lanes.sync();
+    len = meta_len(head);
+    type = meta_type(head);
+    u8* bytes = static_cast<u8*>(dst);
+    const u32 copy = len <= dst_bytes && len <= shape.payload_bytes() ? len : 0;
+    const bool even = is_wide(dst) && copy % 8 == 0;
+    if (lane != 0 && lane < shape.group_words(0))
+        lane_store(bytes, copy, lane - 1, restored(lanes, v, head), even);
+    for (u32 g = 1; g < shape.groups; g++) {
         const u32 n = shape.group_words(g);
-        u64 v = tag;
-        if (lane < n) {
-            const u64* word = slot + g * WM_GROUP_WORDS + lane;
-            v = g == 0 ? load_head<O>(word, scope) : load_relaxed(word, scope);
-        }
-        if (!lanes.all((v & tag_mask) == tag))
+        v = peek_group<order::self_contained>(lanes, slot + g * WM_GROUP_WORDS, n, tag, scope);
+        if (!lanes.all(static_cast<int64_t>(v ^ tag) >= 0))
             return false;
-        const u64 head = lanes.broadcast(v, 0);
-        if (g == 0) {
-            // The acquire of lane 0 happens before what the other lanes read from here on.
-            if (O == order::ordered)
-                lanes.sync();
-            len = meta_len(head);
-            type = meta_type(head);
-            copy = len <= dst_bytes && len <= shape.payload_bytes() ? len : 0;
-        }
-        if (lane >= 1 && lane < n) {
-            v = (v & ~tag_mask) | ((head >> (WM_HEAD_BITS_SHIFT + lane - 1)) & 1u) << WM_TAG_SHIFT;
-            store_payload(bytes, copy, g * (WM_GROUP_WORDS - 1) + lane - 1, v, wide);
-        }
+        head = lanes.broadcast(v, 0);
+        if (lane != 0 && lane < n)
+            lane_store(bytes, copy, g * (WM_GROUP_WORDS - 1) + lane - 1, restored(lanes, v, head), even);
     }
     return true;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// The arbiter as CPU threads: the same tables, roles and handlers. The calling thread takes the decide and inbox turns;
+// The arbiter as CPU threads: the same tables, roles and handlers. The calling thread decides, scans and is the inbox;
 // each of args.servers threads serves; with none, the calling thread serves too. One call is one launch: it returns
 // when the stop doorbell rings or the residency is over.
 #ifndef WARPMAIL_TWIN_TWIN_ARBITER_HPP
@@ -80,6 +80,7 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         while (inbox_turn(lanes, a, b)) {
             u32 progress = 1;
             if (deciding) {
+                scan(lanes, a, WM_SIDE_DEVICE, 0, 1);
                 progress = decide_turn(lanes, a, d);
                 deciding = progress != 0;
             }

@@ -280,7 +280,7 @@ impl Launches for CudaLaunches {
         let event = self.idle.pop().ok_or_else(|| Error::State("too many launches are outstanding".into()))?;
         let mut args = *args;
         let mut params = [(&raw mut args).cast::<c_void>()];
-        let threads = (2 + args.servers) * 32;
+        let threads = (2 + args.servers + args.scanners) * 32;
         // SAFETY: the kernel takes one wm_arbiter_args by value; the runtime keeps its tables alive until this launch has
         // been collected.
         let launched = unsafe {

@@ -37,7 +37,7 @@ struct box {
         handle.producer_side = static_cast<uint16_t>(producer_side);
         handle.consumer_side = static_cast<uint16_t>(consumer_side);
         handle.written = words && producer_side == WM_SIDE_HOST ? reinterpret_cast<uintptr_t>(words) : 0;
-        handle.consumed = words && consumer_side == WM_SIDE_HOST ? reinterpret_cast<uintptr_t>(words + 1) : 0;
+        handle.consumed = words && consumer_side == WM_SIDE_HOST ? reinterpret_cast<uintptr_t>(words + 3) : 0;
     }
 };
 
@@ -91,12 +91,16 @@ struct counting_relay {
 
 void whole_arbiter(u64 records) {
     u64 words[8] = {}, state[2] = {};
+    // Host words: `written` of the three mailboxes, then `consumed`.
     box boxes[3] = {{0, 3, WM_SIDE_HOST, WM_SIDE_RESIDENT, words},
-                    {1, 3, WM_SIDE_RESIDENT, WM_SIDE_RESIDENT, words + 2},
-                    {2, 3, WM_SIDE_RESIDENT, WM_SIDE_HOST, words + 4}};
+                    {1, 3, WM_SIDE_RESIDENT, WM_SIDE_RESIDENT, words + 1},
+                    {2, 3, WM_SIDE_RESIDENT, WM_SIDE_HOST, words + 2}};
     wm_mailbox table[3] = {boxes[0].handle, boxes[1].handle, boxes[2].handle};
     wm_module modules[2] = {};
     for (u32 i = 0; i < 2; i++) {
+        table[i].consumer_id = table[i + 1].producer_id = i;
+        at<wm_mailbox_header>(table[i].header)->consumer_id = at<wm_mailbox_header>(table[i + 1].header)->producer_id =
+            i;
         modules[i].module_id = i;
         modules[i].n_inputs = modules[i].n_outputs = modules[i].batch = modules[i].out_records = 1;
         modules[i].inputs[0] = i;
@@ -109,20 +113,22 @@ void whole_arbiter(u64 records) {
     wm_module_stats stats[2] = {}, stats_out[2] = {};
     wm_mailbox_stats mailbox_stats[3] = {};
     const auto address = [](void* p) { return static_cast<u64>(reinterpret_cast<uintptr_t>(p)); };
-    wm_arbiter_args args = {WM_ABI_MAGIC,
-                            WM_ABI_VERSION,
-                            3,
-                            2,
-                            address(table),
-                            address(modules),
-                            address(stats),
-                            address(&control),
-                            address(&telemetry),
-                            address(mailbox_stats),
-                            address(stats_out),
-                            500000,
-                            2,
-                            2048};
+    wm_arbiter_args args = {};
+    args.magic = WM_ABI_MAGIC;
+    args.version = WM_ABI_VERSION;
+    args.n_mailboxes = 3;
+    args.n_modules = 2;
+    args.mailboxes = address(table);
+    args.modules = address(modules);
+    args.module_stats = address(stats);
+    args.control = address(&control);
+    args.telemetry = address(&telemetry);
+    args.mailbox_stats_out = address(mailbox_stats);
+    args.module_stats_out = address(stats_out);
+    args.device_words = args.host_words = address(words);
+    args.residency_ns = 2000000;
+    args.servers = 2;
+    args.scratch_bytes = 2048;
     std::vector<item> items(records);
     std::thread arbiter_thread([&] {
         while (load_acquire_sys(&control.stop) == 0) {

@@ -31,6 +31,7 @@
 #define WM_MAX_INPUTS 8u       /* inputs of one module */
 #define WM_MAX_OUTPUTS 8u      /* outputs of one module */
 #define WM_MAX_SERVERS 14u     /* serving warps (twin: threads) of one arbiter */
+#define WM_MAX_SCANNERS 4u     /* scanning warps of one arbiter */
 #define WM_MAX_DIMS 8u         /* dimensions of a tensor descriptor */
 #define WM_REJECT_REASONS 8u   /* see wm_reject */
 
@@ -144,7 +145,8 @@ typedef struct wm_producer {
 /* The near side of a mailbox's consumer. */
 typedef struct wm_consumer {
     wm_mailbox mailbox;
-    uint64_t read_idx; /* next record to read */
+    uint64_t read_idx;   /* next record to read */
+    uint64_t write_seen; /* host ends: write_idx when it was last looked at */
 } wm_consumer;
 
 /* Row of the module table. */
@@ -245,9 +247,13 @@ typedef struct wm_arbiter_args {
     uint64_t telemetry;         /* wm_telemetry, pinned */
     uint64_t mailbox_stats_out; /* wm_mailbox_stats[n_mailboxes], pinned */
     uint64_t module_stats_out;  /* wm_module_stats[n_modules], pinned */
+    uint64_t device_words;      /* uint64_t[2][n_mailboxes], device memory: `written` of device producers, `consumed` */
+    uint64_t host_words;        /* the same for host ends, pinned */
     uint64_t residency_ns;      /* longest stay of this launch; it then finishes the steps it has granted and leaves */
     uint32_t servers;           /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
+    uint32_t scanners;          /* warps that look at the device side, at least 1; the twin needs none */
     uint32_t scratch_bytes;     /* scratch memory of each server, a multiple of 16 */
+    uint32_t reserved;
 } wm_arbiter_args;
 
 #ifdef __cplusplus
@@ -262,7 +268,7 @@ WM_STATIC_ASSERT(offsetof(wm_mailbox_header, read_idx) == 2 * WM_LINE_BYTES, "re
 WM_STATIC_ASSERT(WM_HEADER_BYTES % 256 == 0, "slots keep the alignment of the header");
 WM_STATIC_ASSERT(sizeof(wm_mailbox) == 64, "a lane reads a whole row with four 16-byte loads");
 WM_STATIC_ASSERT(sizeof(wm_producer) == 80, "passed by value to kernels");
-WM_STATIC_ASSERT(sizeof(wm_consumer) == 72, "passed by value to kernels");
+WM_STATIC_ASSERT(sizeof(wm_consumer) == 80, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_module) == 128, "one line a module");
 WM_STATIC_ASSERT(sizeof(wm_tensor) == 176, "a descriptor fits the 216 payload bytes that every 256-byte slot promises");
 WM_STATIC_ASSERT(sizeof(wm_control) == 2 * WM_LINE_BYTES, "the stop doorbell stands alone on its line");
@@ -270,7 +276,7 @@ WM_STATIC_ASSERT(sizeof(wm_serving) == 16, "read by the host while the arbiter w
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 4 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
 WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 88,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 112,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

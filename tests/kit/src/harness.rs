@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -63,7 +64,11 @@ fn child(scenarios: &[(&'static str, Scenario)], name: &str) -> ExitCode {
     }
 }
 
+/// Processes that share a GPU take turns on it, and a persistent kernel takes all of its turn: one trial at a time.
+static GPU: Mutex<()> = Mutex::new(());
+
 fn parent(name: &str, limit: Duration) -> Result<(), Failed> {
+    let _turn = name.starts_with("cuda").then(|| GPU.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     let exe = std::env::current_exe().map_err(|e| e.to_string())?;
     let mut child = Command::new(exe)
         .env(CHILD, name)
