@@ -27,7 +27,15 @@ WM_DEV u64 word_of(u64 n, u32 i) {
 }
 
 // How one side sends record n and how it waits for it. Every kind carries 248 payload bytes but the raw flag.
-enum kind : u32 { raw_flag, flag_after_payload, flag_release, tag_b128, ours_self_contained, ours_ordered };
+enum kind : u32 {
+    raw_flag,
+    flag_after_payload,
+    flag_release,
+    tag_b128,
+    ours_self_contained,
+    ours_ordered,
+    fence_after_pop
+};
 
 struct channel {
     u64* words; // one slot of 256 bytes, then a flag on its own line, for the baselines
@@ -120,12 +128,14 @@ template <kind K> struct receiver {
             }
         } else {
             u32 len = 0, type = 0;
-            while ((K == ours_self_contained
+            while ((K == ours_self_contained || K == fence_after_pop
                         ? try_pop<order::self_contained>(warp_lanes{}, k, into, payload_words * 8, len, type)
                         : try_pop<order::ordered>(warp_lanes{}, k, into, payload_words * 8, len, type)) != WM_OK) {
                 if (__any_sync(~0u, cycles() - start > give_up))
                     return false;
             }
+            if (K == fence_after_pop)
+                fence_release(WM_SCOPE_GPU); // an acquire fence is the same instruction
         }
         __syncwarp();
         return true;
@@ -165,7 +175,7 @@ WM_DEV void ping_pong(u32 ping_sm, u32 pong_sm, channel there, channel back, u32
         if (role == 2)
             tx.send(n, out);
         const u64 end = cycles();
-        if (K == ours_self_contained || K == ours_ordered || K == flag_release || K == flag_after_payload)
+        if (K >= ours_self_contained || K == flag_release || K == flag_after_payload)
             wrong += lane < payload_words && in[lane] != word_of(n, lane);
         if (role == 1 && lane == 0)
             times[n] = end - begin;
@@ -189,6 +199,7 @@ HOP(hop_flag_release, flag_release)
 HOP(hop_tag_b128, tag_b128)
 HOP(hop_ours_self_contained, ours_self_contained)
 HOP(hop_ours_ordered, ours_ordered)
+HOP(hop_fence_after_pop, fence_after_pop)
 #undef HOP
 
 // Keeps device memory busy until `stop` is set, or for `limit_ns`.
@@ -233,4 +244,8 @@ extern "C" __global__ void clock_rate(u64 ns, u64* out) {
     }
     out[0] = cycles() - c0;
     out[1] = now_ns() - t0;
+    const u64 c1 = cycles();
+    for (u32 i = 0; i < 64; i++)
+        now_ns();
+    out[2] = (cycles() - c1) / 64;
 }

@@ -39,13 +39,14 @@ struct Channel {
 }
 
 /// What `bench_kernels/hop.cu` calls them, and the row id.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     ("hop_raw_flag", "hop.raw_flag"),
     ("hop_flag_after_payload", "hop.baseline.fence_flag"),
     ("hop_flag_release", "hop.baseline.release_flag"),
     ("hop_tag_b128", "hop.baseline.tag_b128"),
     ("hop_ours_self_contained", "hop.self_contained"),
     ("hop_ours_ordered", "hop.ordered"),
+    ("hop_fence_after_pop", "hop.baseline.fence_after_pop"),
 ];
 
 struct Bench {
@@ -87,8 +88,9 @@ impl Bench {
             self.kernels.launch(kernel, 1, 1, 0, self.stream, &mut [arg(&mut ns), arg(&mut out)])?;
         }
         self.kernels.wait(self.stream)?;
-        let mut words = [0u64; 2];
+        let mut words = [0u64; 3];
         self.faults.download(0, bytemuck::bytes_of_mut(&mut words)).map_err(text)?;
+        println!("Reading %globaltimer takes {} cycles.", words[2]);
         self.faults.upload(0, &[0; 64]).map_err(text)?;
         Ok(words[1] as f64 / words[0] as f64)
     }
