@@ -119,13 +119,14 @@ WM_FN u64 write_group_pairs(u64* group, u64 tag, const u64* from, u32 scope) {
     const __m128i tags = _mm_set1_epi64x(static_cast<long long>(tag));
     const __m128i keep = _mm_set1_epi64x(static_cast<long long>(~tag_mask));
     u64 displaced = from[0] >> WM_TAG_SHIFT;
-    store_relaxed(group + 1, (from[0] & ~tag_mask) | tag, scope);
+    // Backwards: a consumer that polls the head gets its cache line only when the rest is there.
 #pragma GCC unroll 15
-    for (u32 i = 2; i < WM_GROUP_WORDS; i += 2) {
+    for (u32 i = WM_GROUP_WORDS - 2; i >= 2; i -= 2) {
         const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i - 1));
         displaced |= static_cast<u64>(_mm_movemask_pd(_mm_castsi128_pd(v))) << (i - 1);
         store_relaxed_pair(group + i, word_pair(_mm_or_si128(_mm_and_si128(v, keep), tags)));
     }
+    store_relaxed(group + 1, (from[0] & ~tag_mask) | tag, scope);
     return displaced << WM_HEAD_BITS_SHIFT;
 }
 WM_FN bool read_group_pairs(const u64* group, u64 tag, u64 head, u64* to, u32 scope) {
