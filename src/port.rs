@@ -23,7 +23,9 @@ pub struct Record {
 /// The one producer's end of a mailbox, for one thread at a time.
 ///
 /// Ordering: what this thread wrote before a push is visible to whoever pops that record.
+// Alone on its lines: beside the receiver's, every push and pop would take the line away from the other thread.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Sender {
     end: abi::wm_producer,
     payload: usize,
@@ -32,6 +34,7 @@ pub struct Sender {
 
 /// The one consumer's end of a mailbox, for one thread at a time.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Receiver {
     end: abi::wm_consumer,
     memory: Arc<Memory>,

@@ -5,8 +5,6 @@ set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 target=${CARGO_TARGET_DIR:-$root/target}
-clang_format=$(command -v clang-format-18 || true)
-[ -x .toolchain/bin/clang-format ] && clang_format=.toolchain/bin/clang-format
 
 all="fmt clang-format shell layers header bindings build-no-nvcc clippy rustdoc ptxas test tsan"
 quick="fmt clang-format shell layers header clippy"
@@ -26,7 +24,8 @@ sources() { git ls-files -co --exclude-standard -- "$@" | while read -r f; do [ 
 gate_fmt() { cargo fmt --all --check; }
 
 gate_clang-format() {
-    [ -n "$clang_format" ] || clang_format=$(command -v clang-format)
+    local clang_format=.toolchain/bin/clang-format
+    [ -x "$clang_format" ] || clang_format=$(command -v clang-format-18 || command -v clang-format) || return 1
     sources '*.h' '*.hpp' '*.cuh' '*.cu' '*.cpp' '*.c' | xargs "$clang_format" --dry-run -Werror
 }
 

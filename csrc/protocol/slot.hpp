@@ -135,11 +135,13 @@ WM_FN bool read_group_pairs(const u64* group, u64 tag, u64 head, u64* to, u32 sc
     const u64 first = load_relaxed(group + 1, scope);
     to[0] = (first & ~tag_mask) | ((head << (WM_HEAD_BITS_SHIFT - 1)) & tag_mask);
     __m128i differs = _mm_set1_epi64x(static_cast<long long>(first ^ tag));
+    // The bit of word i + 1 stands one place above that of word i: with the head one place apart, one shift serves
+    // both.
+    const __m128i heads = _mm_set_epi64x(static_cast<long long>(head), static_cast<long long>(head << 1));
 #pragma GCC unroll 15
     for (u32 i = 2; i < WM_GROUP_WORDS; i += 2) {
         const __m128i v = __m128i(load_relaxed_pair(group + i));
-        const __m128i bits = _mm_set_epi64x(static_cast<long long>(head << (WM_HEAD_BITS_SHIFT - i - 1)),
-                                            static_cast<long long>(head << (WM_HEAD_BITS_SHIFT - i)));
+        const __m128i bits = _mm_slli_epi64(heads, static_cast<int>(WM_HEAD_BITS_SHIFT - i - 1));
         differs = _mm_or_si128(differs, _mm_xor_si128(v, tags));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i - 1),
                          _mm_or_si128(_mm_and_si128(v, keep), _mm_andnot_si128(keep, bits)));

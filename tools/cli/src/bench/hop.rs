@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
-use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, abi, builtin};
+use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, SpinBudget, abi, builtin};
 
 use super::gpu::{DeviceMailbox, Kernel, Kernels, Stream, arg};
 use crate::figures::Figures;
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// CUDA device
     #[arg(long, default_value_t = 0)]
     device: u32,
+    /// Serving warps of the arbiter
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=14))]
+    servers: u32,
     /// Also measure the round trip through the arbiter
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     grants: bool,
@@ -131,8 +134,9 @@ impl Bench {
     }
 
     /// Round trips through an arbiter whose table has `requests` mailboxes from device modules.
-    fn grants(&self, requests: u32) -> Result<Vec<f64>, String> {
+    fn grants(&self, requests: u32, servers: u32) -> Result<Vec<f64>, String> {
         let mut graph = Builder::new(self.device.clone());
+        graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
         let asker = graph.stream("asker").map_err(text)?;
         let mut last = None;
         let per_relay = abi::WM_MAX_INPUTS.min(requests);
@@ -247,7 +251,7 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     loaded?;
     if args.grants {
         for requests in [1, 64, 512, 3584] {
-            let samples = bench.grants(requests)?;
+            let samples = bench.grants(requests, args.servers)?;
             let [p50, p99, p999] = percentiles(&samples)?;
             let id = if requests == 3584 { 4096 } else { requests };
             let row = figures.add(&format!("grant.{id}"), p50, "ns", Some(2.0 * raw));

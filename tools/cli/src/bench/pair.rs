@@ -76,13 +76,14 @@ impl Ours {
         let (sender, receiver) = (&mut self.sender, &mut self.receiver);
         let mut out: Record = [0; WORDS];
         let mut into: Record = [0; WORDS];
-        let produce = |n| {
+        // Each end owns its buffer: side by side in this frame they would share a cache line.
+        let produce = move |n| {
             fill(&mut out, n);
             while let Err(Error::Full { .. }) = sender.try_push(1, bytemuck::cast_slice(&out)) {
                 spin_loop();
             }
         };
-        let consume = |n| {
+        let consume = move |n| {
             loop {
                 match receiver.try_pop(bytemuck::cast_slice_mut(&mut into)) {
                     Ok(Some(r)) => break differs(&into, n) | (r.len as u64 ^ (8 * WORDS as u64)),
@@ -97,7 +98,7 @@ impl Ours {
 
 fn rtrb_round(slots: u32, first: u64, records: u64) -> Result<f64, String> {
     let (mut producer, mut consumer) = rtrb::RingBuffer::<PeerRecord>::new(slots as usize);
-    let produce = |n| {
+    let produce = move |n| {
         let mut record = [0; 32];
         fill(&mut record, n);
         while let Err(rtrb::PushError::Full(back)) = producer.push(record) {
@@ -105,7 +106,7 @@ fn rtrb_round(slots: u32, first: u64, records: u64) -> Result<f64, String> {
             spin_loop();
         }
     };
-    let consume = |n| {
+    let consume = move |n| {
         loop {
             match consumer.pop() {
                 Ok(record) => break differs(&record, n),
