@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* What the modules of `warpmail run` say to each other, and their states. Plain C; src/run/records.rs mirrors it and a
- * test compares every size and offset. */
+/* What the modules of `warpmail run` say to each other, and what they keep. Plain C; src/run/records.rs mirrors it and
+ * a test compares every size, offset and number. */
 #ifndef NEARDUP_H
 #define NEARDUP_H
 
 #include "warpmail/abi.h"
 
 #define ND_DIMS 256u       /* bins of the feature vector */
+#define ND_LENGTH 127u     /* length that a feature vector is scaled to */
 #define ND_BANDS 16u       /* bands of the index */
-#define ND_ROWS 3u         /* minima that make one band's key */
-#define ND_MINIMA 48u      /* ND_BANDS * ND_ROWS */
-#define ND_BUCKET 4u       /* entries of a bucket */
-#define ND_SCALE 4096u     /* length of a feature vector */
+#define ND_ROWS 5u         /* minima that make one band's key */
+#define ND_MINIMA 80u      /* ND_BANDS * ND_ROWS */
+#define ND_BUCKET 4u       /* places of a bucket */
 #define ND_ONE 10000u      /* similarity 1.0 */
 #define ND_PART_BYTES 232u /* text bytes that one record carries */
 #define ND_TENSORS 128u    /* feature tensors in circulation */
@@ -38,17 +38,17 @@ typedef struct nd_line {
 
 /* The last record of a run, handed on by every module. */
 typedef struct nd_end {
-    uint64_t lines; /* lines with text */
+    uint64_t lines; /* lines posted */
     uint64_t novel;
     uint64_t duplicates;
 } nd_end;
 
 /* encoder -> sidecar: the feature vector by pointer, the band keys by value. */
 typedef struct nd_features {
-    wm_tensor vector; /* int16 [ND_DIMS], length ND_SCALE */
+    wm_tensor vector; /* int8 [ND_DIMS] */
     uint64_t line;
-    uint32_t tensor; /* number of the tensor, to be given back */
-    uint32_t reserved;
+    uint32_t tensor;  /* number of the tensor, to be given back */
+    uint32_t inverse; /* 2^24 / length of the vector, rounded */
     uint32_t keys[ND_BANDS];
 } nd_features;
 
@@ -69,23 +69,32 @@ typedef struct nd_match {
 } nd_match;
 
 typedef struct nd_encoder_state {
-    uint64_t tensors; /* int16 [ND_TENSORS][ND_DIMS] */
+    uint64_t tensors; /* int8 [ND_TENSORS][ND_DIMS] */
     uint64_t line;    /* the line that is being taken in */
     uint32_t total;
     uint32_t received;
-    uint32_t free_count;
+    uint32_t grams;   /* n-grams counted so far */
     uint32_t carried; /* bytes of text kept for the n-grams over the next boundary */
+    uint32_t gap;     /* 1: white space since the last byte of text */
+    uint32_t free_count;
     uint8_t carry[8];
     uint32_t free_list[ND_TENSORS];
     int32_t bins[ND_DIMS];
     uint32_t minima[ND_MINIMA];
 } nd_encoder_state;
 
+/* One remembered line. */
+typedef struct nd_entry {
+    uint64_t line;
+    uint32_t inverse;
+    uint32_t reserved;
+    int8_t vector[ND_DIMS];
+} nd_entry;
+
 typedef struct nd_sidecar_state {
-    uint64_t vectors; /* int16 [capacity][ND_DIMS] */
-    uint64_t lines;   /* uint64 [capacity] */
-    uint64_t buckets; /* uint64 [ND_BANDS][bucket_count][ND_BUCKET]: key << 32 | entry + 1 */
-    uint64_t inserted;
+    uint64_t entries;  /* nd_entry [capacity] */
+    uint64_t buckets;  /* uint64 [ND_BANDS][bucket_count][ND_BUCKET]: key << 32 | entry + 1 */
+    uint64_t inserted; /* lines remembered so far, those forgotten since among them */
     uint32_t capacity;
     uint32_t bucket_count; /* a power of two */
 } nd_sidecar_state;
@@ -98,7 +107,9 @@ typedef struct nd_planner_state {
 } nd_planner_state;
 
 WM_STATIC_ASSERT(sizeof(nd_line) + ND_PART_BYTES == 248, "a part fills a 256-byte slot");
-WM_STATIC_ASSERT(sizeof(nd_features) <= 496, "fits a 512-byte slot");
+WM_STATIC_ASSERT(sizeof(nd_features) <= 304, "fits a 320-byte slot");
+WM_STATIC_ASSERT(sizeof(nd_match) <= 56 && sizeof(nd_end) <= 56, "fits a 64-byte slot");
+WM_STATIC_ASSERT(offsetof(nd_entry, vector) % 8 == 0 && sizeof(nd_entry) % 8 == 0, "vectors are read in 8-byte words");
 WM_STATIC_ASSERT(ND_MINIMA == ND_BANDS * ND_ROWS, "every minimum belongs to a band");
 
 #endif

@@ -15,7 +15,7 @@ struct planner {
     template <class C> WM_FN static void step(C& c) {
         nd_planner_state* s = c.template state<nd_planner_state>();
         u32 len = 0, type = 0;
-        if (s == nullptr || c.pop(0, c.scratch(), 512, len, type) != WM_OK)
+        if (s == nullptr || c.pop(0, c.scratch(), 256, len, type) != WM_OK)
             return;
         c.lanes.sync();
         const bool is_end = type == ND_END && len == sizeof(nd_end);

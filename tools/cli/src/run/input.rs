@@ -1,27 +1,20 @@
-//! Lines out of files, directories and standard input.
-//!
-//! A thread of its own reads blocks ahead; it is not joined, so that a read that never returns (a terminal, a pipe) cannot
-//! keep the program from ending.
+//! Lines out of files, and the account of what was read.
 
-use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam::channel::RecvTimeoutError;
+use warpmail::Error;
 
-const BLOCK: usize = 1 << 20;
-/// A file with a NUL byte among its first bytes is not text.
-const SNIFF: usize = 8 << 10;
-const STDIN: &str = "-";
+use super::files::{Event, read_ahead};
 
-enum Event {
-    Begin(PathBuf),
-    Block(Vec<u8>),
-    End,
-    Problem(PathBuf, String),
-    Binary(PathBuf),
-}
+/// Longer lines are left out, and named. Every other line is compared as a whole.
+const LONGEST: usize = 1 << 30;
+
+/// A line to compare: its number over all inputs, and its bytes, not empty.
+pub(crate) type InputLine<'a> = (u64, &'a [u8]);
+/// Takes a line. False: nobody wants more.
+pub(crate) type OnLine<'a> = dyn FnMut(InputLine<'_>) -> Result<bool, Error> + 'a;
 
 /// What was read, apart from the lines.
 #[derive(Debug, Default)]
@@ -30,10 +23,13 @@ pub(crate) struct Account {
     pub(crate) files: Vec<(u64, PathBuf)>,
     /// All lines, empty ones too.
     pub(crate) lines: u64,
+    /// Lines of nothing but white space: not compared.
     pub(crate) empty: u64,
+    /// Lines in which something was replaced because it is no UTF-8.
     pub(crate) invalid_utf8: u64,
     pub(crate) bytes: u64,
     pub(crate) binary: u64,
+    /// What could not be read, by name.
     pub(crate) problems: Vec<String>,
 }
 
@@ -45,170 +41,181 @@ impl Account {
     }
 }
 
-/// Size of all files that can be seen, for a progress bar; none if standard input is among them.
-pub(crate) fn total_bytes(paths: &[PathBuf]) -> Option<u64> {
-    if paths.iter().any(|p| p.as_os_str() == STDIN) {
-        return None;
-    }
-    let mut files = Vec::new();
-    paths.iter().for_each(|p| walk(p, &mut |path, _| files.push(path.to_path_buf())));
-    Some(files.iter().filter_map(|f| fs::metadata(f).ok()).map(|m| m.len()).sum())
+/// The lines of blocks: what follows the last line break waits for the next block.
+struct Splitter<'a, 'b> {
+    account: &'a mut Account,
+    rest: Vec<u8>,
+    longest: usize,
+    too_long: bool,
+    on_line: &'a mut OnLine<'b>,
 }
 
-/// Calls `found` for every file, directories in the order of names; hidden entries of directories are left out. The second
-/// argument says what is wrong with a path that cannot be read.
-fn walk(path: &Path, found: &mut dyn FnMut(&Path, Option<String>)) {
-    if path.as_os_str() == STDIN || !path.is_dir() {
-        return found(path, None);
-    }
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(e) => return found(path, Some(e.to_string())),
-    };
-    let mut children: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
-    children.sort();
-    for child in children {
-        let hidden = child.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        let is_linked_folder = child.is_symlink() && child.is_dir();
-        if !hidden && !is_linked_folder {
-            walk(&child, found);
-        }
-    }
-}
-
-/// Sends one file; an error if nobody listens any more.
-fn send_file(path: &Path, send: &mut dyn FnMut(Event) -> bool) -> bool {
-    let problem = |e: std::io::Error| Event::Problem(path.to_path_buf(), e.to_string());
-    let mut input: Box<dyn Read> = if path.as_os_str() == STDIN {
-        Box::new(std::io::stdin().lock())
-    } else {
-        match File::open(path) {
-            Ok(file) => Box::new(file),
-            Err(e) => return send(problem(e)),
-        }
-    };
-    let mut begun = false;
-    loop {
-        let mut block = vec![0; BLOCK];
-        let n = match input.read(&mut block) {
-            Ok(n) => n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(e) => return send(problem(e)) && (!begun || send(Event::End)),
-        };
-        block.truncate(n);
-        if !begun {
-            if block[..n.min(SNIFF)].contains(&0) {
-                return send(Event::Binary(path.to_path_buf()));
-            }
-            begun = true;
-            if !send(Event::Begin(path.to_path_buf())) {
-                return false;
+impl Splitter<'_, '_> {
+    /// The same calls as [`lines`] makes; false when nobody wants more.
+    fn block(&mut self, block: &[u8]) -> Result<bool, Error> {
+        self.account.bytes += block.len() as u64;
+        let mut pieces = block.split(|b| *b == b'\n');
+        let last = pieces.next_back().unwrap_or_default();
+        for piece in pieces {
+            let go_on = if self.rest.is_empty() && !self.too_long {
+                self.line(piece)?
+            } else {
+                self.keep(piece);
+                self.flush()?
+            };
+            if !go_on {
+                return Ok(false);
             }
         }
-        if n == 0 {
-            return send(Event::End);
-        }
-        if !send(Event::Block(block)) {
-            return false;
+        self.keep(last);
+        Ok(true)
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
+        self.too_long |= self.rest.len() + piece.len() > self.longest;
+        if self.too_long {
+            self.rest = Vec::new();
+        } else {
+            self.rest.extend_from_slice(piece);
         }
     }
-}
 
-fn read_ahead(paths: Vec<PathBuf>) -> Result<Receiver<Event>, String> {
-    let (sender, events) = bounded(8);
-    let body = move || {
-        let mut listening = true;
-        let mut send = |event| sender.send(event).is_ok();
-        for path in paths {
-            walk(&path, &mut |file, problem| {
-                listening = listening
-                    && match problem {
-                        Some(text) => send(Event::Problem(file.to_path_buf(), text)),
-                        None => send_file(file, &mut send),
-                    };
-            });
+    /// The last line may lack its line break.
+    fn end(&mut self) -> Result<bool, Error> {
+        if self.rest.is_empty() && !self.too_long { Ok(true) } else { self.flush() }
+    }
+
+    /// Ends the line that is being kept.
+    fn flush(&mut self) -> Result<bool, Error> {
+        if std::mem::take(&mut self.too_long) {
+            let (file, line) = self.account.place(self.account.lines);
+            let problem = format!("{}:{line}: longer than {} bytes, left out", file.display(), self.longest);
+            self.account.problems.push(problem);
+            self.account.lines += 1;
+            return Ok(true);
         }
-    };
-    std::thread::Builder::new().name("warpmail-input".into()).spawn(body).map_err(|e| e.to_string())?;
-    Ok(events)
+        let mut line = std::mem::take(&mut self.rest);
+        let go_on = self.line(&line);
+        line.clear();
+        self.rest = line;
+        go_on
+    }
+
+    fn line(&mut self, raw: &[u8]) -> Result<bool, Error> {
+        let number = self.account.lines;
+        self.account.lines += 1;
+        let text = raw.trim_ascii();
+        if text.is_empty() {
+            self.account.empty += 1;
+            return Ok(true);
+        }
+        match std::str::from_utf8(text) {
+            Ok(_) => (self.on_line)((number, text)),
+            Err(_) => {
+                self.account.invalid_utf8 += 1;
+                (self.on_line)((number, String::from_utf8_lossy(text).as_bytes()))
+            }
+        }
+    }
 }
 
 /// Gives every line that holds text to `on_line`, trimmed of white space at both ends, invalid UTF-8 replaced; until it says
-/// false, or `cancelled` does. `on_event` is called now and then with the account so far.
-pub(crate) fn lines<E: From<String>>(
+/// false, or `cancelled` does. `on_event` is called before the lines of a block, with the account so far.
+pub(crate) fn lines(
     paths: &[PathBuf],
     account: &mut Account,
     cancelled: impl Fn() -> bool,
-    mut on_line: impl FnMut(u64, &[u8]) -> Result<bool, E>,
+    on_line: &mut OnLine<'_>,
     mut on_event: impl FnMut(&Account),
-) -> Result<(), E> {
-    let events = read_ahead(paths.to_vec())?;
-    let mut rest = Vec::new();
+) -> Result<(), Error> {
+    let events = read_ahead(paths.to_vec()).map_err(Error::Failed)?;
+    let mut splitter = Splitter { account, rest: Vec::new(), longest: LONGEST, too_long: false, on_line };
     loop {
         let event = match events.recv_timeout(Duration::from_millis(50)) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) if !cancelled() => continue,
             Err(_) => return Ok(()),
         };
-        let mut go_on = !cancelled();
-        match event {
-            Event::Begin(path) => account.files.push((account.lines, path)),
-            Event::Problem(path, text) => account.problems.push(format!("{}: {text}", path.display())),
+        let go_on = match event {
+            _ if cancelled() => false,
+            Event::Begin(path) => {
+                splitter.account.files.push((splitter.account.lines, path));
+                on_event(splitter.account);
+                true
+            }
+            Event::Problem(path, text) => {
+                splitter.account.problems.push(format!("{}: {text}", path.display()));
+                true
+            }
             Event::Binary(path) => {
                 tracing::info!(path = %path.display(), "skipped: not text");
-                account.binary += 1;
+                splitter.account.binary += 1;
+                true
             }
             Event::Block(block) => {
-                account.bytes += block.len() as u64;
-                let mut pieces = block.split(|b| *b == b'\n');
-                let last = pieces.next_back().unwrap_or_default();
-                for piece in pieces {
-                    go_on = go_on
-                        && if rest.is_empty() {
-                            one(piece, account, &mut on_line)?
-                        } else {
-                            rest.extend_from_slice(piece);
-                            let more = one(&rest, account, &mut on_line)?;
-                            rest.clear();
-                            more
-                        };
-                    if !go_on {
-                        break;
-                    }
-                }
-                rest.extend_from_slice(last);
+                on_event(splitter.account);
+                splitter.block(&block)?
             }
-            Event::End => {
-                if !rest.is_empty() {
-                    go_on = go_on && one(&rest, account, &mut on_line)?;
-                    rest.clear();
-                }
-            }
-        }
-        on_event(account);
+            Event::End => splitter.end()?,
+        };
         if !go_on {
             return Ok(());
         }
     }
 }
 
-fn one<E>(
-    raw: &[u8],
-    account: &mut Account,
-    on_line: &mut impl FnMut(u64, &[u8]) -> Result<bool, E>,
-) -> Result<bool, E> {
-    let line = account.lines;
-    account.lines += 1;
-    let text = raw.trim_ascii();
-    if text.is_empty() {
-        account.empty += 1;
-        return Ok(true);
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+    use super::*;
+
+    fn split(blocks: &[&[u8]]) -> (Vec<(u64, String)>, Account) {
+        let mut account = Account::default();
+        let mut seen = Vec::new();
+        let mut on_line = |(n, text): InputLine<'_>| {
+            seen.push((n, String::from_utf8(text.to_vec()).unwrap()));
+            Ok(true)
+        };
+        let (rest, account_of, on_line) = (Vec::new(), &mut account, &mut on_line);
+        let mut splitter = Splitter { account: account_of, rest, longest: 30, too_long: false, on_line };
+        blocks.iter().for_each(|b| assert!(splitter.block(b).unwrap()));
+        assert!(splitter.end().unwrap());
+        (seen, account)
     }
-    match std::str::from_utf8(text) {
-        Ok(_) => on_line(line, text),
-        Err(_) => {
-            account.invalid_utf8 += 1;
-            on_line(line, String::from_utf8_lossy(text).as_bytes())
+
+    #[test]
+    fn lines_do_not_depend_on_where_blocks_end() {
+        let text = "one\r\n\n  two \nthree\n\t\nfour, and no line break".as_bytes();
+        let (whole, account) = split(&[text]);
+        let lines = [(0, "one"), (2, "two"), (3, "three"), (5, "four, and no line break")];
+        assert_eq!(whole, lines.map(|(n, l)| (n, l.to_string())));
+        assert_eq!((account.lines, account.empty, account.bytes), (6, 2, text.len() as u64));
+        for at in 0..text.len() {
+            assert_eq!(split(&[&text[..at], &text[at..]]).0, whole, "cut at {at}");
         }
+    }
+
+    #[test]
+    fn invalid_utf8_is_replaced_and_counted() {
+        let (lines, account) = split(&[b"good\nb\xFFd\nfine \xC3\xA9\n"]);
+        assert_eq!(lines[1], (1, "b\u{FFFD}d".to_string()));
+        assert_eq!((account.lines, account.invalid_utf8), (3, 1));
+    }
+
+    #[test]
+    fn a_line_beyond_the_limit_is_left_out_whole_and_named() {
+        let long = [b'x'; 31];
+        let (lines, account) = split(&[b"one\n", &long[..20], &long[..11], b"\nthree\n", &long]);
+        assert_eq!(lines, [(0, "one".to_string()), (2, "three".to_string())]);
+        assert_eq!((account.lines, account.problems.len()), (4, 2), "{:?}", account.problems);
+    }
+
+    #[test]
+    fn a_line_has_a_place_in_its_file() {
+        let files = vec![(0, PathBuf::from("a")), (3, PathBuf::from("empty")), (3, PathBuf::from("b"))];
+        let account = Account { files, ..Account::default() };
+        assert_eq!(account.place(2), (Path::new("a"), 3));
+        assert_eq!(account.place(3), (Path::new("b"), 1));
     }
 }

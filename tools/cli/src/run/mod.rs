@@ -1,9 +1,12 @@
 //! `warpmail run`: near-duplicate lines in text, found by modules that exchange records through device mailboxes.
 
+mod files;
+mod graph;
 mod input;
 mod output;
 mod pipeline;
 mod records;
+mod report;
 #[cfg(test)]
 mod tests;
 
@@ -12,15 +15,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use warpmail::{Device, Error};
 
-use input::Account;
+use graph::Options;
+use input::{Account, OnLine};
 use output::Output;
-use pipeline::{Options, Shared, Summary};
+use pipeline::{Shared, Sink};
+
+const INTERRUPTED: u8 = 130;
+const USAGE: u8 = 2;
 
 /// Where the modules run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,22 +43,24 @@ enum Backend {
 ///
 /// A host module reads lines; on the device an encoder turns each into a feature vector (hashed byte 3-grams), a sidecar
 /// memory looks it up in a banded MinHash index and compares exactly, a planner decides; a host module writes the results.
-/// Results go to standard output, one a line: `file:line ~ file:line similarity`.
+/// Results go to standard output, one a line: `file:line ~ file:line similarity`, the earlier line second.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  warpmail run notes/ *.txt\n  sort -R big.txt | warpmail run --threshold 0.95 --json out.json -\n\n\
-    Lines are compared without white space at their ends and without regard to ASCII case. Hidden files in directories and\n\
-    files that are not text are left out. Exit codes: 0 done; 1 an input could not be read, or the run failed; 130 Ctrl-C,\n\
-    with the results so far."
+    after_help = "Examples:\n  warpmail run notes/ *.txt\n  sort -R big.txt | warpmail run --threshold 0.95 --json out.json -\n  \
+    warpmail run src/ --json - | jq '.results[] | select(.similarity < 1)'\n\n\
+    Lines are compared without regard to ASCII case and to how much white space there is. Directories are walked in the order\n\
+    of names; hidden files in them are left out, and so is what is not text. Exit codes: 0 done; 1 something could not be read\n\
+    (it is named, the rest was done) or the run failed; 2 wrong usage; 130 Ctrl-C, with the results so far.\n\
+    How similarity is defined and how much is found: docs/near-duplicates.md."
 )]
 pub(crate) struct Args {
     /// Files, directories, or - for standard input
     #[arg(default_value = "-", value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Cosine from which a line counts as a near-duplicate, above 0 and up to 1
-    #[arg(long, default_value = "0.85", value_parser = parse_threshold, value_name = "COSINE")]
+    /// Similarity (cosine) from which a line counts as a near-duplicate, above 0 and up to 1
+    #[arg(long, default_value = "0.9", value_parser = parse_threshold, value_name = "COSINE", allow_hyphen_values = true)]
     threshold: u32,
-    /// Lines remembered; when full, the oldest is forgotten. About 776 bytes of device memory each
+    /// Lines remembered; when full, the oldest is forgotten. About 530 bytes of device memory each
     #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 28), value_name = "LINES")]
     capacity: u32,
     /// Also list novel lines
@@ -61,13 +69,19 @@ pub(crate) struct Args {
     /// Where the modules run
     #[arg(long, value_enum, default_value = "auto")]
     backend: Backend,
-    /// CUDA device
-    #[arg(long, default_value_t = 0)]
-    device: u32,
+    /// CUDA device, if not the first
+    #[arg(long, value_name = "N")]
+    device: Option<u32>,
+    /// Warps (on the twin: threads) that run modules, if not as many as the machine suggests
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=14))]
+    servers: Option<u32>,
     /// Also write the results and a summary as JSON; - writes it to standard output in place of the text
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// No summary and no progress bar
+    /// Time and steps of each module in the summary
+    #[arg(long, conflicts_with = "quiet")]
+    stats: bool,
+    /// No summary and no progress bar; errors are named all the same
     #[arg(long, short)]
     quiet: bool,
 }
@@ -80,12 +94,25 @@ fn parse_threshold(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn execute(args: &Args) -> ExitCode {
-    match run(args) {
-        Ok(code) => code,
-        Err(message) => {
-            eprintln!("warpmail run: {message}");
-            ExitCode::FAILURE
-        }
+    if args.backend == Backend::Twin && args.device.is_some() {
+        eprintln!("warpmail run: --device chooses a GPU, --backend twin uses none");
+        return ExitCode::from(USAGE);
+    }
+    run(args).unwrap_or_else(|message| {
+        eprintln!("warpmail run: {message}");
+        ExitCode::FAILURE
+    })
+}
+
+fn open(args: &Args) -> Result<Device, Error> {
+    let ordinal = args.device.unwrap_or(0);
+    match args.backend {
+        Backend::Twin => Ok(Device::twin()),
+        Backend::Cuda => Device::cuda(ordinal),
+        Backend::Auto => Ok(Device::cuda(ordinal).unwrap_or_else(|reason| {
+            tracing::info!(%reason, "using the CPU twin");
+            Device::twin()
+        })),
     }
 }
 
@@ -93,97 +120,83 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn run(args: &Args) -> Result<ExitCode, String> {
-    let device = match args.backend {
-        Backend::Auto => Device::best(),
-        Backend::Cuda => Device::cuda(args.device).map_err(|e| e.to_string())?,
-        Backend::Twin => Device::twin(),
+/// The first Ctrl-C ends the input; the second ends the program, in case a write does not return.
+fn on_interrupt(shared: Arc<Shared>) -> Result<(), String> {
+    let handler = move || {
+        if shared.cancel() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        shared.interrupted.store(true, Ordering::Relaxed);
     };
-    let options = Options { threshold: args.threshold, emit_all: args.all, capacity: args.capacity };
+    ctrlc::set_handler(handler).map_err(|e| format!("Ctrl-C cannot be watched: {e}"))
+}
+
+/// The sink's end: results to the output, progress to the bar.
+struct Live<'a> {
+    output: &'a mut Output,
+    account: &'a Mutex<Account>,
+    bytes: &'a AtomicU64,
+    bar: &'a ProgressBar,
+    /// Results appear on the terminal that the bar is on.
+    on_terminal: bool,
+}
+
+impl Sink for Live<'_> {
+    fn result(&mut self, m: &records::Match) -> bool {
+        let mut write = || {
+            let listened = self.output.result(m, &lock(self.account));
+            if self.on_terminal {
+                self.output.flush();
+            }
+            listened
+        };
+        let listened = if self.on_terminal { self.bar.suspend(write) } else { write() };
+        self.bar.set_position(self.bytes.load(Ordering::Relaxed));
+        listened
+    }
+
+    fn look(&mut self) {
+        self.output.flush();
+        self.bar.set_position(self.bytes.load(Ordering::Relaxed));
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode, String> {
+    let device = open(args).map_err(|e| e.to_string())?;
+    let options =
+        Options { threshold: args.threshold, emit_all: args.all, capacity: args.capacity, servers: args.servers };
     let shared = Arc::new(Shared::default());
-    let on_interrupt = shared.clone();
-    ctrlc::set_handler(move || on_interrupt.cancel.store(true, Ordering::Relaxed)).map_err(|e| e.to_string())?;
+    on_interrupt(shared.clone())?;
     let mut output = Output::new(args.json.as_deref())?;
-    let bar = progress(args);
-    let bytes = AtomicU64::new(0);
-    // The reader writes the account, the sink looks places up in it.
-    let account = Mutex::new(Account::default());
-    let read = |post: &mut dyn FnMut(pipeline::InputLine<'_>) -> Result<bool, Error>| {
+    let bar = report::progress(|| files::total_bytes(&args.paths), args.quiet);
+    // The reader's account is copied to where the sink can look places up.
+    let (account, bytes) = (Mutex::new(Account::default()), AtomicU64::new(0));
+    let read = |post: &mut OnLine<'_>| {
         let mut mine = Account::default();
-        let cancelled = || shared.cancel.load(Ordering::Relaxed);
         let share = |mine: &Account| {
             let mut ours = lock(&account);
             let known = ours.files.len();
             ours.files.extend_from_slice(&mine.files[known..]);
             bytes.store(mine.bytes, Ordering::Relaxed);
         };
-        let read = input::lines(&args.paths, &mut mine, cancelled, |n, text| post((n, text)).map_err(Problem), share);
+        let outcome = input::lines(&args.paths, &mut mine, || shared.cancelled(), post, share);
         *lock(&account) = mine;
-        read.map_err(|Problem(e)| e)
+        outcome
     };
-    let on_look = || bar.set_position(bytes.load(Ordering::Relaxed));
-    let found = pipeline::find(&device, &options, &shared, read, |m| output.result(m, &lock(&account)), on_look);
+    let on_terminal = std::io::stdout().is_terminal();
+    let mut sink = Live { output: &mut output, account: &account, bytes: &bytes, bar: &bar, on_terminal };
+    let found = pipeline::find(&device, &options, &shared, read, &mut sink);
     bar.finish_and_clear();
     let account = account.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    account.problems.iter().for_each(|p| eprintln!("warpmail run: {p}"));
     let summary = found.map_err(|e| e.to_string())?;
-    output.finish(&summary, &account, &options, &device.info().name)?;
+    output.finish(&summary, &account, &options, device.info())?;
     if !args.quiet {
-        report(&summary, &account, &options, &device);
+        report::summary(&summary, &account, &options, device.info(), args.stats);
     }
-    if shared.cancel.load(Ordering::Relaxed) {
+    let failed = report::problems(&summary, &account);
+    if summary.interrupted {
         eprintln!("warpmail run: stopped by Ctrl-C; the results so far were written");
-        return Ok(ExitCode::from(130));
+        return Ok(ExitCode::from(INTERRUPTED));
     }
-    Ok(if account.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// An error of the reader, whether of the input or of the mailbox.
-struct Problem(Error);
-
-impl From<String> for Problem {
-    fn from(text: String) -> Self {
-        Problem(Error::Failed(text))
-    }
-}
-
-fn progress(args: &Args) -> ProgressBar {
-    if args.quiet || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match input::total_bytes(&args.paths) {
-        Some(total) => (ProgressBar::new(total), "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left"),
-        None => (ProgressBar::no_length(), "{spinner} {bytes}, {bytes_per_sec}"),
-    };
-    bar.enable_steady_tick(Duration::from_millis(200));
-    ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style))
-}
-
-fn report(summary: &Summary, account: &Account, options: &Options, device: &Device) {
-    let seconds = summary.elapsed.as_secs_f64();
-    eprintln!(
-        "{} lines ({} empty, {} with invalid UTF-8) of {} files: {} novel, {} near-duplicates; {} files were not text",
-        account.lines,
-        account.empty,
-        account.invalid_utf8,
-        account.files.len(),
-        summary.end.novel,
-        summary.end.duplicates,
-        account.binary
-    );
-    eprintln!(
-        "{:.2} s on {}: {:.0} lines/s, {:.1} MB/s; memory for {} lines: {} MiB",
-        seconds,
-        device.info().name,
-        account.lines as f64 / seconds,
-        account.bytes as f64 / seconds / 1e6,
-        options.capacity,
-        options.memory_bytes() >> 20
-    );
-    for m in &summary.stats.mailboxes {
-        eprintln!("  {:20} {:>10} records, at most {} waiting", m.name, m.written, m.depth_max);
-    }
-    for m in summary.stats.modules.iter().filter(|m| m.rejects.dropped() > 0) {
-        eprintln!("  {} dropped {} records: {:?}", m.name, m.rejects.dropped(), m.rejects);
-    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -1,10 +1,11 @@
-//! The records and states of `handlers/neardup.h`, as bytes. A test compares sizes and offsets with the C++ side's.
+//! The records and states of `handlers/neardup.h`, as bytes. A test compares every size, offset and number with C++'s.
 
 use bytemuck::{Pod, Zeroable};
 use warpmail::abi::wm_tensor;
 
 pub(crate) const DIMS: usize = 256;
 pub(crate) const BANDS: usize = 16;
+pub(crate) const ROWS: usize = 5;
 pub(crate) const BUCKET: usize = 4;
 pub(crate) const TENSORS: usize = 128;
 pub(crate) const PART_BYTES: usize = 232;
@@ -41,7 +42,7 @@ pub(crate) struct Features {
     vector: wm_tensor,
     line: u64,
     tensor: u32,
-    reserved: u32,
+    inverse: u32,
     keys: [u32; BANDS],
 }
 
@@ -52,11 +53,14 @@ pub(crate) struct Tensor {
     reserved: u32,
 }
 
+/// What the sidecar found for a line, and the planner's verdict.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 pub(crate) struct Match {
     pub(crate) line: u64,
+    /// `u64::MAX`: none.
     pub(crate) of: u64,
+    /// Cosine, in [`ONE`].
     pub(crate) similarity: u32,
     pub(crate) candidates: u32,
     pub(crate) duplicate: u32,
@@ -70,19 +74,29 @@ pub(crate) struct EncoderState {
     line: u64,
     total: u32,
     received: u32,
-    pub(crate) free_count: u32,
+    grams: u32,
     carried: u32,
+    gap: u32,
+    pub(crate) free_count: u32,
     carry: [u8; 8],
     pub(crate) free_list: [u32; TENSORS],
     bins: [i32; DIMS],
-    minima: [u32; 48],
+    minima: [[u32; ROWS]; BANDS],
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub(crate) struct Entry {
+    line: u64,
+    inverse: u32,
+    reserved: u32,
+    vector: [i8; DIMS],
 }
 
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub(crate) struct SidecarState {
-    pub(crate) vectors: u64,
-    pub(crate) lines: u64,
+    pub(crate) entries: u64,
     pub(crate) buckets: u64,
     pub(crate) inserted: u64,
     pub(crate) capacity: u32,
@@ -108,38 +122,33 @@ mod tests {
         fn neardup_layout(count: *mut u64) -> *const u64;
     }
 
+    /// The size of a struct and the offsets of its fields.
+    macro_rules! layout {
+        ($name:ident: $($field:ident)*) => { vec![size_of::<$name>(), $(offset_of!($name, $field)),*] };
+    }
+
     #[test]
     fn bytes_are_those_of_the_c_header() {
         let ours = [
-            size_of::<Line>(),
-            size_of::<End>(),
-            size_of::<Features>(),
-            size_of::<Tensor>(),
-            size_of::<Match>(),
-            size_of::<EncoderState>(),
-            size_of::<SidecarState>(),
-            size_of::<PlannerState>(),
-            offset_of!(Line, offset),
-            offset_of!(End, duplicates),
-            offset_of!(Features, tensor),
-            offset_of!(Features, keys),
-            offset_of!(Match, similarity),
-            offset_of!(Match, duplicate),
-            offset_of!(EncoderState, free_count),
-            offset_of!(EncoderState, free_list),
-            offset_of!(EncoderState, bins),
-            offset_of!(EncoderState, minima),
-            offset_of!(SidecarState, inserted),
-            offset_of!(SidecarState, bucket_count),
-            offset_of!(PlannerState, emit_all),
-            DIMS,
-            BANDS,
-            TENSORS,
-            PART_BYTES,
+            layout!(Line: line total offset),
+            layout!(End: lines novel duplicates),
+            layout!(Features: vector line tensor inverse keys),
+            layout!(Tensor: tensor reserved),
+            layout!(Match: line of similarity candidates duplicate reserved),
+            layout!(EncoderState: tensors line total received grams carried gap free_count carry free_list bins minima),
+            layout!(Entry: line inverse reserved vector),
+            layout!(SidecarState: entries buckets inserted capacity bucket_count),
+            layout!(PlannerState: threshold emit_all novel duplicates),
+            vec![DIMS, 127, BANDS, ROWS, BUCKET, ONE as usize, PART_BYTES, TENSORS],
+            [LINE, END, RESULT].map(usize::from).to_vec(),
+            [ENCODER, SIDECAR, PLANNER].map(|h| h as usize).to_vec(),
         ];
         let mut count = 0;
-        // SAFETY: returns a static array of `count` words.
-        let theirs = unsafe { std::slice::from_raw_parts(neardup_layout(&mut count), count as usize) };
-        assert_eq!(theirs, ours.map(|n| n as u64));
+        // SAFETY: it writes `count` and returns a static array of that many words.
+        let theirs = unsafe {
+            let first = neardup_layout(&mut count);
+            std::slice::from_raw_parts(first, count as usize)
+        };
+        assert_eq!(theirs, ours.concat().iter().map(|n| *n as u64).collect::<Vec<_>>());
     }
 }

@@ -1,0 +1,87 @@
+//! What is said on standard error: progress, and the summary at the end.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use warpmail::DeviceInfo;
+
+use super::graph::Options;
+use super::input::Account;
+use super::pipeline::Summary;
+
+/// A bar over `total` bytes, a spinner if that is not known; hidden unless standard error is a terminal.
+pub(crate) fn progress(total: impl FnOnce() -> Option<u64>, quiet: bool) -> ProgressBar {
+    if quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match total() {
+        Some(total) => (ProgressBar::new(total), "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left"),
+        None => (ProgressBar::no_length(), "{spinner} {bytes}, {bytes_per_sec}"),
+    };
+    bar.enable_steady_tick(Duration::from_millis(200));
+    ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style))
+}
+
+/// The summary, and a line for each mailbox; with `detail` one for each module too.
+pub(crate) fn summary(summary: &Summary, account: &Account, options: &Options, device: &DeviceInfo, detail: bool) {
+    let seconds = summary.elapsed.as_secs_f64();
+    eprintln!(
+        "{} lines ({} empty, {} with invalid UTF-8) of {} files: {} novel, {} near-duplicates; {} files were not text",
+        account.lines,
+        account.empty,
+        account.invalid_utf8,
+        account.files.len(),
+        summary.end.novel,
+        summary.end.duplicates,
+        account.binary
+    );
+    eprintln!(
+        "{seconds:.2} s on {} ({}): {:.0} lines/s, {:.1} MB/s; memory for {} lines: {} MiB",
+        device.name,
+        device.backend,
+        account.lines as f64 / seconds,
+        account.bytes as f64 / seconds / 1e6,
+        options.capacity,
+        options.memory_bytes().div_ceil(1 << 20)
+    );
+    for m in &summary.stats.mailboxes {
+        let quarantined = m.quarantined.map_or(String::new(), |reason| format!(", quarantined: {reason}"));
+        eprintln!("  {:20} {:>10} records, at most {} waiting{quarantined}", m.name, m.written, m.depth_max);
+    }
+    for m in summary.stats.modules.iter().filter(|m| detail && m.steps > 0) {
+        let each = m.busy_ns as f64 / m.steps as f64 / 1e3;
+        eprintln!("  {:20} {:>10} steps, {:.2} s, {each:.2} µs each", m.name, m.steps, m.busy_ns as f64 / 1e9);
+    }
+    if detail {
+        let s = &summary.stats;
+        let (work, idle) = (s.work_ns as f64 / 1e9, s.idle_poll_ns as f64 / 1e9);
+        eprintln!(
+            "  arbiter: {} launches, {} grants, {work:.2} s with work, {idle:.2} s without",
+            s.launches, s.grants
+        );
+    }
+}
+
+/// What went wrong without ending the run. False: nothing did.
+pub(crate) fn problems(summary: &Summary, account: &Account) -> bool {
+    account.problems.iter().for_each(|p| eprintln!("warpmail run: {p}"));
+    let refused = summary.stats.modules.iter().filter(|m| m.rejects.dropped() > 0);
+    let mut lost = summary.lost() > 0;
+    for m in refused {
+        let r = &m.rejects;
+        eprintln!(
+            "warpmail run: {} dropped {} records: {} of a wrong length, {} of a wrong type, {} with wrong content",
+            m.name,
+            r.dropped(),
+            r.length,
+            r.msg_type,
+            r.content
+        );
+        lost = true;
+    }
+    if summary.lost() > 0 {
+        eprintln!("warpmail run: {} lines got no verdict", summary.lost());
+    }
+    lost || !account.problems.is_empty()
+}

@@ -1,0 +1,209 @@
+//! `warpmail run` as a user meets it: the built command, its output and its exit codes.
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Whatever hangs is killed.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A folder of its own for a test, inside the target folder.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("run-{name}"));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warpmail"));
+        command.arg("run").args(args).current_dir(&self.0).env_remove("RUST_LOG");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Runs on the twin, with a small memory.
+    fn run(&self, args: &[&str], stdin: &[u8]) -> Output {
+        let mut child = self.spawn(&[&["--backend", "twin", "--capacity", "4096"], args].concat());
+        let mut to = child.stdin.take().unwrap();
+        let stdin = stdin.to_vec();
+        // A command that reads nothing closes the pipe early: no error.
+        thread::spawn(move || drop(to.write_all(&stdin)));
+        finish(child)
+    }
+
+    /// The JSON of a run without text.
+    fn json(&self, args: &[&str], stdin: &[u8]) -> Value {
+        let output = self.run(&[&["--json", "-"], args].concat(), stdin);
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+/// Waits for the end, and kills what does not end.
+fn finish(mut child: Child) -> Output {
+    let mut streams: Vec<Box<dyn Read + Send>> = Vec::new();
+    streams.extend(child.stdout.take().map(|s| Box::new(s) as _));
+    streams.push(Box::new(child.stderr.take().unwrap()));
+    let readers = streams.into_iter().map(|mut from| {
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes).unwrap();
+            bytes
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    let until = Instant::now() + BOUND;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() >= until {
+            child.kill().unwrap();
+            panic!("the command did not end within {BOUND:?}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let mut bytes: Vec<_> = readers.into_iter().map(|r| r.join().unwrap()).collect();
+    let stderr = bytes.pop().unwrap();
+    Output { status, stdout: bytes.pop().unwrap_or_default(), stderr }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("killed: {}", text(&output.stderr)))
+}
+
+const SENTENCE: &str = "The quick brown fox jumps over the lazy dog and runs away from it.\n";
+const NEARLY: &str = "the quick brown fox jumps over   the lazy dog and runs away from us.\n";
+
+#[test]
+fn quiet_leaves_the_results_and_nothing_else() {
+    let folder = Folder::new("quiet");
+    folder.file("a.txt", format!("first\n\n{SENTENCE}"));
+    folder.file("b.txt", format!("{NEARLY}something else altogether\n"));
+    let output = folder.run(&["--quiet", "--all", "a.txt", "b.txt"], b"");
+    assert_eq!((code(&output), text(&output.stderr).as_str()), (0, ""));
+    let lines: Vec<String> = text(&output.stdout).lines().map(String::from).collect();
+    assert_eq!((lines.len(), lines[0].as_str()), (4, "a.txt:1 novel"));
+    assert!(lines[2].starts_with("b.txt:1 ~ a.txt:3 0.9"), "{lines:?}");
+    let missing = folder.run(&["--quiet", "not_there.txt"], b"");
+    assert_eq!((code(&missing), text(&missing.stderr).lines().count()), (1, 1));
+    let stats = folder.run(&["--stats", "a.txt"], b"");
+    assert!(text(&stats.stderr).contains("steps"), "{}", text(&stats.stderr));
+}
+
+#[test]
+fn json_keeps_results_apart_from_the_moment() {
+    let folder = Folder::new("json");
+    let input = format!("{SENTENCE}{SENTENCE}{NEARLY}");
+    let one = folder.json(&["--threshold", "1"], input.as_bytes());
+    let two = folder.json(&["--threshold", "1"], input.as_bytes());
+    assert_eq!((&one["results"], &one["summary"]), (&two["results"], &two["summary"]));
+    assert_eq!(one["results"].as_array().unwrap().len(), 1);
+    let result = &one["results"][0];
+    assert_eq!((&result["file"], &result["line"], &result["of_line"]), (&"-".into(), &2.into(), &1.into()));
+    assert_eq!((&result["similarity"], &result["verdict"]), (&1.0.into(), &"near-duplicate".into()));
+    let summary = &one["summary"];
+    assert_eq!((&summary["lines"], &summary["novel"], &summary["near_duplicates"]), (&3.into(), &2.into(), &1.into()));
+    assert_eq!((&one["run"]["backend"], &one["run"]["interrupted"]), (&"twin".into(), &false.into()));
+
+    let output = folder.run(&["--json", "out.json"], input.as_bytes());
+    assert_eq!((code(&output), text(&output.stdout).lines().count()), (0, 2));
+    let file: Value = serde_json::from_slice(&fs::read(folder.0.join("out.json")).unwrap()).unwrap();
+    assert_eq!(file["results"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn directories_are_walked_in_order_and_only_text_is_read() {
+    let folder = Folder::new("walk");
+    folder.file("d/b.txt", SENTENCE);
+    folder.file("d/a/z.txt", NEARLY);
+    folder.file("d/.hidden", SENTENCE);
+    folder.file("d/c.bin", b"bin\0ary");
+    let output = folder.json(&["--all", "d"], b"");
+    let files: Vec<_> = output["results"].as_array().unwrap().iter().map(|r| r["file"].as_str().unwrap()).collect();
+    assert_eq!(files, ["d/a/z.txt", "d/b.txt"]);
+    let summary = &output["summary"];
+    assert_eq!((&summary["files"], &summary["binary_files"], &summary["lines"]), (&2.into(), &1.into(), &2.into()));
+}
+
+#[test]
+fn what_replaces_invalid_utf8_is_compared() {
+    let folder = Folder::new("utf8");
+    let output = folder.json(&["--all"], b"\xFF\n\xC3\n");
+    assert_eq!((&output["summary"]["invalid_utf8"], &output["results"][1]["similarity"]), (&2.into(), &1.0.into()));
+}
+
+#[test]
+fn long_lines_that_are_equal_are_equal_to_the_end() {
+    let folder = Folder::new("long");
+    let long: String = (1..4000u32).map(|i| format!("{:x} ", i.wrapping_mul(2_654_435_761))).collect();
+    let input = format!("{long}\n{long}{}\n{long}\nshort\n", "another ending ".repeat(300));
+    let output = folder.json(&["--all", "--threshold", "0.5"], input.as_bytes());
+    let results = output["results"].as_array().unwrap();
+    assert!(results.len() == 4 && results[1]["similarity"].as_f64().unwrap() < 0.99, "{results:?}");
+    assert_eq!((&results[2]["of_line"], &results[2]["similarity"]), (&1.into(), &1.0.into()));
+    assert_eq!(results[3]["verdict"], "novel");
+}
+
+#[test]
+fn wrong_usage_is_told_from_failure() {
+    let folder = Folder::new("usage");
+    for args in [&["--threshold", "-0.5"][..], &["--threshold", "nan"], &["--device", "0"], &["--stats", "--quiet"]] {
+        let output = folder.run(args, SENTENCE.as_bytes());
+        assert_eq!((code(&output), output.stdout.len()), (2, 0), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn whoever_closes_the_pipe_has_seen_enough() {
+    let folder = Folder::new("pipe");
+    folder.file("many.txt", SENTENCE.repeat(100_000));
+    let mut child = folder.spawn(&["--backend", "twin", "--capacity", "4096", "many.txt"]);
+    let mut first = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut first).unwrap();
+    drop(stdout);
+    assert_eq!(first, "many.txt:2 ~ many.txt:1 1.0000\n");
+    assert_eq!(code(&finish(child)), 0);
+}
+
+/// The same text on a GPU: everything but the `run` object is the same.
+#[test]
+fn the_gpu_gives_the_same_answers() {
+    let probe = Command::new(env!("CARGO_BIN_EXE_warpmail")).args(["probe", "--require-cuda"]).output().unwrap();
+    if !probe.status.success() {
+        println!("waived: no GPU that can be used");
+        return;
+    }
+    let folder = Folder::new("gpu");
+    // This text nearly repeats itself often enough; a line that does not fit a record comes with it.
+    let input = [include_str!("run.rs"), &include_str!("run.rs").replace('\n', " "), NEARLY].concat();
+    let twin = folder.json(&["--all"], input.as_bytes());
+    let mut child = folder.spawn(&["--backend", "cuda", "--capacity", "4096", "--all", "--json", "-"]);
+    let mut stdin = child.stdin.take().unwrap();
+    thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
+    let output = finish(child);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let cuda: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(cuda["run"]["backend"], "cuda");
+    assert_eq!((&cuda["results"], &cuda["summary"]), (&twin["results"], &twin["summary"]));
+}
