@@ -88,11 +88,11 @@ impl Figures {
     }
 }
 
-/// The command as it was given, by its name only: a path would say where it was built.
+/// The command as it was given, paths by their last part only: the rest would say where it was run.
 fn command_line() -> String {
-    let mut words: Vec<String> = std::env::args().collect();
-    if let Some(first) = words.first_mut() {
-        *first = Path::new(first.as_str()).file_name().map_or("warpmail".into(), |n| n.to_string_lossy().into_owned());
-    }
-    words.join(" ")
+    let last = |word: String| match Path::new(&word).file_name() {
+        Some(name) if word.contains('/') => name.to_string_lossy().into_owned(),
+        _ => word,
+    };
+    std::env::args().map(last).collect::<Vec<_>>().join(" ")
 }
