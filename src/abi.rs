@@ -22,7 +22,7 @@ plain_bytes!(
     wm_module,
     wm_tensor,
     wm_control,
-    wm_serving,
+    wm_grant,
     wm_telemetry,
     wm_mailbox_stats,
     wm_module_stats,

@@ -88,6 +88,12 @@ impl Builder {
         if options.batch == 0 {
             return Err(Error::refused(format!("module {name}"), "a batch has at least one step"));
         }
+        if u32::from(options.priority) >= abi::WM_PRIORITIES {
+            return Err(Error::refused(
+                format!("priority {} of module {name}", options.priority),
+                format!("must be 0 (most urgent) to {}", abi::WM_PRIORITIES - 1),
+            ));
+        }
         self.module(name, abi::WM_KIND_RESIDENT, options)
     }
 

@@ -61,12 +61,18 @@ impl Memory {
             side(m.producer) == abi::WM_SIDE_HOST || side(m.consumer) == abi::WM_SIDE_HOST
         };
 
+        let ends_of = |of: u32| {
+            let ends = |m: &crate::graph::MailboxPlan| [m.producer, m.consumer].map(|e| u64::from(side(e) == of));
+            graph.mailboxes.iter().flat_map(ends).sum::<u64>()
+        };
+
         // Device: tables, counters, index words of device ends, states, mailboxes.
         let mut plan = Plan(0);
         let table = plan.take(size(n_mailboxes, size_of::<abi::wm_mailbox>()), 128);
         let modules = plan.take(size(n_modules, size_of::<abi::wm_module>()), 128);
         let module_stats = plan.take(size(n_modules, size_of::<abi::wm_module_stats>()), 128);
-        let words = plan.take(size(n_mailboxes * 2, 8), 128);
+        let n_device_words = ends_of(abi::WM_SIDE_DEVICE);
+        let words = plan.take(size(n_device_words, 8), 128);
         let states: Vec<u64> = graph.modules.iter().map(|m| plan.take(m.options.state.len() as u64, 256)).collect();
         let boxes: Vec<u64> =
             graph.mailboxes.iter().map(|m| if pinned_box(m) { 0 } else { plan.take(m.options.bytes(), 512) }).collect();
@@ -78,7 +84,8 @@ impl Memory {
         let telemetry = plan.take(size_of::<abi::wm_telemetry>() as u64, 128);
         let mailbox_stats_out = plan.take(size(n_mailboxes, size_of::<abi::wm_mailbox_stats>()), 128);
         let module_stats_out = plan.take(size(n_modules, size_of::<abi::wm_module_stats>()), 128);
-        let host_words = plan.take(size(n_mailboxes * 2, 8), 128);
+        let n_host_words = ends_of(abi::WM_SIDE_HOST);
+        let host_words = plan.take(size(n_host_words, 8), 128);
         let host_boxes: Vec<u64> =
             graph.mailboxes.iter().map(|m| if pinned_box(m) { plan.take(m.options.bytes(), 512) } else { 0 }).collect();
         let pinned_bytes = plan.0 as usize;
@@ -91,21 +98,25 @@ impl Memory {
         let (arena, pinned) = (memory.arena.0, memory.pinned.device);
 
         let mut image = vec![0u8; device_bytes];
+        let (mut next_device_word, mut next_host_word) = (0, 0);
         for (id, plan) in graph.mailboxes.iter().enumerate() {
             let in_pinned = pinned_box(plan);
             let (producer_side, consumer_side) = (side(plan.producer), side(plan.consumer));
             let header = header_of(id as u32, plan.producer, plan.consumer, &plan.options, in_pinned);
-            // All `written` words of a side stand together, then all `consumed`: a scan reads lines of them.
-            let place = |k: u64| 8 * (k * n_mailboxes + id as u64);
-            let word = |end_side: u32, k: u64| match end_side {
-                abi::WM_SIDE_HOST => pinned + host_words + place(k),
-                abi::WM_SIDE_DEVICE => arena + words + place(k),
-                _ => 0,
+            // The readiness words of a side stand together, dense: a scan reads lines of them.
+            let mut word = |end_side: u32| {
+                let (first, next) = match end_side {
+                    abi::WM_SIDE_HOST => (pinned + host_words, &mut next_host_word),
+                    abi::WM_SIDE_DEVICE => (arena + words, &mut next_device_word),
+                    _ => return 0,
+                };
+                *next += 1;
+                first + 8 * (*next - 1)
             };
             let base = if in_pinned { pinned + host_boxes[id] } else { arena + boxes[id] };
             let mut handle = handle_of(&header, base);
-            handle.written = word(producer_side, 0);
-            handle.consumed = word(consumer_side, 1);
+            handle.written = word(producer_side);
+            handle.consumed = word(consumer_side);
             handle.producer_side = producer_side as u16;
             handle.consumer_side = consumer_side as u16;
             if in_pinned {
@@ -126,6 +137,7 @@ impl Memory {
             row.handler = plan.options.handler;
             row.batch = plan.options.batch;
             row.out_records = plan.out_records();
+            row.priority = plan.options.priority.into();
             if plan.kind == abi::WM_KIND_RESIDENT {
                 row.n_inputs = plan.inputs.len() as u32;
                 row.n_outputs = plan.outputs.len() as u32;
@@ -164,7 +176,9 @@ impl Memory {
             module_stats_out: pinned + module_stats_out,
             residency_ns: graph.budget.residency.as_nanos() as u64,
             servers: graph.budget.servers,
-            scanners: (n_mailboxes as u32).div_ceil(1024),
+            scanners: (n_device_words as u32).div_ceil(2048).clamp(1, abi::WM_MAX_SCANNERS),
+            n_device_words: n_device_words as u32,
+            n_host_words: n_host_words as u32,
             scratch_bytes: graph.scratch_bytes(),
             reserved: 0,
         };
@@ -252,7 +266,7 @@ impl Memory {
 
     /// The stop doorbell.
     pub(crate) fn ring_stop(&self, stop: bool) {
-        let word = self.control + std::mem::offset_of!(abi::wm_control, stop);
+        let word = self.control + std::mem::offset_of!(abi::wm_control, stop.rung);
         // SAFETY: an aligned word inside the allocation whose one writer is the host's launcher thread.
         unsafe { abi::wm_host_store_release(self.pinned.host.add(word).cast(), u64::from(stop)) };
     }
@@ -305,7 +319,8 @@ impl Memory {
         let is_twin = self.device.info().ordinal.is_none();
         // SAFETY: reads a clock.
         let now = if is_twin { unsafe { abi::wm_host_now_ns() } } else { t.heartbeat_ns };
-        let serving = t.serving.iter().filter(|s| s.module_plus_one != 0 && s.since_ns != 0);
+        let held = |s: &&abi::wm_grant| (1..=self.module_names.len() as u64).contains(&s.module_plus_one);
+        let serving = t.grants_held.iter().filter(held);
         let serving = serving
             .map(|s| Serving {
                 module: name(&self.module_names, s.module_plus_one as usize - 1),

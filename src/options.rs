@@ -115,13 +115,16 @@ pub struct ModuleOptions {
     /// Free slots that every output must have before a step is granted: the most records one step may push to one
     /// output. 0 stands for the number of inputs.
     pub out_records: u32,
+    /// Whose turn it is when several modules could step: 0, the most urgent class, to 3. A class waits for the more
+    /// urgent ones, but not for ever: every 16th grant of a server begins its search at another class, each in its turn.
+    pub priority: u8,
     /// The module's own memory on the device, as it is before the first step. Kept between steps and launches.
     pub state: Vec<u8>,
 }
 
 impl Default for ModuleOptions {
     fn default() -> Self {
-        ModuleOptions { handler: 0, rule: Rule::Any, batch: 32, out_records: 0, state: Vec::new() }
+        ModuleOptions { handler: 0, rule: Rule::Any, batch: 32, out_records: 0, priority: 0, state: Vec::new() }
     }
 }
 
@@ -140,6 +143,12 @@ impl ModuleOptions {
     /// Sets the firing rule.
     pub fn with_rule(mut self, rule: Rule) -> Self {
         self.rule = rule;
+        self
+    }
+
+    /// Sets the priority class, 0 (most urgent) to 3.
+    pub fn with_priority(mut self, priority: u8) -> Self {
+        self.priority = priority;
         self
     }
 }

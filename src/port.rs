@@ -102,6 +102,29 @@ impl Sender {
         }
     }
 
+    /// Pushes as many as there is room for of the records in `payloads`, each of `len` bytes, one behind the other, and
+    /// publishes them together. Returns their number, 0 when the mailbox is full.
+    pub fn try_push_batch(&mut self, msg_type: u16, payloads: &[u8], len: usize) -> Result<usize> {
+        let mailbox = self.end.mailbox.mailbox_id;
+        if len > self.payload {
+            return Err(Error::PayloadTooLong { mailbox, len, max: self.payload });
+        }
+        if len == 0 || !payloads.len().is_multiple_of(len) {
+            return Err(Error::refused(
+                format!("a batch of {} bytes in records of {len}", payloads.len()),
+                "must be a whole number of records of at least one byte",
+            ));
+        }
+        let n = (payloads.len() / len).min(u32::MAX as usize) as u32;
+        let mut pushed = 0;
+        // SAFETY: as in `try_push`; `payloads` has `n` times `len` bytes.
+        unsafe {
+            let src = payloads.as_ptr().cast();
+            abi::wm_host_try_push_batch(&mut self.end, src, len as u32, u32::from(msg_type), n, &mut pushed)
+        };
+        Ok(pushed as usize)
+    }
+
     /// Pushes one record, waiting up to `bound` for a free slot.
     pub fn push(&mut self, msg_type: u16, payload: &[u8], bound: Duration) -> Result<()> {
         let mut until = None;
@@ -152,6 +175,45 @@ impl Receiver {
             abi::WM_TOO_SMALL => Err(Error::BufferTooSmall { mailbox, len: len as usize, room: buffer.len() }),
             _ => Err(Error::BadRecord { mailbox, len }),
         }
+    }
+
+    /// Pops as many records as are there and `buffer` has places for, `step` bytes each, and gives their slots back
+    /// together. Calls `each` with a record's place and what it is, in order; returns their number. A record that does
+    /// not fit a place, or cannot be, ends the batch; if it is the first, that is the error.
+    pub fn try_pop_batch(
+        &mut self,
+        buffer: &mut [u8],
+        step: usize,
+        mut each: impl FnMut(usize, Record),
+    ) -> Result<usize> {
+        const AT_ONCE: usize = 64;
+        let (mut lens, mut kinds, mut popped) = ([0u32; AT_ONCE], [0u32; AT_ONCE], 0);
+        let n = buffer.len().checked_div(step).unwrap_or(0).min(AT_ONCE);
+        let step = step.min(u32::MAX as usize);
+        // SAFETY: as in `try_pop`; `buffer` has `n` places of `step` bytes, `lens` and `kinds` have at least `n`.
+        let status = unsafe {
+            let (dst, lens, kinds) = (buffer.as_mut_ptr().cast(), lens.as_mut_ptr(), kinds.as_mut_ptr());
+            abi::wm_host_try_pop_batch(&mut self.end, dst, step as u64, lens, kinds, n as u32, &mut popped)
+        };
+        let popped = popped as usize;
+        for (i, (&len, &kind)) in lens.iter().zip(&kinds).take(popped).enumerate() {
+            each(i, Record { len: len as usize, msg_type: kind as u16 });
+        }
+        let mailbox = self.end.mailbox.mailbox_id;
+        match status {
+            0 => Ok(popped),
+            s if s == abi::WM_EMPTY as i32 => Ok(0),
+            abi::WM_TOO_SMALL => Err(Error::BufferTooSmall { mailbox, len: self.next_len(), room: step }),
+            _ => Err(Error::BadRecord { mailbox, len: 0 }),
+        }
+    }
+
+    /// Length of the record at the front, 0 if there is none.
+    fn next_len(&mut self) -> usize {
+        let (mut len, mut kind) = (0, 0);
+        // SAFETY: as in `try_pop`, with no room: nothing is written and the record stays.
+        unsafe { abi::wm_host_try_pop(&mut self.end, std::ptr::null_mut(), 0, &mut len, &mut kind) };
+        len as usize
     }
 
     /// Pops the next record, waiting up to `bound` for one.

@@ -16,10 +16,11 @@ LAYERS = [
     ["protocol/atomics.hpp"],
     ["protocol/lanes.hpp"],
     ["protocol/slot.hpp"],
+    ["protocol/slot_thread.hpp", "protocol/slot_warp.hpp"],
     ["protocol/mailbox.hpp"],
-    ["protocol/wait.hpp"],
+    ["protocol/wait.hpp", "protocol/warp_ends.hpp"],
     ["include/warpmail/device.hpp", "protocol/arbiter.hpp"],
-    ["protocol/context.hpp", "protocol/telemetry.hpp"],
+    ["protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/context.hpp", "protocol/telemetry.hpp"],
     ["protocol/roles.hpp"],
     ["protocol/builtin.hpp", "device/arbiter_kernel.cuh", "twin/twin_arbiter.hpp"],
     ["include/warpmail/handler.hpp", "twin/host.h"],
@@ -50,11 +51,14 @@ def check(csrc):
             faults.append(f"{name}: stands in no layer; give it one in tools/check_layers.py")
             continue
         text = without_comments(path.read_text())
-        for included in re.findall(r'^\s*#\s*include\s+"([^"]+)"', text, flags=re.M):
+        for quote, included in re.findall(r'^\s*#\s*include\s+(["<])([^">]+)[">]', text, flags=re.M):
             target = resolve(csrc, included)
             if target is None:
-                faults.append(f"{name}: includes {included}, which is not in csrc")
-            elif RANK[target] >= RANK[name] :
+                if quote == '"':
+                    faults.append(f"{name}: includes {included}, which is not in csrc")
+            elif target not in RANK:
+                faults.append(f"{name}: includes {target}, which stands in no layer")
+            elif RANK[target] >= RANK[name]:
                 faults.append(f"{name}: includes {target}, which is not below it")
         if name != ORDERS_LIVE_IN:
             for number, line in enumerate(text.splitlines(), 1):
@@ -69,6 +73,7 @@ def self_test(csrc):
         "protocol/slot.hpp": '#include "protocol/arbiter.hpp"\n',
         "protocol/mailbox.hpp": 'inline void f() { asm volatile("" ::: "memory"); }\n',
         "protocol/new_file.hpp": "\n",
+        "protocol/wait.hpp": "#include <protocol/roles.hpp>\n",
     }
     for name, text in plants.items():
         with tempfile.TemporaryDirectory() as folder:

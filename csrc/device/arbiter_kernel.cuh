@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // The persistent kernel: one block, a role per warp.
-//   warp 0  decide      warp 1  inbox      then args.servers warps serve, and args.scanners scan
+//   warp 0  keep        warp 1  inbox      then args.servers warps serve, and args.scanners scan
 // Launch with (2 + args.servers + args.scanners) * 32 threads, one block, and wm_host_shared_bytes(args) of dynamic
 // shared memory.
 #ifndef WARPMAIL_DEVICE_ARBITER_KERNEL_CUH
@@ -12,29 +12,6 @@
 namespace warpmail {
 
 constexpr u32 first_server_warp = 2;
-
-// All threads of the block, for what is done once before the roles part.
-struct block_lanes {
-    WM_FN u32 rank() const {
-#if defined(__CUDA_ARCH__)
-        return threadIdx.x;
-#else
-        return 0;
-#endif
-    }
-    WM_FN u32 width() const {
-#if defined(__CUDA_ARCH__)
-        return blockDim.x;
-#else
-        return 1;
-#endif
-    }
-    WM_FN void sync() const {
-#if defined(__CUDA_ARCH__)
-        __syncthreads();
-#endif
-    }
-};
 
 template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args) {
     extern __shared__ __align__(16) unsigned char warpmail_shared[];
@@ -52,8 +29,8 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
     begin(block_lanes{}, a);
 
     if (warp == 0) {
-        decide_state d = decide_begin();
-        while (decide_turn(lanes, a, d) != 0) {
+        keep_state k = keep_begin();
+        while (keep_turn(lanes, a, k)) {
         }
     } else if (warp == 1) {
         inbox_state b = inbox_begin(lanes, a);
@@ -63,8 +40,7 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
         while (scan_turn(lanes, a, warp - first_scanner_warp, args.scanners)) {
         }
     } else {
-        u64 seen = 0;
-        while (serve_turn<Handlers>(lanes, a, warp - first_server_warp, seen) != 0) {
+        while (serve_turn<Handlers>(lanes, a, warp - first_server_warp) != served::left) {
         }
     }
 }

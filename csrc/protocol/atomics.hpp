@@ -9,9 +9,11 @@
 //
 // Pairs (the table in docs/ordering.md lists them by name):
 //   store_release_* of a slot's first head word  ->  load_acquire_* of the same word by the consumer
-//   store_release_cta of a grant word            ->  load_acquire_cta by the server
-//   store_release_cta of a done word             ->  load_acquire_cta by the decider
-//   or_release_cta of a look word                ->  exchange_acquire_cta by the decider
+//   fence_release before a slot's words          ->  fence_acquire after the head was seen by a warp
+//   or_release_cta of a look word                ->  clear_acquire_cta by the server that claims the module
+//   clear_release_cta of an owned bit            ->  or_acquire_cta by the next server of the module
+//   store_release_cta of a grant that says `left` ->  load_acquire_cta by the keeper
+//   store_release_cta of flag_leave              ->  load_acquire_cta by the scans
 #ifndef WARPMAIL_PROTOCOL_ATOMICS_HPP
 #define WARPMAIL_PROTOCOL_ATOMICS_HPP
 
@@ -41,60 +43,96 @@ template <class T> WM_FN T* at(u64 address) {
 
 #if defined(__CUDA_ARCH__)
 
-// Generic addresses: shared, device and mapped host memory alike. The clobber keeps the compiler from moving plain
+// `_gpu` and `_sys` are for device and mapped host memory, `_cta` for the arbiter's working memory, which is shared
+// memory: naming the space saves the hardware from finding it out. The clobber keeps the compiler from moving plain
 // accesses across, which is what makes an acquire or release mean something for the caller's own data.
 #define WM_LOAD(name, op)                                                                                              \
     WM_FN u64 name(const u64* p) {                                                                                     \
         u64 v;                                                                                                         \
-        asm volatile(op ".u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");                                               \
+        asm volatile(op ".global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");                                        \
         return v;                                                                                                      \
     }
 #define WM_STORE(name, op)                                                                                             \
     WM_FN void name(u64* p, u64 v) {                                                                                   \
-        asm volatile(op ".u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");                                                 \
+        asm volatile(op ".global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");                                          \
     }
-WM_LOAD(load_relaxed_cta, "ld.relaxed.cta")
+#define WM_LOAD_SHARED(name, op, type, reg)                                                                            \
+    WM_FN type name(const type* p) {                                                                                   \
+        type v;                                                                                                        \
+        asm volatile(op " %0, [%1];" : "=" reg(v) : "r"(shared_address(p)) : "memory");                                \
+        return v;                                                                                                      \
+    }
+#define WM_STORE_SHARED(name, op, type, reg)                                                                           \
+    WM_FN void name(type* p, type v) {                                                                                 \
+        asm volatile(op " [%0], %1;" ::"r"(shared_address(p)), reg(v) : "memory");                                     \
+    }
+WM_FN u32 shared_address(const void* p) {
+    return static_cast<u32>(__cvta_generic_to_shared(p));
+}
 WM_LOAD(load_relaxed_gpu, "ld.relaxed.gpu")
 WM_LOAD(load_relaxed_sys, "ld.relaxed.sys")
-WM_LOAD(load_acquire_cta, "ld.acquire.cta")
 WM_LOAD(load_acquire_gpu, "ld.acquire.gpu")
 WM_LOAD(load_acquire_sys, "ld.acquire.sys")
-WM_STORE(store_relaxed_cta, "st.relaxed.cta")
 WM_STORE(store_relaxed_gpu, "st.relaxed.gpu")
 WM_STORE(store_relaxed_sys, "st.relaxed.sys")
-WM_STORE(store_release_cta, "st.release.cta")
 WM_STORE(store_release_gpu, "st.release.gpu")
 WM_STORE(store_release_sys, "st.release.sys")
+WM_LOAD_SHARED(load_relaxed_cta, "ld.relaxed.cta.shared.u64", u64, "l")
+WM_LOAD_SHARED(load_acquire_cta, "ld.acquire.cta.shared.u64", u64, "l")
+WM_LOAD_SHARED(load_relaxed_cta, "ld.relaxed.cta.shared.u32", u32, "r")
+WM_STORE_SHARED(store_relaxed_cta, "st.relaxed.cta.shared.u64", u64, "l")
+WM_STORE_SHARED(store_release_cta, "st.release.cta.shared.u64", u64, "l")
+WM_STORE_SHARED(store_relaxed_cta, "st.relaxed.cta.shared.u32", u32, "r")
 #undef WM_LOAD
 #undef WM_STORE
+#undef WM_LOAD_SHARED
+#undef WM_STORE_SHARED
 
 // Sets bits. RELEASE: what the thread wrote before is seen by whoever takes the bits.
 WM_FN void or_release_cta(u32* p, u32 bits) {
-    asm volatile("{ .reg .u32 old; atom.release.cta.or.b32 old, [%0], %1; }" ::"l"(p), "r"(bits) : "memory");
+    asm volatile("red.release.cta.shared.or.b32 [%0], %1;" ::"r"(shared_address(p)), "r"(bits) : "memory");
 }
-// Takes all bits. ACQUIRE of or_release_cta.
-WM_FN u32 exchange_acquire_cta(u32* p, u32 v) {
+// Clears bits. RELEASE, as or_release_cta.
+WM_FN void clear_release_cta(u32* p, u32 bits) {
+    asm volatile("red.release.cta.shared.and.b32 [%0], %1;" ::"r"(shared_address(p)), "r"(~bits) : "memory");
+}
+// Set or clear bits and say what was there. ACQUIRE of the two above.
+WM_FN u32 or_acquire_cta(u32* p, u32 bits) {
     u32 old;
-    asm volatile("atom.acquire.cta.exch.b32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
+    asm volatile("atom.acquire.cta.shared.or.b32 %0, [%1], %2;"
+                 : "=r"(old)
+                 : "r"(shared_address(p)), "r"(bits)
+                 : "memory");
     return old;
 }
-WM_FN u32 load_relaxed_cta(const u32* p) {
-    u32 v;
-    asm volatile("ld.relaxed.cta.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-    return v;
+WM_FN u32 clear_acquire_cta(u32* p, u32 bits) {
+    u32 old;
+    asm volatile("atom.acquire.cta.shared.and.b32 %0, [%1], %2;"
+                 : "=r"(old)
+                 : "r"(shared_address(p)), "r"(~bits)
+                 : "memory");
+    return old;
 }
 // Adds to a counter in device memory; nothing waits for it.
 WM_FN void add_relaxed_gpu(u64* p, u64 n) {
-    asm volatile("red.relaxed.gpu.add.u64 [%0], %1;" ::"l"(p), "l"(n) : "memory");
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(p), "l"(n) : "memory");
 }
 
-// Makes a relaxed store that follows a release: what the thread wrote before, and what it saw by a barrier, is seen by
-// whoever acquires that store.
+// Makes relaxed stores that follow releases: what the thread wrote before, and what it saw by a barrier, is seen by
+// whoever acquires such a store. Waits for what was written; L1 is left alone.
 WM_FN void fence_release(u32 scope) {
     if (scope == WM_SCOPE_GPU)
-        asm volatile("fence.acq_rel.gpu;" ::: "memory");
+        asm volatile("fence.release.gpu;" ::: "memory");
     else
-        asm volatile("fence.acq_rel.sys;" ::: "memory");
+        asm volatile("fence.release.sys;" ::: "memory");
+}
+// Makes relaxed loads that came before it acquires of what they saw. Drops L1; waits for nothing, so a poll is relaxed
+// and this follows when it has found something.
+WM_FN void fence_acquire(u32 scope) {
+    if (scope == WM_SCOPE_GPU)
+        asm volatile("fence.acquire.gpu;" ::: "memory");
+    else
+        asm volatile("fence.acquire.sys;" ::: "memory");
 }
 
 // Nanoseconds of the device-wide timer. Its tick is coarse (32 ns to about 1 µs, by device).
@@ -128,11 +166,20 @@ WM_FN void store_release_cta(u64* p, u64 v) {
 WM_FN u32 load_relaxed_cta(const u32* p) {
     return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
+WM_FN void store_relaxed_cta(u32* p, u32 v) {
+    __atomic_store_n(p, v, __ATOMIC_RELAXED);
+}
 WM_FN void or_release_cta(u32* p, u32 bits) {
     __atomic_fetch_or(p, bits, __ATOMIC_RELEASE);
 }
-WM_FN u32 exchange_acquire_cta(u32* p, u32 v) {
-    return __atomic_exchange_n(p, v, __ATOMIC_ACQUIRE);
+WM_FN void clear_release_cta(u32* p, u32 bits) {
+    __atomic_fetch_and(p, ~bits, __ATOMIC_RELEASE);
+}
+WM_FN u32 or_acquire_cta(u32* p, u32 bits) {
+    return __atomic_fetch_or(p, bits, __ATOMIC_ACQUIRE);
+}
+WM_FN u32 clear_acquire_cta(u32* p, u32 bits) {
+    return __atomic_fetch_and(p, ~bits, __ATOMIC_ACQUIRE);
 }
 WM_FN void add_relaxed_gpu(u64* p, u64 n) {
     __atomic_fetch_add(p, n, __ATOMIC_RELAXED);
@@ -190,6 +237,11 @@ WM_FN word_pair load_relaxed_pair(const u64* p) {
     return v;
 }
 WM_FN void store_relaxed_pair(u64* p, word_pair v) {
+    *reinterpret_cast<volatile word_pair*>(p) = v;
+}
+// x86 keeps the order of stores; the compiler is told to.
+WM_FN void store_release_pair(u64* p, word_pair v) {
+    asm volatile("" ::: "memory");
     *reinterpret_cast<volatile word_pair*>(p) = v;
 }
 #endif

@@ -50,7 +50,7 @@ public:
     }
 
     // Pops one record of an input into dst. See try_pop. A record with an impossible length is counted and dropped.
-    WM_FN wm_status pop(u32 input, void* dst, u32 dst_bytes, u32& len, u32& type) {
+    template <order O = order::ordered> WM_FN wm_status pop(u32 input, void* dst, u32 dst_bytes, u32& len, u32& type) {
         if (input >= module_.n_inputs)
             return WM_BAD_ARGUMENT;
         const u32 m = module_.inputs[input];
@@ -58,10 +58,9 @@ public:
         c.mailbox = arbiter_.rows[m];
         c.read_idx = load_relaxed_cta(&arbiter_.consumed[m]);
         c.write_seen = load_relaxed_cta(&arbiter_.written[m]);
-        lanes.sync();
-        wm_status s = try_pop(lanes, c, dst, dst_bytes, len, type);
-        if (s == WM_EMPTY && pending(arbiter_, m) > 0)
-            s = warpmail::pop(lanes, c, dst, dst_bytes, len, type, arrival_ns);
+        wm_status s = try_pop<O>(lanes, c, dst, dst_bytes, len, type);
+        if (s == WM_EMPTY && lanes.any(pending(arbiter_, m) > 0))
+            s = warpmail::pop<O>(lanes, c, dst, dst_bytes, len, type, arrival_ns);
         if (s == WM_OK || s == WM_BAD_LENGTH) {
             if (lanes.rank() == 0) {
                 store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
@@ -75,8 +74,9 @@ public:
         return s;
     }
 
-    // Pushes one record to an output. See try_push. The bytes at src are those that any lane wrote before the call.
-    WM_FN wm_status push(u32 output, const void* src, u32 len, u32 type) {
+    // Pushes one record to an output. See try_push. The bytes at src are those that any lane wrote before the call and
+    // a `lanes.sync()`.
+    template <order O = order::ordered> WM_FN wm_status push(u32 output, const void* src, u32 len, u32 type) {
         if (output >= module_.n_outputs)
             return WM_BAD_ARGUMENT;
         const u32 m = module_.outputs[output];
@@ -85,7 +85,7 @@ public:
         p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
         p.read_seen = load_relaxed_cta(&arbiter_.consumed[m]);
         lanes.sync();
-        const wm_status s = try_push(lanes, p, src, len, type);
+        const wm_status s = try_push<O>(lanes, p, src, len, type);
         if (s == WM_OK) {
             if (lanes.rank() == 0) {
                 store_relaxed_cta(&arbiter_.written[m], p.write_idx);
@@ -131,24 +131,27 @@ private:
     u64 records_out_ = 0;
 };
 
-// Runs one grant: at least one step, then more while the rule still holds, up to the module's batch.
-template <class H, class L> WM_FN void run_grant(L lanes, arbiter& a, u32 server, u32 module) {
-    context<L> c(lanes, a, server, module);
+// Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
+// owned by this server, since begin_ns.
+template <class H, class L> WM_FN void run_grant(L lanes, arbiter& a, u32 server, u32 module, u64 begin_ns) {
     const module_brief& mod = a.modules[module];
-    const u64 begin_ns = now_ns();
+    context<L> c(lanes, a, server, module);
     u64 steps = 0;
-    bool more = true;
-    while (more) {
+    for (bool more = true; more;) {
         const u64 before = c.moved();
         H::step(c, mod.handler);
         lanes.sync();
         steps++;
-        if (c.moved() == before) {
+        const bool moved = c.moved() != before;
+        if (!moved)
             c.reject(WM_REJECT_NO_PROGRESS);
+        more = moved && may_step(lanes, a, mod);
+        if (steps >= mod.batch || !moved) {
+            // What is left is somebody else's turn first; without progress, only news are worth another look.
+            if (more && lanes.rank() == 0)
+                mark(a, module);
             break;
         }
-        // Lanes may see a far index move at different moments: lane 0 decides.
-        more = steps < mod.batch && lanes.broadcast(static_cast<u32>(may_step(a, mod)), 0) != 0;
     }
     c.count(steps, now_ns() - begin_ns);
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // Who executes a call together. Handlers and the arbiter are written once against these: `warp_lanes` is a converged
-// warp of 32 threads on the device, `one_lane` a single thread anywhere. A loop over data reads
+// warp of 32 threads on the device, `block_lanes` a whole block, `one_lane` a single thread anywhere. A loop over data
+// reads
 //     for (u32 i = lanes.rank(); i < n; i += lanes.width()) ...
 // and a reduction gives every lane the same value. Integer reductions are exact, so both give identical results.
 #ifndef WARPMAIL_PROTOCOL_LANES_HPP
@@ -13,6 +14,11 @@ namespace warpmail {
 
 // One thread.
 struct one_lane {
+    WM_FN void check() const {}
+    // Whether several threads act as one.
+    WM_FN static constexpr bool is_group() {
+        return false;
+    }
     WM_FN u32 rank() const {
         return 0;
     }
@@ -48,6 +54,16 @@ struct one_lane {
 // A converged warp: all 32 threads must make every call. The host bodies exist only so that templates over lanes can be
 // marked for both sides; a warp is never run there.
 struct warp_lanes {
+    WM_FN static constexpr bool is_group() {
+        return true;
+    }
+    // Debug builds (WARPMAIL_DEBUG) stop a kernel whose warp is not converged here.
+    WM_FN void check() const {
+#if defined(__CUDA_ARCH__) && defined(WARPMAIL_DEBUG)
+        if (__activemask() != ~0u)
+            __trap();
+#endif
+    }
     WM_FN u32 rank() const {
 #if defined(__CUDA_ARCH__)
         return threadIdx.x & 31u;
@@ -71,10 +87,26 @@ struct warp_lanes {
 #endif
     }
     WM_FN bool any(bool p) const {
-        return ballot(p) != 0;
+#if defined(__CUDA_ARCH__)
+        return __any_sync(~0u, p) != 0;
+#else
+        return p;
+#endif
     }
     WM_FN bool all(bool p) const {
-        return ballot(p) == ~0u;
+#if defined(__CUDA_ARCH__)
+        return __all_sync(~0u, p) != 0;
+#else
+        return p;
+#endif
+    }
+    // The bits that are set in every lane's v.
+    WM_FN u32 common_bits(u32 v) const {
+#if defined(__CUDA_ARCH__)
+        return __reduce_and_sync(~0u, v);
+#else
+        return v;
+#endif
     }
     template <class T> WM_FN T broadcast(T v, u32 from) const {
 #if defined(__CUDA_ARCH__)
@@ -112,6 +144,66 @@ private:
         (void)distance;
         return v;
 #endif
+    }
+};
+
+// All threads of a one-dimensional block whose size is a multiple of 32; all of them must make every call.
+struct block_lanes {
+    WM_FN static constexpr bool is_group() {
+        return true;
+    }
+    WM_FN void check() const {
+#if defined(__CUDA_ARCH__) && defined(WARPMAIL_DEBUG)
+        if (__activemask() != ~0u || blockDim.x % 32 != 0 || blockDim.y * blockDim.z != 1)
+            __trap();
+#endif
+    }
+    WM_FN u32 rank() const {
+#if defined(__CUDA_ARCH__)
+        return threadIdx.x;
+#else
+        return 0;
+#endif
+    }
+    WM_FN u32 width() const {
+#if defined(__CUDA_ARCH__)
+        return blockDim.x;
+#else
+        return 1;
+#endif
+    }
+    WM_FN void sync() const {
+#if defined(__CUDA_ARCH__)
+        __syncthreads();
+#endif
+    }
+    WM_FN bool any(bool p) const {
+#if defined(__CUDA_ARCH__)
+        return __syncthreads_or(p) != 0;
+#else
+        return p;
+#endif
+    }
+    WM_FN bool all(bool p) const {
+#if defined(__CUDA_ARCH__)
+        return __syncthreads_and(p) != 0;
+#else
+        return p;
+#endif
+    }
+    // Through shared memory, between two barriers.
+    template <class T> WM_FN T broadcast(T v, u32 from) const {
+#if defined(__CUDA_ARCH__)
+        __shared__ T box;
+        if (threadIdx.x == from)
+            box = v;
+        __syncthreads();
+        v = box;
+        __syncthreads();
+#else
+        (void)from;
+#endif
+        return v;
     }
 };
 #endif

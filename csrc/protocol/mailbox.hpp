@@ -11,11 +11,17 @@
 //       the consumer stored after every word it read carried the old lap's tag, so no later write can reach that read.
 //   M3  One writer per word: write_idx and `written` belong to the producer, read_idx and `consumed` to the consumer.
 //
-// All calls are made by all lanes with the same arguments; with warp_lanes the warp is converged. They never wait.
+// All calls are made by all lanes with the same arguments: one_lane, a converged warp_lanes, or block_lanes. They never
+// wait; wait.hpp has the forms that do. A warp that moves many records keeps its end in registers: warp_ends.hpp.
+//
+//   whole records   try_push, try_pop, and try_push_batch, try_pop_batch (one publication for the batch)
+//   in place        reserve - put - commit, and peek - get - release: a record is written straight into its slot and
+//                   read straight from it, and the index is published once, when the caller says so
 #ifndef WARPMAIL_PROTOCOL_MAILBOX_HPP
 #define WARPMAIL_PROTOCOL_MAILBOX_HPP
 
-#include "protocol/slot.hpp"
+#include "protocol/slot_thread.hpp"
+#include "protocol/slot_warp.hpp"
 
 namespace warpmail {
 
@@ -23,7 +29,7 @@ WM_FN u64 slot_count(const wm_mailbox& m) {
     return 1ull << m.slots_log2;
 }
 WM_FN u32 payload_bytes(const wm_mailbox& m) {
-    return slot_shape(m.record_stride).payload_bytes();
+    return payload_in(m.record_stride);
 }
 WM_FN u64* slot_at(const wm_mailbox& m, u64 idx) {
     return at<u64>(m.slots + (idx & (slot_count(m) - 1)) * m.record_stride);
@@ -108,54 +114,155 @@ WM_FN bool seems_ready(wm_consumer& c) {
 #endif
 }
 
-// Pushes one record. WM_OK, WM_FULL, WM_BAD_LENGTH, WM_BAD_ARGUMENT (src null with a length). Costs one slot of stores.
+// Free slots, counted up to `want`; looks at the far index only when fewer than that seem free. Reserving is
+// looking: the slots stay the producer's until it commits.
+template <class L> WM_FN u64 reserve(L lanes, wm_producer& p, u64 want) {
+    const u64 n = free_slots(lanes, p, want);
+    return n < want ? n : want;
+}
+
+// Writes record `i` of those reserved, in place. WM_OK, WM_BAD_LENGTH, WM_BAD_ARGUMENT (src null with a length). The
+// consumer may take it at once; write_idx says so after `commit`. A slot that was put must be committed.
 // Ordering: with order::ordered everything the calling lanes wrote before is visible to whoever pops the record.
 template <order O = order::ordered, class L>
-WM_FN wm_status try_push(L lanes, wm_producer& p, const void* src, u32 len, u32 type) {
-    const slot_shape shape(p.mailbox.record_stride);
-    if (len > shape.payload_bytes())
+WM_FN wm_status put(L lanes, const wm_producer& p, u64 i, const void* src, u32 len, u32 type) {
+    lanes.check();
+    if (len > payload_bytes(p.mailbox))
         return WM_BAD_LENGTH;
     if (len != 0 && src == nullptr)
         return WM_BAD_ARGUMENT;
-    if (free_slots(lanes, p, 1) == 0)
-        return WM_FULL;
-    write_slot<O>(lanes, slot_at(p.mailbox, p.write_idx), shape, lap_tag(p.write_idx, p.mailbox.slots_log2), src, len,
-                  type, p.mailbox.scope);
-    p.write_idx++;
-    if (lanes.rank() == 0)
-        publish_written(p);
+    const u64 idx = p.write_idx + i;
+    const u64 tag = lap_tag(idx, p.mailbox.slots_log2);
+    if (p.mailbox.record_stride == WM_STRIDE_DEFAULT && p.mailbox.scope == WM_SCOPE_GPU)
+        write_slot<O>(lanes, slot_at(p.mailbox, idx), fixed_form<WM_STRIDE_DEFAULT, WM_SCOPE_GPU>{}, tag, src, len,
+                      type);
+    else
+        write_slot<O>(lanes, slot_at(p.mailbox, idx), any_form(p.mailbox), tag, src, len, type);
     return WM_OK;
 }
 
-// Pops one record into dst. WM_OK, WM_EMPTY, WM_TOO_SMALL (the record stays, len says what it needs), WM_BAD_LENGTH
-// (the slot's length cannot be; the record is dropped). dst is unspecified unless WM_OK.
+// Publishes the first n of the reserved records.
+template <class L> WM_FN void commit(L lanes, wm_producer& p, u64 n) {
+    p.write_idx += n;
+    if (lanes.rank() == 0)
+        publish_written(p);
+}
+
+// Pushes one record. WM_OK, WM_FULL, WM_BAD_LENGTH, WM_BAD_ARGUMENT. Costs one slot of stores; ordering as `put`.
 template <order O = order::ordered, class L>
-WM_FN wm_status try_pop(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& len, u32& type) {
-    const slot_shape shape(c.mailbox.record_stride);
+WM_FN wm_status try_push(L lanes, wm_producer& p, const void* src, u32 len, u32 type) {
+    if (reserve(lanes, p, 1) == 0)
+        return len > payload_bytes(p.mailbox) ? WM_BAD_LENGTH : WM_FULL;
+    const wm_status s = put<O>(lanes, p, 0, src, len, type);
+    if (s == WM_OK)
+        commit(lanes, p, 1);
+    return s;
+}
+
+// Pushes up to n records of one length and type that lie `src_step` bytes apart; the number pushed is in `pushed`, 0
+// with WM_FULL. One fence, one publication.
+template <order O = order::ordered, class L>
+WM_FN wm_status try_push_batch(L lanes, wm_producer& p, const void* src, u64 src_step, u32 len, u32 type, u32 n,
+                               u32& pushed) {
+    pushed = 0;
+    const u32 room = static_cast<u32>(reserve(lanes, p, n));
+    if (room == 0)
+        return n == 0 ? WM_OK : WM_FULL;
+    wm_status s = put<O>(lanes, p, 0, src, len, type);
+    if (s != WM_OK)
+        return s;
+    // What was written before the batch is behind the first record's fence, for these too; a single thread's release is
+    // in each head's own store.
+    constexpr order rest = L::is_group() ? order::self_contained : O;
+    for (u32 i = 1; i < room; i++)
+        put<rest>(lanes, p, i, static_cast<const u8*>(src) + i * src_step, len, type);
+    commit(lanes, p, room);
+    pushed = room;
+    return WM_OK;
+}
+
+// Looks at the next record and leaves it there. WM_OK, WM_EMPTY, WM_BAD_LENGTH (the length cannot be: release it).
+// Ordering: with order::ordered what its producer wrote before the push is visible from here on.
+template <order O = order::ordered, class L> WM_FN wm_status peek(L lanes, wm_consumer& c, u32& len, u32& type) {
+    lanes.check();
+    if (!seems_ready(c) || !peek_slot<O>(lanes, slot_at(c.mailbox, c.read_idx), any_form(c.mailbox),
+                                         lap_tag(c.read_idx, c.mailbox.slots_log2), len, type))
+        return WM_EMPTY;
+    return len > payload_bytes(c.mailbox) ? WM_BAD_LENGTH : WM_OK;
+}
+
+// Copies the next record out and leaves it there. WM_OK, WM_EMPTY, WM_TOO_SMALL (len says what it needs),
+// WM_BAD_LENGTH, WM_BAD_ARGUMENT. dst is unspecified unless WM_OK.
+template <order O = order::ordered, class L>
+WM_FN wm_status get(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& len, u32& type) {
+    lanes.check();
     if (dst == nullptr && dst_bytes != 0)
         return WM_BAD_ARGUMENT;
+    if (!seems_ready(c))
+        return WM_EMPTY;
+    const u64* slot = slot_at(c.mailbox, c.read_idx);
+    const u64 tag = lap_tag(c.read_idx, c.mailbox.slots_log2);
     u32 l = 0, t = 0;
-    if (!seems_ready(c) ||
-        !read_slot<O>(lanes, slot_at(c.mailbox, c.read_idx), shape, lap_tag(c.read_idx, c.mailbox.slots_log2), dst,
-                      dst_bytes, l, t, c.mailbox.scope))
+    const bool fresh =
+        c.mailbox.record_stride == WM_STRIDE_DEFAULT && c.mailbox.scope == WM_SCOPE_GPU
+            ? read_slot<O>(lanes, slot, fixed_form<WM_STRIDE_DEFAULT, WM_SCOPE_GPU>{}, tag, dst, dst_bytes, l, t)
+            : read_slot<O>(lanes, slot, any_form(c.mailbox), tag, dst, dst_bytes, l, t);
+    if (!fresh)
         return WM_EMPTY;
     len = l;
     type = t;
-    if (l <= shape.payload_bytes() && l > dst_bytes)
-        return WM_TOO_SMALL;
-    c.read_idx++;
+    if (l > payload_bytes(c.mailbox))
+        return WM_BAD_LENGTH;
+    return l > dst_bytes ? WM_TOO_SMALL : WM_OK;
+}
+
+// Gives the slots of the next n records back to the producer. Precondition: peek or get said that they are there.
+template <class L> WM_FN void release(L lanes, wm_consumer& c, u64 n) {
+    c.read_idx += n;
     lanes.sync(); // every lane has taken its words and sees those of the others
     if (lanes.rank() == 0)
         publish_read(c);
-    return l > shape.payload_bytes() ? WM_BAD_LENGTH : WM_OK;
+}
+
+// Pops one record into dst: get, and release unless it was too large for dst. An impossible record is dropped.
+template <order O = order::ordered, class L>
+WM_FN wm_status try_pop(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& len, u32& type) {
+    const wm_status s = get<O>(lanes, c, dst, dst_bytes, len, type);
+    if (s == WM_OK || s == WM_BAD_LENGTH)
+        release(lanes, c, 1);
+    return s;
+}
+
+// Pops up to n records to places `dst_step` bytes apart, each of at most dst_bytes; lens and types (n each) may be
+// null. WM_OK with the number in `popped`, WM_EMPTY, or what the first record was refused for. One publication.
+template <order O = order::ordered, class L>
+WM_FN wm_status try_pop_batch(L lanes, wm_consumer& c, void* dst, u64 dst_step, u32 dst_bytes, u32* lens, u32* types,
+                              u32 n, u32& popped) {
+    wm_consumer ahead = c;
+    wm_status s = WM_EMPTY;
+    for (popped = 0; popped < n; popped++, ahead.read_idx++) {
+        u32 len = 0, type = 0;
+        s = get<O>(lanes, ahead, static_cast<u8*>(dst) + popped * dst_step, dst_bytes, len, type);
+        if (s != WM_OK)
+            break;
+        if (lens && lanes.rank() == 0)
+            lens[popped] = len;
+        if (types && lanes.rank() == 0)
+            types[popped] = type;
+    }
+    c.write_seen = ahead.write_seen;
+    if (popped)
+        release(lanes, c, popped);
+    else if (s == WM_BAD_LENGTH)
+        release(lanes, c, 1);
+    return popped ? WM_OK : s;
 }
 
 // Prepares a ring, empty, whose first record has index `start`: for tests that force a wrap, and for recovery. Nobody
 // else may touch the mailbox meanwhile.
 WM_FN void clear_mailbox(const wm_mailbox& m, u64 start) {
-    const slot_shape shape(m.record_stride);
     for (u64 i = 0; i < slot_count(m); i++)
-        clear_slot(slot_at(m, start + i), shape, lap_tag(start + i, m.slots_log2), m.scope);
+        clear_slot(slot_at(m, start + i), any_form(m), lap_tag(start + i, m.slots_log2));
     store_relaxed(write_idx_of(m), start, m.scope);
     store_relaxed(read_idx_of(m), start, m.scope);
     if (m.written)

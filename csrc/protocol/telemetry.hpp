@@ -32,12 +32,11 @@ template <class L> WM_FN telemetry_base telemetry_begin(L lanes, arbiter& a) {
 }
 
 // Who is being served.
-template <class L> WM_FN void telemetry_serving(L lanes, arbiter& a) {
+template <class L> WM_FN void telemetry_grants(L lanes, arbiter& a) {
     wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
-        u64* words = reinterpret_cast<u64*>(&t->serving[s]);
-        store_relaxed_sys(words, load_relaxed_cta(&a.since[s]));
-        store_relaxed_sys(words + 1, load_relaxed_cta(&a.module_of[s]));
+        store_relaxed_sys(&t->grants_held[s].since_ns, load_relaxed_cta(&a.grants[s].since_ns));
+        store_relaxed_sys(&t->grants_held[s].module_plus_one, load_relaxed_cta(&a.grants[s].module_plus_one));
     }
 }
 
@@ -50,10 +49,10 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemet
         const u64 w = load_relaxed_cta(&a.written[m]), c = load_relaxed_cta(&a.consumed[m]);
         const u64 depth = pending(a, m);
         if (depth > a.depth_max[m])
-            a.depth_max[m] = depth;
+            a.depth_max[m] = static_cast<u32>(depth);
         store_relaxed_sys(&s->written, w);
         store_relaxed_sys(&s->consumed, c);
-        store_relaxed_sys(&s->quarantine, load_relaxed_cta(&a.quarantined[m]));
+        store_relaxed_sys(&s->quarantine, u64{load_relaxed_cta(&a.quarantined[m])});
         if (a.depth_max[m] > load_relaxed_sys(&s->depth_max))
             store_relaxed_sys(&s->depth_max, a.depth_max[m]);
         bad += is_quarantined(a, m);
@@ -61,10 +60,14 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemet
     bad = lanes.sum(bad);
     copy_words(lanes, at<u64>(a.args.module_stats_out), at<const u64>(a.args.module_stats),
                static_cast<u64>(a.args.n_modules) * (sizeof(wm_module_stats) / 8));
-    telemetry_serving(lanes, a);
+    telemetry_grants(lanes, a);
+    u64 granted = 0;
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
+        granted += load_relaxed_cta(&a.granted[s]);
+    granted = lanes.sum(granted);
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->rounds, base.rounds + load_relaxed_cta(&a.flags[flag_rounds]));
-        store_relaxed_sys(&t->grants, base.grants + load_relaxed_cta(&a.flags[flag_grants]));
+        store_relaxed_sys(&t->grants, base.grants + granted);
         store_relaxed_sys(&t->work_ns, base.work_ns + load_relaxed_cta(&a.flags[flag_work]));
         store_relaxed_sys(&t->idle_poll_ns, base.idle_poll_ns + load_relaxed_cta(&a.flags[flag_idle]));
         store_relaxed_sys(&t->quarantined, bad);

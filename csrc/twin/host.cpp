@@ -7,7 +7,7 @@
 using namespace warpmail;
 
 uint32_t wm_host_payload_bytes(uint32_t stride) {
-    return stride_is_valid(stride) ? slot_shape(stride).payload_bytes() : 0;
+    return stride_is_valid(stride) ? payload_in(stride) : 0;
 }
 
 uint64_t wm_host_shared_bytes(const wm_arbiter_args* args) {
@@ -37,6 +37,16 @@ wm_status wm_host_try_push(wm_producer* producer, const void* src, uint32_t len,
 
 wm_status wm_host_try_pop(wm_consumer* consumer, void* dst, uint32_t dst_bytes, uint32_t* len, uint32_t* type) {
     return try_pop(one_lane{}, *consumer, dst, dst_bytes, *len, *type);
+}
+
+wm_status wm_host_try_push_batch(wm_producer* producer, const void* src, uint32_t len, uint32_t type, uint32_t n,
+                                 uint32_t* pushed) {
+    return try_push_batch(one_lane{}, *producer, src, len, len, type, n, *pushed);
+}
+
+wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens, uint32_t* types,
+                                uint32_t n, uint32_t* popped) {
+    return try_pop_batch(one_lane{}, *consumer, dst, step, static_cast<u32>(step), lens, types, n, *popped);
 }
 
 uint64_t wm_host_load_acquire(const uint64_t* word) {

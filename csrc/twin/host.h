@@ -18,6 +18,10 @@ wm_producer wm_host_attach_producer(const wm_mailbox* mailbox);
 wm_consumer wm_host_attach_consumer(const wm_mailbox* mailbox);
 wm_status wm_host_try_push(wm_producer* producer, const void* src, uint32_t len, uint32_t type);
 wm_status wm_host_try_pop(wm_consumer* consumer, void* dst, uint32_t dst_bytes, uint32_t* len, uint32_t* type);
+wm_status wm_host_try_push_batch(wm_producer* producer, const void* src, uint32_t len, uint32_t type, uint32_t n,
+                                 uint32_t* pushed);
+wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens, uint32_t* types,
+                                uint32_t n, uint32_t* popped);
 uint64_t wm_host_load_acquire(const uint64_t* word);
 void wm_host_store_release(uint64_t* word, uint64_t value);
 uint64_t wm_host_now_ns(void);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// The arbiter as CPU threads: the same tables, roles and handlers. The calling thread decides, scans and is the inbox;
+// The arbiter as CPU threads: the same tables, roles and handlers. The calling thread keeps, scans and is the inbox;
 // each of args.servers threads serves; with none, the calling thread serves too. One call is one launch: it returns
 // when the stop doorbell rings or the residency is over.
 #ifndef WARPMAIL_TWIN_TWIN_ARBITER_HPP
@@ -37,13 +37,12 @@ private:
 };
 
 template <class Handlers> void twin_serve(arbiter& a, u32 server) {
-    u64 seen = 0;
     idle_backoff idle;
     for (;;) {
-        const u32 outcome = serve_turn<Handlers>(one_lane{}, a, server, seen);
-        if (outcome == 0)
+        const served outcome = serve_turn<Handlers>(one_lane{}, a, server);
+        if (outcome == served::left)
             return;
-        if (outcome == 2)
+        if (outcome == served::grant)
             idle.reset();
         else
             idle.wait();
@@ -66,35 +65,30 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
             for (u32 s = 0; s < args->servers; s++)
                 servers.emplace_back([&a, s] { twin_serve<Handlers>(a, s); });
         } catch (...) {
-            for (u32 s = 0; s < args->servers; s++)
-                store_release_cta(&a.grant[s], leave_word);
+            store_relaxed_cta(&a.flags[flag_closing], u64{1});
             for (auto& t : servers)
                 t.join();
             return WM_FULL;
         }
-        decide_state d = decide_begin();
+        keep_state k = keep_begin();
         inbox_state b = inbox_begin(lanes, a);
-        u64 seen = 0;
-        bool deciding = true;
+        bool keeping = true, serving = args->servers == 0;
+        u64 granted = 0;
         idle_backoff idle;
         while (inbox_turn(lanes, a, b)) {
-            u32 progress = 1;
-            if (deciding) {
-                scan(lanes, a, WM_SIDE_DEVICE, 0, 1);
-                progress = decide_turn(lanes, a, d);
-                deciding = progress != 0;
-            }
-            if (args->servers == 0) {
-                // Nobody else could say so while the handler runs.
-                if (progress > 1)
-                    telemetry_serving(lanes, a);
-                if (serve_turn<Handlers>(lanes, a, 0, seen) == 2)
-                    progress = 2;
-            }
-            if (progress > 1 || d.reason != WM_EXIT_NONE)
+            scan(lanes, a, a.device_side, 0, 1);
+            if (serving)
+                serving = serve_turn<Handlers>(lanes, a, 0) != served::left;
+            if (keeping)
+                keeping = keep_turn(lanes, a, k);
+            u64 now_granted = 0;
+            for (u32 s = 0; s < server_count(*args); s++)
+                now_granted += load_relaxed_cta(&a.granted[s]);
+            if (now_granted != granted || k.reason != WM_EXIT_NONE)
                 idle.reset();
             else
                 idle.wait();
+            granted = now_granted;
         }
         for (auto& t : servers)
             t.join();

@@ -126,12 +126,13 @@ void whole_arbiter(u64 records) {
     args.mailbox_stats_out = address(mailbox_stats);
     args.module_stats_out = address(stats_out);
     args.device_words = args.host_words = address(words);
+    args.n_host_words = 6;
     args.residency_ns = 2000000;
     args.servers = 2;
     args.scratch_bytes = 2048;
     std::vector<item> items(records);
     std::thread arbiter_thread([&] {
-        while (load_acquire_sys(&control.stop) == 0) {
+        while (load_acquire_sys(&control.stop.rung) == 0) {
             if (twin_arbiter<counting_relay>(&args) != WM_OK)
                 fail("launch");
         }
@@ -139,7 +140,7 @@ void whole_arbiter(u64 records) {
     std::thread producer([&] { produce(attach_producer(table[0]), records, items); });
     consume(attach_consumer(table[2]), records);
     producer.join();
-    store_release_sys(&control.stop, 1);
+    store_release_sys(&control.stop.rung, 1);
     arbiter_thread.join();
     if (state[0] != records || state[1] != records)
         fail("steps");

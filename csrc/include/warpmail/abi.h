@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 1u        /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 2u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */
@@ -33,7 +33,9 @@
 #define WM_MAX_SERVERS 14u     /* serving warps (twin: threads) of one arbiter */
 #define WM_MAX_SCANNERS 4u     /* scanning warps of one arbiter */
 #define WM_MAX_DIMS 8u         /* dimensions of a tensor descriptor */
-#define WM_REJECT_REASONS 8u   /* see wm_reject */
+#define WM_REJECT_REASONS 8u   /* see WM_REJECT_* */
+#define WM_PRIORITIES 4u       /* priority classes; 0 is the most urgent */
+#define WM_FAIR_TURNS 16u      /* every so many grants of a server the search begins at another class in turn */
 
 /* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
 typedef int32_t wm_status;
@@ -163,7 +165,8 @@ typedef struct wm_module {
     uint32_t outputs[WM_MAX_OUTPUTS];
     uint64_t state;       /* address of the module's own memory, or 0 */
     uint64_t state_bytes; /* its size */
-    uint8_t reserved[16];
+    uint32_t priority;    /* below WM_PRIORITIES */
+    uint8_t reserved[12];
 } wm_module;
 
 /* Tensor descriptor, carried in a record: fits one 256-byte slot beside 72 bytes of the caller's. Types as in DLPack.
@@ -183,21 +186,29 @@ typedef struct wm_tensor {
     uint64_t epoch; /* incarnation of the lease */
 } wm_tensor;
 
+/* A doorbell: a word whose only job is to say "look now". One writer; alone on its line. */
+typedef struct wm_doorbell {
+    uint64_t rung; /* not zero: look */
+    uint8_t pad0[WM_LINE_BYTES - 8];
+} wm_doorbell;
+
 /* Host to arbiter, in pinned memory. The host alone writes it. */
 typedef struct wm_control {
     uint32_t magic;
     uint32_t version;
     uint8_t pad0[WM_LINE_BYTES - 8];
-    uint64_t stop; /* doorbell: not zero asks the running launch to leave */
-    uint8_t pad1[WM_LINE_BYTES - 8];
+    wm_doorbell stop; /* asks the running launch to leave */
 } wm_control;
 
-/* What a serving warp is doing: one writer, the arbiter. */
-typedef struct wm_serving {
-    uint64_t since_ns;        /* %globaltimer (twin: CLOCK_MONOTONIC) when the grant was given */
-    uint32_t module_plus_one; /* 0: idle */
-    uint32_t reserved;
-} wm_serving;
+/*
+ * A grant: the right of one serving warp to run one module for a step or a batch of them. In the arbiter's working
+ * memory, one a server, written by that server; the telemetry has a copy for the host.
+ */
+typedef struct wm_grant {
+    uint64_t since_ns;        /* %globaltimer (twin: CLOCK_MONOTONIC) when it was given */
+    uint64_t module_plus_one; /* 0: none; WM_GRANT_LEFT: the server has left */
+} wm_grant;
+#define WM_GRANT_LEFT 0xFFFFFFFFu
 
 /* Arbiter to host, in pinned memory; written by the arbiter alone, about every WM_TELEMETRY_NS and when it leaves. */
 #define WM_TELEMETRY_NS 100000u
@@ -208,13 +219,13 @@ typedef struct wm_telemetry {
     uint64_t launches;       /* launches that have begun */
     uint64_t launches_ended; /* launches that have ended in order */
     uint64_t exit_reason;    /* WM_EXIT_* of the last launch that ended */
-    uint64_t rounds;         /* turns of the decide loop */
+    uint64_t rounds;         /* turns of the keeper */
     uint64_t grants;         /* grants given */
     uint64_t work_ns;        /* time with at least one grant outstanding */
     uint64_t idle_poll_ns;   /* time resident without a grant outstanding */
     uint64_t quarantined;    /* mailboxes that the arbiter refuses to touch */
     uint8_t pad0[2 * WM_LINE_BYTES - 80];
-    wm_serving serving[16];
+    wm_grant grants_held[16]; /* one a server */
 } wm_telemetry;
 
 /* Per mailbox; a copy for the host. */
@@ -247,12 +258,14 @@ typedef struct wm_arbiter_args {
     uint64_t telemetry;         /* wm_telemetry, pinned */
     uint64_t mailbox_stats_out; /* wm_mailbox_stats[n_mailboxes], pinned */
     uint64_t module_stats_out;  /* wm_module_stats[n_modules], pinned */
-    uint64_t device_words;      /* uint64_t[2][n_mailboxes], device memory: `written` of device producers, `consumed` */
-    uint64_t host_words;        /* the same for host ends, pinned */
+    uint64_t device_words;      /* uint64_t[n_device_words], device memory: readiness lines of device ends */
+    uint64_t host_words;        /* uint64_t[n_host_words], pinned: the same of host ends */
     uint64_t residency_ns;      /* longest stay of this launch; it then finishes the steps it has granted and leaves */
     uint32_t servers;           /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
     uint32_t scanners;          /* warps that look at the device side, at least 1; the twin needs none */
     uint32_t scratch_bytes;     /* scratch memory of each server, a multiple of 16 */
+    uint32_t n_device_words;    /* a word for each `written` and `consumed` of a mailbox with an end outside */
+    uint32_t n_host_words;
     uint32_t reserved;
 } wm_arbiter_args;
 
@@ -272,11 +285,12 @@ WM_STATIC_ASSERT(sizeof(wm_consumer) == 80, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_module) == 128, "one line a module");
 WM_STATIC_ASSERT(sizeof(wm_tensor) == 176, "a descriptor fits the 216 payload bytes that every 256-byte slot promises");
 WM_STATIC_ASSERT(sizeof(wm_control) == 2 * WM_LINE_BYTES, "the stop doorbell stands alone on its line");
-WM_STATIC_ASSERT(sizeof(wm_serving) == 16, "read by the host while the arbiter writes: two aligned words");
+WM_STATIC_ASSERT(sizeof(wm_doorbell) == WM_LINE_BYTES, "a word that is spun on stands alone on its line");
+WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes: two aligned words");
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 4 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
 WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 112,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 120,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

@@ -14,5 +14,6 @@
 #define WARPMAIL_DEVICE_HPP
 
 #include "protocol/wait.hpp"
+#include "protocol/warp_ends.hpp"
 
 #endif

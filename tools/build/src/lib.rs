@@ -131,7 +131,12 @@ pub fn compile_kernels(name: &str, source: &str) {
         let (fatbin, missing) = match find_nvcc(csrc.parent()) {
             Ok(nvcc) => {
                 let fatbin = out.join(format!("{name}.fatbin"));
-                compile_fatbin(&nvcc, &crate_dir.join(source), &[csrc.join("include"), csrc.clone()], &fatbin)?;
+                compile_fatbin(
+                    &nvcc,
+                    &crate_dir.join(source),
+                    &[csrc.join("include"), csrc.clone(), crate_dir.clone()],
+                    &fatbin,
+                )?;
                 (format!("Some(include_bytes!({:?}))", fatbin.display().to_string()), String::new())
             }
             Err(reason) => ("None".into(), reason),

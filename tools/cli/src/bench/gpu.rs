@@ -98,6 +98,63 @@ pub(crate) fn arg<T>(value: &mut T) -> *mut c_void {
     (&raw mut *value).cast()
 }
 
+/// Mailboxes in device memory with no arbiter behind them: one allocation, and a table of their handles.
+pub(crate) struct DeviceMailboxes {
+    /// `wm_mailbox[n]` on the device.
+    pub(crate) table: DeviceBuffer,
+    memory: DeviceBuffer,
+    image: Vec<u8>,
+}
+
+impl DeviceMailboxes {
+    pub(crate) fn new(device: &Device, n: u32, stride: u32, slots: u32) -> Result<Self, String> {
+        let bytes = ((abi::WM_HEADER_BYTES + stride * slots) as usize).next_multiple_of(512);
+        let alloc = |bytes| device.alloc(bytes).map_err(|e| e.to_string());
+        let (memory, table) = (alloc(bytes * n as usize)?, alloc(size_of::<abi::wm_mailbox>() * n as usize)?);
+        let header = header(stride, slots);
+        let mut image = vec![0; memory.len()];
+        let mut handles = Vec::new();
+        for i in 0..n as usize {
+            image[i * bytes..][..abi::WM_HEADER_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&header));
+            handles.push(handle(memory.address() + (i * bytes) as u64, stride, slots));
+        }
+        table.upload(0, bytemuck::cast_slice(&handles)).map_err(|e| e.to_string())?;
+        Ok(DeviceMailboxes { table, memory, image })
+    }
+
+    /// Empties them. Nobody may be using them.
+    pub(crate) fn reset(&self) -> Result<(), String> {
+        self.memory.upload(0, &self.image).map_err(|e| e.to_string())
+    }
+}
+
+fn header(stride: u32, slots: u32) -> abi::wm_mailbox_header {
+    abi::wm_mailbox_header {
+        magic: abi::WM_ABI_MAGIC,
+        version: abi::WM_ABI_VERSION,
+        capacity_bytes: u64::from(stride) * u64::from(slots),
+        record_stride: stride,
+        consumer_id: 1,
+        slots_log2: slots.trailing_zeros(),
+        scope: abi::WM_SCOPE_GPU,
+        ..Default::default()
+    }
+}
+
+fn handle(base: u64, stride: u32, slots: u32) -> abi::wm_mailbox {
+    abi::wm_mailbox {
+        header: base,
+        slots: base + u64::from(abi::WM_HEADER_BYTES),
+        record_stride: stride,
+        slots_log2: slots.trailing_zeros(),
+        scope: abi::WM_SCOPE_GPU,
+        consumer_id: 1,
+        producer_side: abi::WM_SIDE_DEVICE as u16,
+        consumer_side: abi::WM_SIDE_DEVICE as u16,
+        ..Default::default()
+    }
+}
+
 /// A mailbox in device memory with no arbiter behind it.
 pub(crate) struct DeviceMailbox {
     pub(crate) handle: abi::wm_mailbox,
@@ -108,17 +165,7 @@ impl DeviceMailbox {
     pub(crate) fn new(device: &Device, stride: u32, slots: u32) -> Result<Self, String> {
         let bytes = abi::WM_HEADER_BYTES + stride * slots;
         let memory = device.alloc(bytes as usize).map_err(|e| e.to_string())?;
-        let handle = abi::wm_mailbox {
-            header: memory.address(),
-            slots: memory.address() + u64::from(abi::WM_HEADER_BYTES),
-            record_stride: stride,
-            slots_log2: slots.trailing_zeros(),
-            scope: abi::WM_SCOPE_GPU,
-            consumer_id: 1,
-            producer_side: abi::WM_SIDE_DEVICE as u16,
-            consumer_side: abi::WM_SIDE_DEVICE as u16,
-            ..Default::default()
-        };
+        let handle = handle(memory.address(), stride, slots);
         let mailbox = DeviceMailbox { handle, memory };
         mailbox.reset()?;
         Ok(mailbox)
@@ -127,16 +174,7 @@ impl DeviceMailbox {
     /// Empties it. Nobody may be using it.
     pub(crate) fn reset(&self) -> Result<(), String> {
         let (stride, slots) = (self.handle.record_stride, 1u32 << self.handle.slots_log2);
-        let header = abi::wm_mailbox_header {
-            magic: abi::WM_ABI_MAGIC,
-            version: abi::WM_ABI_VERSION,
-            capacity_bytes: u64::from(stride) * u64::from(slots),
-            record_stride: stride,
-            consumer_id: 1,
-            slots_log2: slots.trailing_zeros(),
-            scope: abi::WM_SCOPE_GPU,
-            ..Default::default()
-        };
+        let header = header(stride, slots);
         let mut bytes = vec![0; self.memory.len()];
         bytes[..abi::WM_HEADER_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&header));
         self.memory.upload(0, &bytes).map_err(|e| e.to_string())

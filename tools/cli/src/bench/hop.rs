@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
-use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, SpinBudget, abi, builtin};
+use warpmail::{Builder, Device, DeviceBuffer, MailboxOptions, ModuleOptions, SpinBudget, abi};
 
 use super::gpu::{DeviceMailbox, Kernel, Kernels, Stream, arg};
+use super::{median, percentiles, text};
 use crate::figures::Figures;
+
+include!(concat!(env!("OUT_DIR"), "/echo.rs"));
 
 /// More than half of an SM's shared memory: one block a SM, so that a grid of one block a SM covers every SM.
 const ONE_PER_SM: usize = 120 * 1024;
@@ -39,16 +41,22 @@ pub(crate) struct Args {
 struct Channel {
     words: u64,
     mailbox: abi::wm_mailbox,
+    tensor: u64,
 }
 
+/// Words before each channel's tensor, and the tensor's.
+const WORDS_BYTES: u64 = 1024;
+const TENSOR_BYTES: u64 = 65536;
+
 /// What `bench_kernels/hop.cu` calls them, and the row id.
-const KINDS: [(&str, &str); 7] = [
+const KINDS: [(&str, &str); 8] = [
     ("hop_raw_flag", "hop.raw_flag"),
     ("hop_flag_after_payload", "hop.baseline.fence_flag"),
     ("hop_flag_release", "hop.baseline.release_flag"),
     ("hop_tag_b128", "hop.baseline.tag_b128"),
     ("hop_ours_self_contained", "hop.self_contained"),
     ("hop_ours_ordered", "hop.ordered"),
+    ("hop_ours_bytes", "hop.bytes"),
     ("hop_fence_after_pop", "hop.baseline.fence_after_pop"),
 ];
 
@@ -65,10 +73,6 @@ struct Bench {
     words: DeviceBuffer,
 }
 
-fn text(e: warpmail::Error) -> String {
-    e.to_string()
-}
-
 impl Bench {
     fn new(device: &Device, rounds: u32) -> Result<Self, String> {
         let kernels = Kernels::load(device)?;
@@ -76,7 +80,7 @@ impl Bench {
         let times = device.alloc(8 * rounds as usize).map_err(text)?;
         let faults = device.alloc(64).map_err(text)?;
         let boxes = [DeviceMailbox::new(device, 256, 64)?, DeviceMailbox::new(device, 256, 64)?];
-        let words = device.alloc(2048).map_err(text)?;
+        let words = device.alloc(2 * (WORDS_BYTES + TENSOR_BYTES) as usize).map_err(text)?;
         let device = device.clone();
         let mut bench = Bench { device, kernels, stream, rounds, times, faults, ns_per_cycle: 1.0, boxes, words };
         bench.ns_per_cycle = bench.calibrate()?;
@@ -93,7 +97,7 @@ impl Bench {
         self.kernels.wait(self.stream)?;
         let mut words = [0u64; 3];
         self.faults.download(0, bytemuck::bytes_of_mut(&mut words)).map_err(text)?;
-        println!("Reading %globaltimer takes {} cycles.", words[2]);
+        println!("Reading %globaltimer takes {:.1} cycles.", words[2] as f64 / 64.0);
         self.faults.upload(0, &[0; 64]).map_err(text)?;
         Ok(words[1] as f64 / words[0] as f64)
     }
@@ -111,12 +115,15 @@ impl Bench {
     }
 
     fn ping_pong(&self, kernel: Kernel, (mut ping, mut pong): (u32, u32)) -> Result<Vec<f64>, String> {
-        self.words.upload(0, &[0; 2048]).map_err(text)?;
+        self.words.upload(0, &vec![0; self.words.len()]).map_err(text)?;
         for mailbox in &self.boxes {
             mailbox.reset()?;
         }
-        let mut there = Channel { words: self.words.address(), mailbox: self.boxes[0].handle };
-        let mut back = Channel { words: self.words.address() + 1024, mailbox: self.boxes[1].handle };
+        let channel = |i: u64| {
+            let words = self.words.address() + i * (WORDS_BYTES + TENSOR_BYTES);
+            Channel { words, mailbox: self.boxes[i as usize].handle, tensor: words + WORDS_BYTES }
+        };
+        let (mut there, mut back) = (channel(0), channel(1));
         let (mut rounds, mut times, mut faults) = (self.rounds, self.times.address(), self.faults.address());
         let params = &mut [
             arg(&mut ping),
@@ -134,14 +141,15 @@ impl Bench {
     }
 
     /// Round trips through an arbiter whose table has `requests` mailboxes from device modules.
-    fn grants(&self, requests: u32, servers: u32) -> Result<Vec<f64>, String> {
+    fn grants(&self, requests: u32, servers: u32, ordered: bool) -> Result<Vec<f64>, String> {
         let mut graph = Builder::new(self.device.clone());
         graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
         let asker = graph.stream("asker").map_err(text)?;
         let mut last = None;
         let per_relay = abi::WM_MAX_INPUTS.min(requests);
         for r in 0..requests / per_relay {
-            let relay = graph.resident(&format!("relay{r}"), builtin::RELAY).map_err(text)?;
+            let options = ModuleOptions::handler(u32::from(ordered));
+            let relay = graph.resident(&format!("echo{r}"), options).map_err(text)?;
             let mut there = None;
             for _ in 0..per_relay {
                 there = Some(graph.mailbox(asker, relay, MailboxOptions::slots(8)).map_err(text)?);
@@ -149,9 +157,9 @@ impl Bench {
             last = there.zip(Some(graph.mailbox(relay, asker, MailboxOptions::slots(8)).map_err(text)?));
         }
         let (there, back) = last.ok_or("no mailbox")?;
-        let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+        let mut runtime = graph.build(echo::image()).map_err(text)?;
         let (mut there, mut back) = (runtime.handle(there).map_err(text)?, runtime.handle(back).map_err(text)?);
-        let kernel = self.kernels.get("grant_ping", 0)?;
+        let kernel = self.kernels.get(if ordered { "grant_ping_ordered" } else { "grant_ping_self_contained" }, 0)?;
         runtime.start().map_err(text)?;
         let (mut rounds, mut times, mut faults) = (self.rounds, self.times.address(), self.faults.address());
         let params = &mut [arg(&mut there), arg(&mut back), arg(&mut rounds), arg(&mut times), arg(&mut faults)];
@@ -188,20 +196,6 @@ impl Load {
         self.stop.upload(0, &1u64.to_ne_bytes()).map_err(text)?;
         bench.kernels.wait(stream)
     }
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// P50, P99 and P99.9, nanoseconds.
-fn percentiles(values: &[f64]) -> Result<[f64; 3], String> {
-    let mut histogram = Histogram::<u64>::new(3).map_err(|e| e.to_string())?;
-    for v in values {
-        histogram.record((v * 10.0) as u64).map_err(|e| e.to_string())?;
-    }
-    Ok([0.5, 0.99, 0.999].map(|q| histogram.value_at_quantile(q) as f64 / 10.0))
 }
 
 /// Every kind over every pair; adds a row for each, with the raw flag as the floor. Returns the raw flag's median.
@@ -250,11 +244,13 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     load.end(&bench, stream)?;
     loaded?;
     if args.grants {
-        for requests in [1, 64, 512, 3584] {
-            let samples = bench.grants(requests, args.servers)?;
+        for (requests, ordered) in [(1, false), (64, false), (512, false), (3584, false), (1, true)] {
+            let samples = bench.grants(requests, args.servers, ordered)?;
             let [p50, p99, p999] = percentiles(&samples)?;
+            // 3584 requests and their answers make a table of 4032.
             let id = if requests == 3584 { 4096 } else { requests };
-            let row = figures.add(&format!("grant.{id}"), p50, "ns", Some(2.0 * raw));
+            let id = format!("grant{}.{id}", if ordered { ".ordered" } else { "" });
+            let row = figures.add(&id, p50, "ns", Some(2.0 * raw));
             (row.p50, row.p99, row.p999) = (Some(p50), Some(p99), Some(p999));
         }
     }

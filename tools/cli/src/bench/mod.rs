@@ -3,11 +3,13 @@
 mod gpu;
 mod hop;
 mod pair;
+mod throughput;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use hdrhistogram::Histogram;
 
 use crate::figures::Figures;
 
@@ -27,12 +29,15 @@ enum Which {
     Pair(pair::Args),
     /// One way between two SMs, and a round trip through the arbiter, over the raw flag between the same SMs
     Hop(hop::Args),
+    /// Records per second between warps, over a copy through L2 and a naive ring; to and from the host
+    Throughput(throughput::Args),
 }
 
 pub(crate) fn execute(args: &Args) -> ExitCode {
     let outcome = match &args.which {
         Which::Pair(a) => pair::execute(a),
         Which::Hop(a) => hop::execute(a),
+        Which::Throughput(a) => throughput::execute(a),
     };
     match outcome.and_then(|figures| finish(args, &figures)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,4 +51,22 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
 fn finish(args: &Args, figures: &Figures) -> Result<(), String> {
     figures.print();
     args.json.as_deref().map_or(Ok(()), |path| figures.write(path))
+}
+
+fn text(e: warpmail::Error) -> String {
+    e.to_string()
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// P50, P99 and P99.9, nanoseconds.
+fn percentiles(values: &[f64]) -> Result<[f64; 3], String> {
+    let mut histogram = Histogram::<u64>::new(3).map_err(|e| e.to_string())?;
+    for v in values {
+        histogram.record((v * 10.0) as u64).map_err(|e| e.to_string())?;
+    }
+    Ok([0.5, 0.99, 0.999].map(|q| histogram.value_at_quantile(q) as f64 / 10.0))
 }

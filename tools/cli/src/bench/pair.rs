@@ -12,6 +12,7 @@ use crossbeam::queue::ArrayQueue;
 use indicatif::{ProgressBar, ProgressStyle};
 use warpmail::{Device, Error, MailboxOptions, direct_mailbox};
 
+use super::median;
 use crate::figures::Figures;
 
 /// Words of a record: a 256-byte slot less its own word. The peers carry 256 bytes whole.
@@ -148,11 +149,6 @@ fn own_overhead() -> f64 {
         black_box(differs(black_box(&record), n));
     }
     begin.elapsed().as_nanos() as f64 / 1e6
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 pub(crate) fn execute(args: &Args) -> Result<Figures, String> {

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// The beginning of a launch: working memory is filled from the tables, and the mailboxes are taken up where their
+// headers say they were left. A mailbox whose header cannot be trusted is quarantined; the others go on.
+#ifndef WARPMAIL_PROTOCOL_BEGIN_HPP
+#define WARPMAIL_PROTOCOL_BEGIN_HPP
+
+#include "protocol/arbiter.hpp"
+
+namespace warpmail {
+
+template <class L> WM_FN void begin_modules(L lanes, arbiter& a) {
+    const wm_module* table = at<const wm_module>(a.args.modules);
+    for (u32 i = lanes.rank(); i < a.args.n_modules; i += lanes.width()) {
+        const wm_module& from = table[i];
+        module_brief& to = a.modules[i];
+        to.state = from.state;
+        to.state_bytes = from.state_bytes;
+        to.handler = from.handler;
+        to.batch = from.batch;
+        to.out_records = from.out_records;
+        to.kind = static_cast<u8>(from.kind);
+        to.rule = static_cast<u8>(from.rule);
+        to.n_inputs = static_cast<u8>(from.n_inputs);
+        to.n_outputs = static_cast<u8>(from.n_outputs);
+        to.priority = static_cast<u8>(from.priority < WM_PRIORITIES ? from.priority : WM_PRIORITIES - 1);
+        for (u32 k = 0; k < WM_MAX_INPUTS; k++)
+            to.inputs[k] = static_cast<uint16_t>(from.inputs[k]);
+        for (u32 k = 0; k < WM_MAX_OUTPUTS; k++)
+            to.outputs[k] = static_cast<uint16_t>(from.outputs[k]);
+    }
+    const u32 words = words_for(a.args.n_modules);
+    for (u32 w = lanes.rank(); w < words; w += lanes.width())
+        a.owned[w] = 0;
+    for (u32 w = lanes.rank(); w < WM_PRIORITIES * words; w += lanes.width())
+        a.look[w] = 0;
+    for (u32 c = lanes.rank(); c < WM_PRIORITIES; c += lanes.width())
+        a.cursor[c] = 0;
+    lanes.sync();
+    // Everybody is looked at once.
+    for (u32 w = lanes.rank(); w < words; w += lanes.width()) {
+        for (u32 i = w * 32; i < w * 32 + 32 && i < a.args.n_modules; i++)
+            *look_word(a, i) |= 1u << (i % 32);
+    }
+    u32 classes = 1;
+    for (u32 i = 0; i < a.args.n_modules && lanes.rank() == 0; i++)
+        classes = a.modules[i].priority + 1u > classes ? a.modules[i].priority + 1u : classes;
+    if (lanes.rank() == 0)
+        a.classes = classes;
+}
+
+// Notes which index the readiness word at `address` stands for, and takes it up at `value`.
+WM_FN void begin_watch(const watch_list& w, u64 address, u32 what, u64 value) {
+    const u64 i = (address - reinterpret_cast<uintptr_t>(w.words)) / 8;
+    if (address == 0 || i >= w.n)
+        return;
+    w.what[i] = static_cast<uint16_t>(what);
+    w.seen[i] = folded(value);
+}
+
+template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
+    const wm_mailbox* table = at<const wm_mailbox>(a.args.mailboxes);
+    for (u32 i = lanes.rank(); i < a.device_side.n; i += lanes.width())
+        a.device_side.what[i] = 0;
+    for (u32 i = lanes.rank(); i < a.host_side.n; i += lanes.width())
+        a.host_side.what[i] = 0;
+    lanes.sync();
+    for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width()) {
+        const wm_mailbox& box = table[m];
+        if (a.rows != table)
+            const_cast<wm_mailbox*>(a.rows)[m] = box;
+        a.boxes[m] = {static_cast<u8>(box.slots_log2 & 63),   static_cast<u8>(box.producer_side),
+                      static_cast<u8>(box.consumer_side),     0,
+                      static_cast<uint16_t>(box.producer_id), static_cast<uint16_t>(box.consumer_id)};
+        const wm_status s = check_header(box);
+        a.quarantined[m] = 0;
+        a.written[m] = s == WM_OK ? load_relaxed(write_idx_of(box), box.scope) : 0;
+        a.consumed[m] = s == WM_OK ? load_relaxed(read_idx_of(box), box.scope) : 0;
+        a.depth_max[m] = static_cast<u32>(a.written[m] - a.consumed[m]);
+        if (s != WM_OK)
+            quarantine(a, m, s == WM_BAD_INDEX ? WM_REJECT_INDEX : WM_REJECT_HEADER);
+        const bool host_producer = box.producer_side == WM_SIDE_HOST, host_consumer = box.consumer_side == WM_SIDE_HOST;
+        begin_watch(host_producer ? a.host_side : a.device_side, box.written, m * 2, a.written[m]);
+        begin_watch(host_consumer ? a.host_side : a.device_side, box.consumed, m * 2 + 1, a.consumed[m]);
+    }
+}
+
+template <class L> WM_FN void begin(L lanes, arbiter& a) {
+    begin_modules(lanes, a);
+    begin_mailboxes(lanes, a);
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
+        a.grants[s] = {0, 0};
+        a.granted[s] = 0;
+    }
+    for (u32 f = lanes.rank(); f < flag_count; f += lanes.width())
+        a.flags[f] = 0;
+    lanes.sync();
+}
+
+} // namespace warpmail
+
+#endif

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Whose turn it is. An idle server looks for a module whose look bit is set, takes it, and evaluates its rule and its
+// credit; if they hold, that is a grant.
+//
+// Priority: the classes are searched from the most urgent on. Fairness: within a class round robin from a cursor; and
+// the search of every WM_FAIR_TURNS-th grant of a server begins at another class, each in its turn. So a module that
+// stays ready is granted a step before one server has given classes * WM_FAIR_TURNS * (modules of its class) others
+// one, whatever the more urgent do.
+#ifndef WARPMAIL_PROTOCOL_CLAIM_HPP
+#define WARPMAIL_PROTOCOL_CLAIM_HPP
+
+#include "protocol/arbiter.hpp"
+
+namespace warpmail {
+
+// The module with a look bit and without an owner that comes first from `from` on, round the end, or no_module.
+template <class L> WM_FN u32 next_look(L lanes, const arbiter& a, const u32* look, u32 from) {
+    const u32 words = words_for(a.args.n_modules), first = from / 32;
+    // One turn more than there are words: the first word is looked at from `from` on, and at the end from its
+    // beginning.
+    for (u32 turn = 0; turn <= words; turn += lanes.width()) {
+        const u32 t = turn + lanes.rank();
+        u32 w = first + t, bits = 0;
+        w = w >= words ? w - words : w;
+        if (t <= words && w < words)
+            bits = load_relaxed_cta(&look[w]) & ~load_relaxed_cta(&a.owned[w]);
+        if (t == 0)
+            bits &= ~0u << (from % 32);
+        const u32 found = lanes.ballot(bits != 0);
+        if (found == 0)
+            continue;
+        const u32 lane = lowest_bit(found);
+        const u32 module = w * 32 + lowest_bit(bits | (bits == 0));
+        return lanes.broadcast(module, lane);
+    }
+    return no_module;
+}
+
+// Takes module `i` for this server if its rule and credit hold: sets its owned bit, clears its look bit, evaluates.
+template <class L> WM_FN bool try_own(L lanes, arbiter& a, u32* look, u32 i) {
+    const u32 bit = 1u << (i % 32);
+    u32 got = 0;
+    if (lanes.rank() == 0 && (or_acquire_cta(&a.owned[i / 32], bit) & bit) == 0) { // ACQUIRE of disown
+        got = 1;
+        clear_acquire_cta(&look[i / 32], bit); // ACQUIRE of mark
+    }
+    if (lanes.broadcast(got, 0) == 0)
+        return false;
+    lanes.sync();
+    if (may_step(lanes, a, a.modules[i]))
+        return true;
+    if (lanes.rank() == 0)
+        clear_release_cta(&a.owned[i / 32], bit);
+    return false;
+}
+
+// Gives a module back. RELEASE, acquired by the next claim: what this server wrote is the next one's to see.
+template <class L> WM_FN void disown(L lanes, arbiter& a, u32 i) {
+    lanes.sync();
+    if (lanes.rank() == 0)
+        clear_release_cta(&a.owned[i / 32], 1u << (i % 32));
+}
+
+// A module for this server to run, owned by it, or no_module. `turn` counts the server's grants.
+template <class L> WM_FN u32 claim(L lanes, arbiter& a, u64 turn) {
+    const u32 classes = a.classes, words = words_for(a.args.n_modules);
+    const u32 first = turn % WM_FAIR_TURNS == WM_FAIR_TURNS - 1 ? static_cast<u32>(turn / WM_FAIR_TURNS) % classes : 0;
+    for (u32 k = 0; k < classes; k++) {
+        const u32 c = first + k < classes ? first + k : first + k - classes;
+        u32* look = a.look + c * words;
+        // A look costs a bit, so this ends; the bound is for bits that come back meanwhile.
+        for (u32 tries = 0; tries <= a.args.n_modules; tries++) {
+            const u32 i = next_look(lanes, a, look, lanes.broadcast(load_relaxed_cta(&a.cursor[c]), 0));
+            if (i == no_module)
+                break;
+            if (lanes.rank() == 0)
+                store_relaxed_cta(&a.cursor[c], i + 1 < a.args.n_modules ? i + 1 : 0);
+            lanes.sync();
+            if (try_own(lanes, a, look, i))
+                return i;
+        }
+    }
+    return no_module;
+}
+
+} // namespace warpmail
+
+#endif

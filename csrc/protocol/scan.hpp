@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Looking at the readiness lines: the index words that ends outside the arbiter store after each push or pop. Dense
+// lines of 8-byte words, a lane a word, several words under way before the first is used; only a word that differs from
+// what was last seen costs more than a comparison.
+#ifndef WARPMAIL_PROTOCOL_SCAN_HPP
+#define WARPMAIL_PROTOCOL_SCAN_HPP
+
+#include "protocol/arbiter.hpp"
+
+namespace warpmail {
+
+// What a far end says of its index: news are stored and made known; an index that cannot be quarantines the mailbox,
+// and the others go on.
+WM_FN void take_news(arbiter& a, u32 what, u64 seen) {
+    const u32 m = what / 2;
+    const bool of_producer = what % 2 == 0;
+    if (is_quarantined(a, m))
+        return;
+    const u64 written = of_producer ? seen : load_relaxed_cta(&a.written[m]);
+    const u64 consumed = of_producer ? load_relaxed_cta(&a.consumed[m]) : seen;
+    const int64_t depth = static_cast<int64_t>(written - consumed), slots = int64_t{1} << a.boxes[m].slots_log2;
+    if (depth > slots || depth < -slots)
+        return quarantine(a, m, WM_REJECT_INDEX);
+    store_relaxed_cta(of_producer ? &a.written[m] : &a.consumed[m], seen);
+    if (of_producer)
+        mark_consumer(a, m);
+    else
+        mark_producer(a, m);
+}
+
+// Looks at words [first, first + Ahead * lanes) of a list.
+template <u32 Ahead, class L> WM_FN void scan_words(L lanes, arbiter& a, const watch_list& w, u32 first) {
+    u64 now[Ahead];
+    u32 news = 0;
+    for (u32 k = 0; k < Ahead; k++) {
+        const u32 i = first + k * lanes.width() + lanes.rank();
+        now[k] = i < w.n ? load_relaxed(w.words + i, w.scope) : 0;
+    }
+    for (u32 k = 0; k < Ahead; k++) {
+        const u32 i = first + k * lanes.width() + lanes.rank();
+        news |= static_cast<u32>(i < w.n && w.seen[i] != folded(now[k])) << k;
+    }
+    if (!lanes.any(news != 0))
+        return;
+    for (u32 k = 0; k < Ahead; k++) {
+        const u32 i = first + k * lanes.width() + lanes.rank();
+        if (news >> k & 1) {
+            w.seen[i] = folded(now[k]);
+            take_news(a, w.what[i], now[k]);
+        }
+    }
+}
+
+// One look at the share of scanner `part` of `parts`. `w.seen` of a share has one writer.
+template <class L> WM_FN void scan(L lanes, arbiter& a, const watch_list& w, u32 part, u32 parts) {
+    constexpr u32 ahead = 8;
+    const u32 step = lanes.width();
+    if (w.n <= step * parts)
+        return scan_words<1>(lanes, a, w, part * step);
+    for (u32 first = part * step * ahead; first < w.n; first += parts * step * ahead)
+        scan_words<ahead>(lanes, a, w, first);
+}
+
+} // namespace warpmail
+
+#endif

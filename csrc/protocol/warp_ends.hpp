@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// The ends of a mailbox for a warp that moves many records: index, tag and this lane's address of the next slot stay in
+// registers, stride and scope are known at compile time, and the payload goes from registers to the slot and back
+// without a detour through memory. The bytes are those of mailbox.hpp; either side may use either.
+//
+//   warp_producer<> p(attach_producer(mailbox));
+//   fragment<1> f{{my_word}};                       // lane l of 32: payload word l - 1; lane 0 has none
+//   while (p.try_push<order::ordered>(f, 248, type) == WM_FULL) {}
+//
+//   warp_consumer<> c(attach_consumer(mailbox));
+//   while (c.peek<order::ordered>(f, meta) == WM_EMPTY) {}
+//   ...                                             // the slot is still the consumer's
+//   c.release(1);
+//
+// Every call is made by a converged warp. An end is attached once and dropped when done: the header has the indices.
+#ifndef WARPMAIL_PROTOCOL_WARP_ENDS_HPP
+#define WARPMAIL_PROTOCOL_WARP_ENDS_HPP
+
+#include "protocol/mailbox.hpp"
+
+#if defined(__CUDACC__)
+
+namespace warpmail {
+
+using default_form = fixed_form<WM_STRIDE_DEFAULT, WM_SCOPE_GPU>;
+
+// A lane's share of a record: payload word 31 * g + lane - 1 of each group g. What lane 0 holds does not matter.
+template <u32 Groups = 1> struct fragment {
+    u64 word[Groups];
+};
+
+// Length and type of a record that was read, still in lane 0's register.
+class fragment_meta {
+public:
+    WM_DEV fragment_meta() : low_(0) {}
+    WM_DEV explicit fragment_meta(u64 lane_word) : low_(static_cast<u32>(lane_word)) {}
+    // Payload bytes; for all lanes. A consumer that trusts no one compares it with the slot's payload.
+    WM_DEV u32 len() const {
+        return warp_lanes{}.broadcast(low_, 0) & 0xFFFFu;
+    }
+    WM_DEV u32 type() const {
+        return warp_lanes{}.broadcast(low_, 0) >> WM_HEAD_TYPE_SHIFT;
+    }
+
+private:
+    u32 low_;
+};
+
+// A lane's share of `len` bytes at src, and the way back. `Groups` as in the mailbox's slots.
+template <u32 Groups> WM_DEV fragment<Groups> load_fragment(const void* src, u32 len) {
+    const u32 lane = warp_lanes{}.rank();
+    const bool even = is_wide(src) && len % 8 == 0;
+    fragment<Groups> f;
+    for (u32 g = 0; g < Groups; g++)
+        f.word[g] =
+            lane == 0 ? 0 : lane_load(static_cast<const u8*>(src), len, g * (WM_GROUP_WORDS - 1) + lane - 1, even);
+    return f;
+}
+template <u32 Groups> WM_DEV void store_fragment(const fragment<Groups>& f, void* dst, u32 len) {
+    const u32 lane = warp_lanes{}.rank();
+    const bool even = is_wide(dst) && len % 8 == 0;
+    for (u32 g = 0; g < Groups; g++) {
+        if (lane != 0)
+            lane_store(static_cast<u8*>(dst), len, g * (WM_GROUP_WORDS - 1) + lane - 1, f.word[g], even);
+    }
+}
+
+// What both ends keep: where this lane's word of the next slot is, and the tag it will carry.
+template <class F> class warp_cursor {
+public:
+    static constexpr u32 words = words_in(F::stride());
+    static constexpr u32 groups = groups_in(F::stride());
+
+protected:
+    WM_DEV warp_cursor(const wm_mailbox& m, u64 idx)
+        : lane_words_(at<u64>(m.slots) + warp_lanes{}.rank()), idx_(idx), mask_((1u << m.slots_log2) - 1),
+          log2_(m.slots_log2) {
+        locate();
+    }
+    WM_DEV void advance(u32 n) {
+        idx_ += n;
+        locate();
+    }
+    // Slots from here to the end of the ring.
+    WM_DEV u32 straight() const {
+        return mask_ + 1 - (static_cast<u32>(idx_) & mask_);
+    }
+    WM_DEV static bool has_word(u32 group) {
+        return group_words(F::stride(), group) == WM_GROUP_WORDS ||
+               warp_lanes{}.rank() < group_words(F::stride(), group);
+    }
+
+    u64* next_; // this lane's word of the next slot
+    u64* lane_words_;
+    u64 idx_;
+    u64 tag_;
+    u32 mask_, log2_;
+
+private:
+    WM_DEV void locate() {
+        next_ = lane_words_ + static_cast<size_t>(static_cast<u32>(idx_) & mask_) * words;
+        tag_ = lap_tag(idx_, log2_);
+    }
+};
+
+// The producer's end. Form: stride and scope of the mailbox; `matches` says whether they are.
+template <class F = default_form> class warp_producer : private warp_cursor<F> {
+    using cursor = warp_cursor<F>;
+
+public:
+    using cursor::groups;
+    static constexpr u32 payload = payload_in(F::stride());
+
+    WM_DEV explicit warp_producer(const wm_producer& p)
+        : cursor(p.mailbox, p.write_idx), write_idx_(write_idx_of(p.mailbox)), read_idx_(read_idx_of(p.mailbox)),
+          written_(at<u64>(p.mailbox.written)), read_seen_(p.read_seen) {
+        count_room();
+    }
+    WM_DEV static bool matches(const wm_mailbox& m) {
+        return m.record_stride == F::stride() && m.scope == F::scope();
+    }
+
+    // Free slots up to the end of the ring, counted up to `want`; looks at the far index only when it must.
+    WM_DEV u32 reserve(u32 want) {
+        if (room_ < want && room_ < this->straight()) {
+            read_seen_ = warp_lanes{}.broadcast(load_relaxed(read_idx_, F::scope()), 0);
+            count_room();
+        }
+        return room_ < want ? room_ : want;
+    }
+    // Orders what the warp wrote before it before the records that are put after it.
+    template <order O> WM_DEV void fence() {
+        release_slot<O>(warp_lanes{}, F::scope());
+    }
+    // Writes record i of those reserved. Self-contained unless `fence` came before.
+    WM_DEV void put(u32 i, const fragment<groups>& f, u32 len, u32 type) {
+        const warp_lanes lanes;
+        lanes.check();
+        u64* to = this->next_ + i * cursor::words;
+#pragma unroll
+        for (u32 g = 0; g < groups; g++) {
+            const u64 word = tagged(lanes, f.word[g], this->tag_, g == 0 ? pack_meta(len, type) : 0);
+            if (cursor::has_word(g))
+                store_relaxed(to + g * WM_GROUP_WORDS, word, F::scope());
+        }
+    }
+    // Publishes the first n of the reserved records.
+    WM_DEV void commit(u32 n) {
+        this->advance(n);
+        if (warp_lanes{}.rank() == 0) {
+            store_relaxed(write_idx_, this->idx_, F::scope());
+            if (written_)
+                store_relaxed(written_, this->idx_, F::scope());
+        }
+        count_room();
+    }
+    // One record: WM_OK, WM_FULL, WM_BAD_LENGTH.
+    template <order O> WM_DEV wm_status try_push(const fragment<groups>& f, u32 len, u32 type) {
+        if (len > payload)
+            return WM_BAD_LENGTH;
+        if (reserve(1) == 0)
+            return WM_FULL;
+        fence<O>();
+        put(0, f, len, type);
+        commit(1);
+        return WM_OK;
+    }
+    // Up to N records, one fence and one publication: make(i, fragment&, len&, type&) for each. Returns their number;
+    // fewer than N when the ring is nearly full or about to wrap. A length beyond the payload ends the batch before it.
+    template <order O, u32 N, class Make> WM_DEV u32 try_push_batch(Make&& make) {
+        const u32 n = reserve(N);
+        if (n == 0)
+            return 0;
+        fence<O>();
+        u32 done = 0;
+        if (n == N) {
+#pragma unroll
+            for (u32 i = 0; i < N; i++)
+                done += done == i && make_one(i, make);
+        } else {
+#pragma unroll 1
+            for (; done < n && make_one(done, make); done++) {
+            }
+        }
+        if (done)
+            commit(done);
+        return done;
+    }
+
+private:
+    // Off the way of a record: the next one finds the answer ready.
+    WM_DEV void count_room() {
+        const u32 free = this->mask_ + 1 - static_cast<u32>(this->idx_ - read_seen_);
+        room_ = free < this->straight() ? free : this->straight();
+    }
+    template <class Make> WM_DEV bool make_one(u32 i, Make& make) {
+        fragment<groups> f;
+        u32 len = 0, type = 0;
+        make(i, f, len, type);
+        if (len > payload)
+            return false;
+        put(i, f, len, type);
+        return true;
+    }
+
+    u64* write_idx_;
+    const u64* read_idx_;
+    u64* written_;
+    u64 read_seen_;
+    u32 room_; // free slots up to the end of the ring, as far as read_seen_ says
+};
+
+// The consumer's end.
+template <class F = default_form> class warp_consumer : private warp_cursor<F> {
+    using cursor = warp_cursor<F>;
+
+public:
+    using cursor::groups;
+    static constexpr u32 payload = payload_in(F::stride());
+
+    WM_DEV explicit warp_consumer(const wm_consumer& c)
+        : cursor(c.mailbox, c.read_idx), read_idx_(read_idx_of(c.mailbox)), consumed_(at<u64>(c.mailbox.consumed)) {}
+    WM_DEV static bool matches(const wm_mailbox& m) {
+        return m.record_stride == F::stride() && m.scope == F::scope();
+    }
+
+    // The next record's payload, left in its slot. WM_OK, WM_EMPTY.
+    template <order O> WM_DEV wm_status peek(fragment<groups>& f, fragment_meta& meta) {
+        const warp_lanes lanes;
+        lanes.check();
+        u64 v[groups];
+        bool fresh = true;
+#pragma unroll
+        for (u32 g = 0; g < groups; g++) {
+            const u64* from = this->next_ + g * WM_GROUP_WORDS;
+            v[g] = cursor::has_word(g) ? load_relaxed(from, F::scope()) : this->tag_;
+            fresh = fresh && is_fresh(v[g], this->tag_);
+        }
+        if (!lanes.all(fresh))
+            return WM_EMPTY;
+        acquire_slot<O>(lanes, F::scope());
+        take(v, f, meta);
+        return WM_OK;
+    }
+    // Gives n slots back. Precondition: peek saw them.
+    WM_DEV void release(u32 n) {
+        this->advance(n);
+        if (warp_lanes{}.rank() == 0) {
+            store_relaxed(read_idx_, this->idx_, F::scope());
+            if (consumed_)
+                store_relaxed(consumed_, this->idx_, F::scope());
+        }
+    }
+    template <order O> WM_DEV wm_status try_pop(fragment<groups>& f, fragment_meta& meta) {
+        const wm_status s = peek<O>(f, meta);
+        if (s == WM_OK)
+            release(1);
+        return s;
+    }
+    // Up to N records that are ready, up to the end of the ring, one publication: use(i, const fragment&, meta) for
+    // each. Returns their number. All N slots are asked for at once.
+    template <order O, u32 N, class Use> WM_DEV u32 try_pop_batch(Use&& use) {
+        static_assert(N <= 32, "a bit a record");
+        const warp_lanes lanes;
+        lanes.check();
+        const u32 limit = this->straight() < N ? this->straight() : N;
+        u64 v[N][groups];
+        u32 fresh = 0;
+#pragma unroll
+        for (u32 i = 0; i < N; i++) {
+            const u64* from = this->next_ + i * cursor::words;
+#pragma unroll
+            for (u32 g = 0; g < groups; g++)
+                v[i][g] = i < limit && cursor::has_word(g) ? load_relaxed(from + g * WM_GROUP_WORDS, F::scope())
+                          : i < limit                      ? this->tag_
+                                                           : ~this->tag_;
+        }
+#pragma unroll
+        for (u32 i = 0; i < N; i++) {
+            bool ok = true;
+#pragma unroll
+            for (u32 g = 0; g < groups; g++)
+                ok = ok && is_fresh(v[i][g], this->tag_);
+            fresh |= static_cast<u32>(ok) << i;
+        }
+        fresh = lanes.common_bits(fresh);
+        const u32 n = fresh == ~0u ? 32 : lowest_bit(~fresh);
+        if (n == 0)
+            return 0;
+        acquire_slot<O>(lanes, F::scope()); // once for the batch
+        if (n >= N) {
+#pragma unroll
+            for (u32 i = 0; i < N; i++)
+                use_one(i, v[i], use);
+        } else {
+#pragma unroll
+            for (u32 i = 0; i < N; i++) {
+                if (i < n)
+                    use_one(i, v[i], use);
+            }
+        }
+        release(n < N ? n : N);
+        return n < N ? n : N;
+    }
+
+private:
+    WM_DEV static void take(const u64 (&v)[groups], fragment<groups>& f, fragment_meta& meta) {
+        const warp_lanes lanes;
+        meta = fragment_meta(v[0]);
+#pragma unroll
+        for (u32 g = 0; g < groups; g++)
+            f.word[g] = restored(lanes, v[g], lanes.broadcast(static_cast<u32>(v[g] >> WM_HEAD_BITS_SHIFT), 0));
+    }
+    template <class Use> WM_DEV static void use_one(u32 i, const u64 (&v)[groups], Use& use) {
+        fragment<groups> f;
+        fragment_meta meta;
+        take(v, f, meta);
+        use(i, f, meta);
+    }
+
+    u64* read_idx_;
+    u64* consumed_;
+};
+
+} // namespace warpmail
+
+#endif
+#endif

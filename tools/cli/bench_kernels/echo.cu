@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+#include "warpmail/handler.hpp"
+
+#include "bench_kernels/echo.hpp"
+
+extern "C" __global__ void echo_arbiter(const __grid_constant__ wm_arbiter_args args) {
+    warpmail::arbiter_kernel<bench::echo_handlers>(args);
+}

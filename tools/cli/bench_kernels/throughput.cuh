@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// `throughput.*`: how many records pairs of warps move, beside a copy through L2 and a ring with a fence and an index.
+#ifndef WARPMAIL_BENCH_THROUGHPUT_CUH
+#define WARPMAIL_BENCH_THROUGHPUT_CUH
+
+#include "bench_kernels/common.cuh"
+
+namespace bench {
+
+// The payload words of consecutive records of one pair: each lane's word goes on by a constant, and every bit varies.
+struct words {
+    u64 next;
+    WM_DEV words(u32 pair, u32 lane) : next((pair * 64ull + lane + 1) * 0xD6E8FEB86659FD93ull) {}
+    WM_DEV u64 take() {
+        const u64 w = next;
+        next += 0x9E3779B97F4A7C15ull;
+        return w;
+    }
+};
+
+// When a warp began and ended, nanoseconds.
+WM_DEV void stamp(u64* spans, u32 warp, u64 begin) {
+    if (threadIdx.x % 32 == 0) {
+        spans[2 * warp] = begin;
+        spans[2 * warp + 1] = now_ns();
+    }
+}
+
+// Which pair a warp belongs to and on which side: producers are the first half of each block's warps, and a pair's ends
+// are half the grid apart.
+struct place_in_grid {
+    u32 pair, warp;
+    bool producer;
+    WM_DEV explicit place_in_grid(u32 per_block) {
+        const u32 w = threadIdx.x / 32;
+        producer = w < per_block;
+        const u32 block = producer ? blockIdx.x : (blockIdx.x + gridDim.x / 2) % gridDim.x;
+        pair = block * per_block + (producer ? w : w - per_block);
+        warp = blockIdx.x * 2 * per_block + w;
+    }
+};
+
+// Each pair moves `records`, in batches of up to N, over its own mailbox.
+template <class F, order O, u32 N>
+WM_DEV void move(const wm_mailbox* boxes, u32 pairs, u32 per_block, u64 records, u64* spans, u64* faults) {
+    const place_in_grid here(per_block);
+    if (here.pair >= pairs)
+        return;
+    constexpr u32 groups = groups_in(F::stride());
+    words next(here.pair, threadIdx.x % 32);
+    u64 done = 0, wrong = 0;
+    u32 looks = 0;
+    const u64 begin = now_ns();
+    if (here.producer) {
+        warp_producer<F> p(attach_producer(boxes[here.pair]));
+        while (done < records && looks < give_up) {
+            const u32 n = p.template try_push_batch<O, N>([&](u32, fragment<groups>& f, u32& len, u32& type) {
+                for (u32 g = 0; g < groups; g++)
+                    f.word[g] = next.take();
+                len = warp_producer<F>::payload;
+                type = 1;
+            });
+            done += n;
+            looks = n ? 0 : looks + 1;
+        }
+    } else {
+        warp_consumer<F> c(attach_consumer(boxes[here.pair]));
+        while (done < records && looks < give_up) {
+            const u32 n = c.template try_pop_batch<O, N>([&](u32, const fragment<groups>& f, fragment_meta) {
+                for (u32 g = 0; g < groups; g++)
+                    wrong |= f.word[g] ^ next.take();
+            });
+            done += n;
+            looks = n ? 0 : looks + 1;
+        }
+    }
+    stamp(spans, here.warp, begin);
+    report(faults, static_cast<u64>(threadIdx.x % 32 != 0 && wrong != 0) + (done < records));
+}
+
+#define MOVE(name, Form, Order, Batch)                                                                                 \
+    extern "C" __global__ void name(const wm_mailbox* boxes, u32 pairs, u32 per_block, u64 records, u64* spans,        \
+                                    u64* faults) {                                                                     \
+        move<Form, Order, Batch>(boxes, pairs, per_block, records, spans, faults);                                     \
+    }
+using form_256 = fixed_form<256, WM_SCOPE_GPU>;
+using form_4096 = fixed_form<4096, WM_SCOPE_GPU>;
+using form_host = fixed_form<256, WM_SCOPE_SYS>;
+MOVE(move_256, form_256, order::self_contained, 32)
+MOVE(move_256_ordered, form_256, order::ordered, 32)
+MOVE(move_256_single, form_256, order::self_contained, 1)
+MOVE(move_4096, form_4096, order::self_contained, 1)
+#undef MOVE
+
+// One warp to or from a mailbox in pinned memory.
+extern "C" __global__ void to_host(wm_mailbox box, u64 records, u64* faults) {
+    warp_producer<form_host> p(attach_producer(box));
+    words next(0, threadIdx.x);
+    u64 done = 0;
+    u32 looks = 0;
+    while (done < records && looks < give_up) {
+        const u32 n = p.try_push_batch<order::self_contained, 32>([&](u32, fragment<1>& f, u32& len, u32& type) {
+            f.word[0] = next.take();
+            len = payload_bytes_256;
+            type = 1;
+        });
+        done += n;
+        looks = n ? 0 : looks + 1;
+    }
+    report(faults, done < records);
+}
+extern "C" __global__ void from_host(wm_mailbox box, u64 records, u64* faults) {
+    warp_consumer<form_host> c(attach_consumer(box));
+    words next(0, threadIdx.x);
+    u64 done = 0, wrong = 0;
+    u32 looks = 0;
+    while (done < records && looks < give_up) {
+        const u32 n = c.try_pop_batch<order::self_contained, 32>(
+            [&](u32, const fragment<1>& f, fragment_meta) { wrong |= f.word[0] ^ next.take(); });
+        done += n;
+        looks = n ? 0 : looks + 1;
+    }
+    report(faults, static_cast<u64>(threadIdx.x != 0 && wrong != 0) + (done < records));
+}
+
+// The ring that one writes first: payload, fence, index; one record at a time.
+extern "C" __global__ void move_naive(u64* slots, u32 mask, u64* write_idx, u64* read_idx, u32 per_block, u64 records,
+                                      u64* spans, u64* faults) {
+    const place_in_grid here(per_block);
+    if (here.pair >= 1)
+        return;
+    const u32 lane = threadIdx.x % 32;
+    words next(0, lane);
+    u64 wrong = 0, n = 0;
+    const u64 begin = now_ns();
+    for (bool gave_up = false; n < records && !gave_up; n += !gave_up) {
+        u64* slot = slots + (n & mask) * 32;
+        u32 looks = 0;
+        if (here.producer) {
+            while (n - __shfl_sync(~0u, load_acquire_gpu(read_idx), 0) > mask && !gave_up)
+                gave_up = ++looks > give_up;
+            slot[lane] = next.take();
+            __syncwarp();
+            __threadfence();
+            if (lane == 0)
+                store_relaxed_gpu(write_idx, n + 1);
+        } else {
+            while (__shfl_sync(~0u, load_acquire_gpu(write_idx), 0) <= n && !gave_up)
+                gave_up = ++looks > give_up;
+            wrong |= *static_cast<volatile u64*>(slot + lane) ^ next.take();
+            __syncwarp();
+            if (lane == 0)
+                store_release_gpu(read_idx, n + 1);
+        }
+    }
+    stamp(spans, here.warp, begin);
+    report(faults, static_cast<u64>(wrong != 0) + (n < records));
+}
+
+// Copies n 16-byte chunks `times` times, past L1.
+extern "C" __global__ void copy_l2(const uint4* from, uint4* to, u32 n, u32 times, u64* spans) {
+    const u64 begin = now_ns();
+    const u32 step = gridDim.x * blockDim.x;
+    for (u32 t = 0; t < times; t++) {
+#pragma unroll 4
+        for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
+            __stcg(to + i, __ldcg(from + i));
+    }
+    __syncthreads();
+    if (threadIdx.x == 0)
+        stamp(spans, blockIdx.x, begin);
+}
+
+} // namespace bench
+
+#endif
