@@ -13,43 +13,74 @@ fn main() {
     bind(&root, &out);
     twin(&csrc);
     kernels(&root, &csrc, &out);
+    soname();
     commit(&root);
 }
 
-/// Rust's view of `abi.h` and of the twin's C functions. Without a libclang the bindings kept in the tree serve; a gate
-/// checks that they are what bindgen makes.
+/// The shared library's name for the loader: programs linked with one 0.x do not load another.
+fn soname() {
+    let part = |name: &str| env::var(format!("CARGO_PKG_VERSION_{name}")).expect("cargo sets it");
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libwarpmail.so.{}.{}", part("MAJOR"), part("MINOR"));
+}
+
+/// Rust's view of the C headers: the bytes with the twin's functions, and the C API. Without a libclang the bindings kept
+/// in the tree serve; a gate checks that they are what bindgen makes.
 fn bind(root: &Path, out: &Path) {
     println!("cargo::rerun-if-env-changed=LIBCLANG_PATH");
-    println!("cargo::rerun-if-changed=src/bindings.rs");
-    let kept = root.join("src/bindings.rs");
-    let target = out.join("bindings.rs");
-    if !find_libclang(root) {
-        println!("cargo::warning=no libclang: using the bindings kept in src/bindings.rs (tools/setup.sh fetches one)");
-        fs::copy(&kept, &target).expect("src/bindings.rs is part of the source");
-        return;
+    println!("cargo::rerun-if-env-changed=WARPMAIL_UPDATE_BINDINGS");
+    let has_libclang = find_libclang(root);
+    if !has_libclang {
+        println!("cargo::warning=no libclang: using the bindings kept in src (tools/setup.sh fetches one)");
     }
+    let bytes = |b: bindgen::Builder| b.allowlist_item("(wm|WM)_.*").derive_default(true);
+    let calls = |b: bindgen::Builder| {
+        // The bytes are bound once, by the other: these bindings only name them.
+        b.allowlist_item("(warpmail|WARPMAIL)_.*").blocklist_item("(wm|WM)_.*").derive_default(true)
+    };
+    type Choose<'a> = &'a dyn Fn(bindgen::Builder) -> bindgen::Builder;
+    let headers: [(&str, &str, &str, Choose); 2] = [
+        ("csrc/twin/host.h", "src/bindings.rs", "bindings.rs", &bytes),
+        ("csrc/include/warpmail/warpmail.h", "src/capi/bindings.rs", "capi_bindings.rs", &calls),
+    ];
+    for (header, kept, name, choose) in headers {
+        println!("cargo::rerun-if-changed={kept}");
+        let (kept, target) = (root.join(kept), out.join(name));
+        if !has_libclang {
+            fs::copy(&kept, &target).expect("the kept bindings are part of the source");
+            continue;
+        }
+        let text = bindgen_of(root, header, choose);
+        assert!(text.contains("pub struct "), "the allow-list for {header} matched nothing");
+        fs::write(&target, &text).expect("OUT_DIR can be written");
+        if env::var_os("WARPMAIL_UPDATE_BINDINGS").is_some() {
+            fs::write(&kept, &text).expect("the kept bindings can be written");
+        }
+    }
+    check_exports(out);
+}
+
+fn bindgen_of(root: &Path, header: &str, choose: &dyn Fn(bindgen::Builder) -> bindgen::Builder) -> String {
     // Clang from a wheel comes without its own headers; the C compiler's serve.
     let include = Command::new("cc").arg("-print-file-name=include").output();
     let include = include.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string()).unwrap_or_default();
-    let bindings = bindgen::Builder::default()
-        .header(root.join("csrc/twin/host.h").display().to_string())
+    let builder = bindgen::Builder::default()
+        .header(root.join(header).display().to_string())
         .clang_arg(format!("-I{}", root.join("csrc/include").display()))
         .clang_arg(format!("-I{}", root.join("csrc").display()))
         .clang_arg(format!("-I{include}"))
-        .allowlist_item("(wm|WM)_.*")
-        .derive_default(true)
         .generate_comments(false)
         .use_core()
-        .rust_edition(bindgen::RustEdition::Edition2024)
-        .generate()
-        .expect("csrc/include/warpmail/abi.h must parse");
-    let text = bindings.to_string();
-    assert!(text.contains("pub struct wm_mailbox_header"), "the allow-list matched nothing");
-    fs::write(&target, &text).expect("OUT_DIR can be written");
-    if env::var_os("WARPMAIL_UPDATE_BINDINGS").is_some() {
-        fs::write(&kept, &text).expect("src/bindings.rs can be written");
-    }
-    println!("cargo::rerun-if-env-changed=WARPMAIL_UPDATE_BINDINGS");
+        .rust_edition(bindgen::RustEdition::Edition2024);
+    choose(builder).generate().unwrap_or_else(|e| panic!("{header} must parse: {e}")).to_string()
+}
+
+/// One line for every function that the C header declares: there is an export of its name and exactly its type.
+fn check_exports(out: &Path) {
+    let bindings = fs::read_to_string(out.join("capi_bindings.rs")).expect("written above");
+    let names = bindings.lines().filter_map(|line| line.trim().strip_prefix("pub fn ")?.split('(').next());
+    let lines: String = names.map(|f| format!("const _: () = {{ let _ = [sys::{f}, {f}]; }};\n")).collect();
+    assert!(!lines.is_empty(), "the C header declares no function");
+    fs::write(out.join("capi_check.rs"), lines).expect("OUT_DIR can be written");
 }
 
 fn find_libclang(root: &Path) -> bool {

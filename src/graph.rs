@@ -29,7 +29,7 @@ impl MailboxId {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ModulePlan {
     pub(crate) name: String,
     pub(crate) kind: u32,
@@ -38,7 +38,7 @@ pub(crate) struct ModulePlan {
     pub(crate) outputs: Vec<u32>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct MailboxPlan {
     pub(crate) name: String,
     pub(crate) options: MailboxOptions,

@@ -1,5 +1,6 @@
 //! Handler sets as the runtime takes them: a compiled kernel for the device and a function for the twin.
 
+use std::borrow::Cow;
 use std::ffi::{CString, c_int};
 
 use crate::abi;
@@ -16,8 +17,8 @@ pub type TwinEntry = unsafe extern "C" fn(args: *const abi::wm_arbiter_args) -> 
 /// Made by the code that `warpmail-build` generates for a user's own handlers, or by [`HandlerImage::builtin`].
 #[derive(Debug, Clone)]
 pub struct HandlerImage {
-    pub(crate) name: &'static str,
-    pub(crate) fatbin: Option<&'static [u8]>,
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) fatbin: Option<Cow<'static, [u8]>>,
     pub(crate) missing: &'static str,
     pub(crate) kernel: CString,
     pub(crate) twin: TwinEntry,
@@ -37,7 +38,22 @@ impl HandlerImage {
         twin: TwinEntry,
     ) -> Self {
         // A name with a NUL inside names no kernel: the empty name will be refused by the driver, with a reason.
-        HandlerImage { name, fatbin, missing, kernel: CString::new(kernel).unwrap_or_default(), twin }
+        let kernel = CString::new(kernel).unwrap_or_default();
+        HandlerImage { name: name.into(), fatbin: fatbin.map(Cow::Borrowed), missing, kernel, twin }
+    }
+
+    /// The same from parts that only live now, as a C caller has them.
+    ///
+    /// # Safety
+    /// As for [`HandlerImage::new`].
+    pub(crate) unsafe fn owned(
+        name: String,
+        fatbin: Option<Vec<u8>>,
+        missing: &'static str,
+        kernel: CString,
+        twin: TwinEntry,
+    ) -> Self {
+        HandlerImage { name: name.into(), fatbin: fatbin.map(Cow::Owned), missing, kernel, twin }
     }
 
     /// The handlers that come with the library: see [`builtin`](crate::builtin).

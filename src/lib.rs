@@ -34,6 +34,7 @@
 pub mod abi;
 mod backend;
 pub mod builtin;
+mod capi;
 mod device;
 mod error;
 mod graph;

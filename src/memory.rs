@@ -10,7 +10,7 @@ use crate::abi;
 use crate::backend::Pinned;
 use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
-use crate::graph::Builder;
+use crate::graph::{Builder, MailboxId};
 use crate::options::MailboxOptions;
 use crate::stats::{MailboxStats, ModuleStats, Rejects, Serving, Stats};
 
@@ -264,6 +264,11 @@ impl Memory {
         self.read_pinned(self.telemetry)
     }
 
+    /// The handle of a mailbox as kernels use it.
+    pub(crate) fn handle(&self, mailbox: MailboxId) -> Result<abi::wm_mailbox> {
+        self.handles.get(mailbox.index()).copied().ok_or_else(|| unknown_mailbox(mailbox))
+    }
+
     /// The stop doorbell.
     pub(crate) fn ring_stop(&self, stop: bool) {
         let word = self.control + std::mem::offset_of!(abi::wm_control, stop.rung);
@@ -388,6 +393,10 @@ impl Drop for Memory {
         self.device.backend.free(self.arena.0, self.arena.1);
         self.device.backend.free_pinned(self.pinned);
     }
+}
+
+pub(crate) fn unknown_mailbox(mailbox: MailboxId) -> Error {
+    Error::refused(format!("mailbox id {}", mailbox.0), "this graph has no such mailbox")
 }
 
 fn put(image: &mut [u8], offset: u64, bytes: &[u8]) {

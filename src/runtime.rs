@@ -93,7 +93,7 @@ impl Runtime {
             "build",
             modules = graph.modules.len(),
             mailboxes = graph.mailboxes.len(),
-            set = image.name
+            set = %image.name
         );
         let _entered = span.enter();
         let kinds =
@@ -113,6 +113,11 @@ impl Runtime {
             hosts: Vec::new(),
             stopping: Arc::default(),
         })
+    }
+
+    /// What telemetry and handles are read from, whoever holds the runtime meanwhile.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// Where it is in its life.
@@ -144,11 +149,12 @@ impl Runtime {
 
     /// The handle of a mailbox as kernels use it, for the ends of [`Builder::stream`] modules.
     pub fn handle(&self, mailbox: MailboxId) -> Result<abi::wm_mailbox> {
-        self.memory.handles.get(mailbox.index()).copied().ok_or_else(|| unknown_mailbox(mailbox))
+        self.memory.handle(mailbox)
     }
 
     fn take_end(&mut self, mailbox: MailboxId, producer: bool) -> Result<abi::wm_mailbox> {
-        let handle = *self.memory.host_handles.get(mailbox.index()).ok_or_else(|| unknown_mailbox(mailbox))?;
+        let handle =
+            *self.memory.host_handles.get(mailbox.index()).ok_or_else(|| crate::memory::unknown_mailbox(mailbox))?;
         let (side, who) =
             if producer { (handle.producer_side, "producer") } else { (handle.consumer_side, "consumer") };
         let name = || format!("mailbox {}", self.memory.mailbox_name(mailbox.0));
@@ -376,10 +382,6 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         let _ = self.stop(Duration::from_secs(2));
     }
-}
-
-fn unknown_mailbox(mailbox: MailboxId) -> Error {
-    Error::refused(format!("mailbox id {}", mailbox.0), "this graph has no such mailbox")
 }
 
 fn join_until(thread: JoinHandle<Result<()>>, until: Instant) -> Option<Result<()>> {

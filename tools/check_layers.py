@@ -13,7 +13,7 @@ import tempfile
 # Low to high. A file may include what stands before it; files of one row are independent of each other.
 LAYERS = [
     ["include/warpmail/abi.h"],
-    ["protocol/atomics.hpp"],
+    ["protocol/atomics.hpp", "include/warpmail/warpmail.h"],
     ["protocol/lanes.hpp"],
     ["protocol/slot.hpp"],
     ["protocol/slot_thread.hpp", "protocol/slot_warp.hpp"],

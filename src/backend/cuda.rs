@@ -180,7 +180,7 @@ impl Backend for Cuda {
     }
 
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
-        let fatbin = image.fatbin.ok_or_else(|| Error::Unavailable {
+        let fatbin = image.fatbin.as_deref().ok_or_else(|| Error::Unavailable {
             what: "a CUDA kernel for this handler set",
             reason: image.missing.to_string(),
         })?;
@@ -203,7 +203,7 @@ impl Backend for Cuda {
             idle: Vec::new(),
         };
         let null = std::ptr::null_mut::<c_void>();
-        // SAFETY: `fatbin` is a whole fatbin in static memory; no options are given.
+        // SAFETY: `fatbin` is a whole fatbin, which the driver copies; no options are given.
         unsafe {
             sys::cuLibraryLoadData(
                 &mut launches.library,

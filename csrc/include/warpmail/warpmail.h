@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * The C API: C11 and C++17. This file is the truth; the library is checked against it when it is compiled.
+ * docs/c-api.md has the rules in prose, examples/02_relay.c a whole program.
+ *
+ * Statuses. Every function that can fail returns a warpmail_status: 0 is success, positive is "not now", negative is a
+ * refusal or a failure. warpmail_last_error() then says what happened, why, and what to do, for the calling thread.
+ * What a function would have given (*out) is unchanged unless it says otherwise.
+ *
+ * Handles are ids in the shape of pointers: never dereferenced, looked up in a table of those alive. A null, foreign,
+ * wrong or already destroyed handle is WARPMAIL_BAD_HANDLE or WARPMAIL_STALE_HANDLE, never undefined behaviour. Each
+ * is destroyed once by its own function, in any order: what is still needed lives on.
+ *
+ * Threads, by handle:
+ *   device, image               any number of threads at the same time
+ *   builder, sender, receiver   one thread at a time; a second at the same moment gets WARPMAIL_BUSY and changes
+ * nothing runtime                     state, failure, statistics and warpmail_handle: at any time. The others: one
+ * thread at a time; calls with a bound wait for their turn within it, those without get WARPMAIL_BUSY
+ *
+ * Waiting. Every wait takes a bound in nanoseconds, at most WARPMAIL_BOUND_MAX_NS; a longer one is refused.
+ *
+ * Strings are UTF-8 and end with a zero byte. Nothing here may be called from a signal handler, or with a handle from
+ * before a fork. Callbacks must return: they must not throw, longjmp or end the thread.
+ */
+#ifndef WARPMAIL_WARPMAIL_H
+#define WARPMAIL_WARPMAIL_H
+
+#include "warpmail/abi.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised by any change of this file that an older program could notice. */
+#define WARPMAIL_API_VERSION 1u
+
+/* Statuses: those of wm_status in abi.h, and these. */
+typedef wm_status warpmail_status;
+#define WARPMAIL_BAD_HANDLE (-32)   /* null, no handle of this library, or a handle of another kind */
+#define WARPMAIL_STALE_HANDLE (-33) /* destroyed before */
+#define WARPMAIL_BUSY (-34)         /* another thread is inside a call with this handle */
+#define WARPMAIL_BAD_STRUCT (-35)   /* struct_size, or a byte that must be zero */
+#define WARPMAIL_REFUSED (-36)      /* a module graph or an option breaks a rule */
+#define WARPMAIL_UNAVAILABLE (-37)  /* this machine, or this build, cannot do it */
+#define WARPMAIL_DRIVER (-38)       /* a driver call failed */
+#define WARPMAIL_FAILED (-39)       /* the runtime has failed, and stays so */
+#define WARPMAIL_STUCK (-40)        /* the arbiter did not leave within the bound */
+#define WARPMAIL_BAD_STATE (-41)    /* the call does not fit the runtime's state */
+#define WARPMAIL_BAD_MAILBOX (-42)  /* a mailbox header that cannot be trusted */
+#define WARPMAIL_INTERNAL (-43)     /* a fault of the library, caught at its border: report it */
+
+/* The longest bound of a wait: a day. */
+#define WARPMAIL_BOUND_MAX_NS 86400000000000u
+/* The most records that one batch pop takes. */
+#define WARPMAIL_POP_BATCH_MAX 64u
+/* For warpmail_budget: as many servers as fit the device. */
+#define WARPMAIL_SERVERS_DEFAULT 0xFFFFFFFFu
+
+/* Handlers of the library's own image, for warpmail_module_options. */
+#define WARPMAIL_HANDLER_RELAY 0u   /* takes a record from each input that has one, gives it to every output */
+#define WARPMAIL_HANDLER_DISCARD 1u /* takes a record from each input that has one */
+
+/* Where a runtime is in its life. */
+#define WARPMAIL_STATE_READY 0u   /* built, not started */
+#define WARPMAIL_STATE_RUNNING 1u /* the arbiter runs */
+#define WARPMAIL_STATE_QUIET 2u   /* inside a quiesce: the arbiter is away */
+#define WARPMAIL_STATE_STOPPED 3u /* for good */
+#define WARPMAIL_STATE_FAILED 4u  /* warpmail_runtime_failure says why */
+
+typedef struct warpmail_device warpmail_device;
+typedef struct warpmail_image warpmail_image;
+typedef struct warpmail_builder warpmail_builder;
+typedef struct warpmail_runtime warpmail_runtime;
+typedef struct warpmail_sender warpmail_sender;
+typedef struct warpmail_receiver warpmail_receiver;
+
+/*
+ * Options. The first member is the size of the struct as the caller was compiled: start from the _INIT macro. A struct
+ * of an older version of this file is accepted, its missing members take their defaults; one of a newer version is
+ * accepted if the bytes this library does not know are zero. Members named `reserved` must be zero.
+ */
+
+/* Shape of a mailbox. */
+typedef struct warpmail_mailbox_options {
+    uint32_t struct_size;
+    uint32_t stride; /* bytes from slot to slot: a multiple of 64 from 64 to 4096; 8 of every 256 are the slot's own */
+    uint32_t slots;  /* a power of two, up to 2^24 */
+    uint32_t reserved;
+} warpmail_mailbox_options;
+#define WARPMAIL_MAILBOX_OPTIONS_INIT {sizeof(warpmail_mailbox_options), WM_STRIDE_DEFAULT, 64, 0}
+
+/* How a resident module is run. */
+typedef struct warpmail_module_options {
+    uint32_t struct_size;
+    uint32_t handler;     /* the number that the handler set's step() switches on */
+    uint32_t rule;        /* WM_RULE_ANY or WM_RULE_ALL */
+    uint32_t batch;       /* steps one grant may run while the rule holds, at least 1 */
+    uint32_t out_records; /* the most records one step may push to one output; 0: the number of inputs */
+    uint32_t priority;    /* 0 (most urgent) to 3 */
+    const void* state;    /* the module's own memory before the first step, copied; null: zeroes */
+    uint64_t state_bytes; /* its size */
+} warpmail_module_options;
+#define WARPMAIL_MODULE_OPTIONS_INIT {sizeof(warpmail_module_options), 0, WM_RULE_ANY, 32, 0, 0, NULL, 0}
+
+/* Limits on the time the arbiter may hold an SM. */
+typedef struct warpmail_budget {
+    uint32_t struct_size;
+    uint32_t servers;      /* warps (twin: threads) that run handlers, 1 to 14; the twin takes 0 too */
+    uint64_t residency_ns; /* the longest one launch stays: 100 us to 1 s */
+} warpmail_budget;
+#define WARPMAIL_BUDGET_INIT {sizeof(warpmail_budget), WARPMAIL_SERVERS_DEFAULT, 2000000}
+
+/* The twin's entry point of a handler set: warpmail::twin_arbiter<handlers>, see warpmail/handler.hpp. */
+typedef int (*warpmail_twin_entry)(const wm_arbiter_args* args);
+
+/* A handler set of one's own: the same handlers compiled for the device and for the twin, by the headers of this
+ * version. What is pointed to is copied. */
+typedef struct warpmail_image_options {
+    uint32_t struct_size;
+    uint32_t abi_version;     /* WM_ABI_VERSION of the headers that both were compiled with */
+    const char* name;         /* for errors and traces */
+    const void* fatbin;       /* the compiled .cu; null: the set runs on the twin only */
+    uint64_t fatbin_bytes;    /* its size */
+    const char* kernel;       /* name of its extern "C" __global__ function; null without a fatbin */
+    warpmail_twin_entry twin; /* required */
+} warpmail_image_options;
+#define WARPMAIL_IMAGE_OPTIONS_INIT {sizeof(warpmail_image_options), WM_ABI_VERSION, NULL, NULL, 0, NULL, NULL}
+
+/*
+ * Statistics, filled by the library. The caller sets struct_size to the size it was compiled with; the library sets it
+ * to the bytes that it has filled, which are fewer when the library is the older.
+ */
+
+/* What the arbiter said of itself when it last wrote its telemetry, about every 100 us. */
+typedef struct warpmail_stats {
+    uint32_t struct_size;
+    uint32_t modules;        /* ids are 0 to modules - 1 */
+    uint32_t mailboxes;      /* ids are 0 to mailboxes - 1 */
+    uint32_t serving;        /* handlers running */
+    uint64_t heartbeat_ns;   /* clock of the arbiter */
+    uint64_t launches;       /* begun */
+    uint64_t launches_ended; /* ended in order */
+    uint64_t rounds;         /* turns of the decide loop */
+    uint64_t grants;
+    uint64_t work_ns;      /* with a grant outstanding */
+    uint64_t idle_poll_ns; /* resident without one */
+} warpmail_stats;
+#define WARPMAIL_STATS_INIT {sizeof(warpmail_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+typedef struct warpmail_module_stats {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t steps;
+    uint64_t records_in;
+    uint64_t records_out;
+    uint64_t busy_ns;          /* in the handler */
+    uint64_t rejected_length;  /* records dropped: a length that cannot be */
+    uint64_t rejected_type;    /* a type that the handler does not know */
+    uint64_t rejected_content; /* content that contradicts itself */
+    uint64_t no_progress;      /* steps that moved no record although their rule had fired */
+} warpmail_module_stats;
+#define WARPMAIL_MODULE_STATS_INIT {sizeof(warpmail_module_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+typedef struct warpmail_mailbox_stats {
+    uint32_t struct_size;
+    uint32_t quarantined; /* not 0: the arbiter leaves it alone; the JSON text says why */
+    uint64_t written;
+    uint64_t consumed;
+    uint64_t depth_max; /* the most records that the arbiter saw waiting */
+} warpmail_mailbox_stats;
+#define WARPMAIL_MAILBOX_STATS_INIT {sizeof(warpmail_mailbox_stats), 0, 0, 0, 0}
+
+/* What a pop reports; the payload is in the caller's buffer. */
+typedef struct warpmail_record {
+    uint32_t len;      /* payload bytes; after WM_TOO_SMALL, the bytes that the buffer needs */
+    uint16_t msg_type; /* the sender's */
+    uint16_t reserved;
+} warpmail_record;
+
+/* Versions and errors. */
+
+/* Version of the library as text, such as "0.1.0". */
+const char* warpmail_version(void);
+/* WM_ABI_VERSION of the library. */
+uint32_t warpmail_abi_version(void);
+/* Whether a program compiled with these versions can use this library, or WM_BAD_VERSION with the reason. */
+warpmail_status warpmail_check_abi(uint32_t abi_version, uint32_t api_version);
+#define WARPMAIL_CHECK_ABI() warpmail_check_abi(WM_ABI_VERSION, WARPMAIL_API_VERSION)
+/* Name of a status, such as "WARPMAIL_BUSY"; "unknown status" for another number. Never null. */
+const char* warpmail_status_name(warpmail_status status);
+/* Message of the last call of this thread that returned a negative status or WM_TIMEOUT; empty before the first. Never
+ * null; valid until this thread's next such call. */
+const char* warpmail_last_error(void);
+
+/* What this machine can do, and why not. Creates no CUDA context. Text functions copy at most `size` bytes with the
+ * zero; *needed (may be null) is the size with the zero, set even when WM_TOO_SMALL says that nothing was copied. */
+warpmail_status warpmail_probe_json(char* text, size_t size, size_t* needed);
+
+/* Devices. */
+
+/* CUDA device 0 if it can be used, else the twin. */
+warpmail_status warpmail_device_best(warpmail_device** out);
+/* The CPU twin: always there. */
+warpmail_status warpmail_device_twin(warpmail_device** out);
+/* The CUDA device with this ordinal, or WARPMAIL_UNAVAILABLE with the reason. */
+warpmail_status warpmail_device_cuda(uint32_t ordinal, warpmail_device** out);
+/* What it is: backend ("cuda" or "twin"), ordinal, name and so on. A text function, as warpmail_probe_json. */
+warpmail_status warpmail_device_json(warpmail_device* device, char* text, size_t size, size_t* needed);
+warpmail_status warpmail_device_destroy(warpmail_device* device);
+
+/* Handler sets. */
+
+/* The handlers that come with the library: WARPMAIL_HANDLER_*. */
+warpmail_status warpmail_image_builtin(warpmail_image** out);
+/* A handler set of the caller's. The kernel and the twin entry must be what the options say they are: that alone
+ * cannot be checked. */
+warpmail_status warpmail_image_new(const warpmail_image_options* options, warpmail_image** out);
+warpmail_status warpmail_image_destroy(warpmail_image* image);
+
+/* Module graphs. Module and mailbox ids are rows of the graph's tables, counted from 0 in the order of adding. */
+
+warpmail_status warpmail_builder_new(warpmail_device* device, warpmail_builder** out);
+/* A module whose handler the arbiter itself runs. Names are unique in a graph. */
+warpmail_status warpmail_builder_resident(warpmail_builder* builder, const char* name,
+                                          const warpmail_module_options* options, uint32_t* module);
+/* A module on the host: its ends are senders and receivers. */
+warpmail_status warpmail_builder_host(warpmail_builder* builder, const char* name, uint32_t* module);
+/* A module on the device that is not resident: kernels of the caller's, with the handles of warpmail_handle. */
+warpmail_status warpmail_builder_stream(warpmail_builder* builder, const char* name, uint32_t* module);
+/* A mailbox from its one producer to its one consumer: the next output of the one and the next input of the other.
+ * Null options: the defaults. */
+warpmail_status warpmail_builder_mailbox(warpmail_builder* builder, uint32_t from, uint32_t to,
+                                         const warpmail_mailbox_options* options, uint32_t* mailbox);
+/* Sets the limits on the arbiter. */
+warpmail_status warpmail_builder_budget(warpmail_builder* builder, const warpmail_budget* budget);
+/* Checks the graph as a whole, allocates, loads the handler set. Nothing runs yet. The builder stays as it is: it may
+ * build another runtime, and the caller destroys it. */
+warpmail_status warpmail_builder_build(warpmail_builder* builder, warpmail_image* image, warpmail_runtime** out);
+warpmail_status warpmail_builder_destroy(warpmail_builder* builder);
+
+/* Running a graph. */
+
+/* Starts the arbiter: once in a runtime's life. */
+warpmail_status warpmail_runtime_start(warpmail_runtime* runtime);
+/* Ends the arbiter. Returns within about `bound_ns` whatever the handlers do; WARPMAIL_STUCK names one that does not
+ * return, and the memory that it may touch is kept. Records stay in their mailboxes. A second stop does nothing. */
+warpmail_status warpmail_runtime_stop(warpmail_runtime* runtime, uint64_t bound_ns);
+/* Waits until every record has been taken that a resident module consumes, and no handler runs. */
+warpmail_status warpmail_runtime_drain(warpmail_runtime* runtime, uint64_t bound_ns);
+/* Called inside a quiesce, on the calling thread. May read and write states and statistics, free memory, load
+ * modules; other calls with this runtime are WARPMAIL_BAD_STATE. What it returns, the quiesce returns. */
+typedef warpmail_status (*warpmail_quiet_fn)(warpmail_runtime* runtime, void* user);
+/* Lets the arbiter leave the device, calls `quiet`, and starts the arbiter again. `bound_ns` limits the wait for the
+ * arbiter to leave; WARPMAIL_STUCK names who does not. */
+warpmail_status warpmail_runtime_quiesce(warpmail_runtime* runtime, uint64_t bound_ns, warpmail_quiet_fn quiet,
+                                         void* user);
+/* WARPMAIL_STATE_*. */
+warpmail_status warpmail_runtime_state(warpmail_runtime* runtime, uint32_t* state);
+/* Why it failed, empty if it has not. A text function, as warpmail_probe_json. */
+warpmail_status warpmail_runtime_failure(warpmail_runtime* runtime, char* text, size_t size, size_t* needed);
+/* The handle of a mailbox as the caller's own kernels use it, see warpmail/device.hpp. Valid while the runtime, or an
+ * end of one of its mailboxes, lives. */
+warpmail_status warpmail_handle(warpmail_runtime* runtime, uint32_t mailbox, wm_mailbox* out);
+/* A module's state; only while nothing runs: before the start, after the stop, or inside a quiesce. */
+warpmail_status warpmail_runtime_read_state(warpmail_runtime* runtime, uint32_t module, void* into, size_t bytes);
+warpmail_status warpmail_runtime_write_state(warpmail_runtime* runtime, uint32_t module, const void* from,
+                                             size_t bytes);
+/* Stops, waiting at most two seconds, and reports how that went; the handle is gone in any case but WARPMAIL_BUSY and
+ * WARPMAIL_BAD_STATE. Senders and receivers stay usable, without an arbiter. */
+warpmail_status warpmail_runtime_destroy(warpmail_runtime* runtime);
+
+/* Statistics: read from mapped memory, no driver call. After a stop they are final. */
+
+warpmail_status warpmail_runtime_stats(warpmail_runtime* runtime, warpmail_stats* stats);
+warpmail_status warpmail_runtime_module_stats(warpmail_runtime* runtime, uint32_t module, warpmail_module_stats* stats);
+warpmail_status warpmail_runtime_mailbox_stats(warpmail_runtime* runtime, uint32_t mailbox,
+                                               warpmail_mailbox_stats* stats);
+/* All of them with names, as JSON. A text function, as warpmail_probe_json. */
+warpmail_status warpmail_runtime_stats_json(warpmail_runtime* runtime, char* text, size_t size, size_t* needed);
+
+/* The host's ends. What a thread wrote before a push is visible to whoever popped that record. */
+
+/* The one producer's end of a mailbox whose producer is a host module; a second is refused, even if the first has been
+ * destroyed. */
+warpmail_status warpmail_runtime_sender(warpmail_runtime* runtime, uint32_t mailbox, warpmail_sender** out);
+/* The one consumer's end, likewise. */
+warpmail_status warpmail_runtime_receiver(warpmail_runtime* runtime, uint32_t mailbox, warpmail_receiver** out);
+/* Both ends of a mailbox between two threads of the host, with no arbiter. Null options: the defaults. */
+warpmail_status warpmail_direct_mailbox(warpmail_device* device, const warpmail_mailbox_options* options,
+                                        warpmail_sender** sender, warpmail_receiver** receiver);
+
+/* Pushes one record, or WM_FULL at once. WM_BAD_LENGTH: longer than warpmail_sender_payload_bytes. */
+warpmail_status warpmail_sender_try_push(warpmail_sender* sender, uint16_t msg_type, const void* payload, size_t len);
+/* The same, waiting for a free slot; WM_TIMEOUT after the bound. */
+warpmail_status warpmail_sender_push(warpmail_sender* sender, uint16_t msg_type, const void* payload, size_t len,
+                                     uint64_t bound_ns);
+/* Pushes as many as there is room for of `count` records of `len` bytes each, one behind the other, and publishes them
+ * together. *pushed is their number, 0 with WM_FULL. */
+warpmail_status warpmail_sender_try_push_batch(warpmail_sender* sender, uint16_t msg_type, const void* payloads,
+                                               size_t len, size_t count, size_t* pushed);
+/* Payload bytes that one record carries. */
+warpmail_status warpmail_sender_payload_bytes(warpmail_sender* sender, size_t* bytes);
+/* Records pushed so far. */
+warpmail_status warpmail_sender_pushed(warpmail_sender* sender, uint64_t* records);
+warpmail_status warpmail_sender_destroy(warpmail_sender* sender);
+
+/* Pops the next record, or WM_EMPTY at once. WM_TOO_SMALL leaves the record where it is and sets record->len. Bytes of
+ * the buffer behind the record are unspecified. */
+warpmail_status warpmail_receiver_try_pop(warpmail_receiver* receiver, void* buffer, size_t size,
+                                          warpmail_record* record);
+/* The same, waiting for a record; WM_TIMEOUT after the bound. */
+warpmail_status warpmail_receiver_pop(warpmail_receiver* receiver, void* buffer, size_t size, warpmail_record* record,
+                                      uint64_t bound_ns);
+/* Pops as many records as are there into `count` places of `step` bytes each, WARPMAIL_POP_BATCH_MAX at the most.
+ * *popped is their number, 0 with WM_EMPTY. A record that does not fit a place ends the batch before it; if it is the
+ * first, that is the status, and records[0].len its length. */
+warpmail_status warpmail_receiver_try_pop_batch(warpmail_receiver* receiver, void* buffer, size_t step, size_t count,
+                                                warpmail_record* records, size_t* popped);
+/* Whether the next record has begun to arrive: *ready is 0 or 1. */
+warpmail_status warpmail_receiver_is_ready(warpmail_receiver* receiver, int32_t* ready);
+/* Records popped so far. */
+warpmail_status warpmail_receiver_popped(warpmail_receiver* receiver, uint64_t* records);
+warpmail_status warpmail_receiver_destroy(warpmail_receiver* receiver);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* WARPMAIL_WARPMAIL_H */
