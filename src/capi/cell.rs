@@ -45,10 +45,9 @@ impl Cell {
         bound: Duration,
         call: impl FnOnce(&mut Runtime, Duration) -> Result<T>,
     ) -> Result<T> {
-        let begin = Instant::now();
-        let mut turn = self.turn(bound)?;
+        let (mut turn, left) = self.turn(bound)?;
         let runtime = turn.as_mut().ok_or_else(destroyed)?;
-        let result = call(runtime, bound.saturating_sub(begin.elapsed()));
+        let result = call(runtime, left);
         self.state.store(state_of(runtime.state()), Ordering::Relaxed);
         result
     }
@@ -59,7 +58,7 @@ impl Cell {
             // SAFETY: the entry is this thread's and is taken away before the quiesce that lent the reference goes on,
             // further up this very stack.
             Some(runtime) => call(unsafe { &*runtime }),
-            None => call(self.turn(Duration::ZERO)?.as_ref().ok_or_else(destroyed)?),
+            None => call(self.turn(Duration::ZERO)?.0.as_ref().ok_or_else(destroyed)?),
         }
     }
 
@@ -80,7 +79,7 @@ impl Cell {
 
     /// Takes the runtime out for its end, after `agree` has let go of the handle.
     pub(super) fn take(&self, agree: impl FnOnce() -> Result<()>) -> Result<Runtime> {
-        let mut turn = self.turn(Duration::ZERO)?;
+        let (mut turn, _) = self.turn(Duration::ZERO)?;
         if turn.is_none() {
             return Err(destroyed());
         }
@@ -93,23 +92,25 @@ impl Cell {
         QUIET.with_borrow(|quiet| quiet.iter().find(|(cell, _)| *cell == this).map(|(_, runtime)| *runtime))
     }
 
-    fn turn(&self, bound: Duration) -> Result<MutexGuard<'_, Option<Runtime>>> {
+    /// The runtime, and what is left of the bound: all of it if nobody was inside.
+    fn turn(&self, bound: Duration) -> Result<(MutexGuard<'_, Option<Runtime>>, Duration)> {
         if self.quiet().is_some() {
             let text = "inside a quiesce of this runtime: only states, statistics and handles can be asked for";
             return Err(Fault::new(sys::WARPMAIL_BAD_STATE, text));
         }
-        let until = Instant::now() + bound;
-        let mut pause = Pause::new();
+        let begin = Instant::now();
+        let (mut pause, mut left) = (Pause::new(), bound);
         loop {
             match self.runtime.try_lock() {
-                Ok(turn) => return Ok(turn),
+                Ok(turn) => return Ok((turn, left)),
                 // A call that panicked was reported; what it left is what the next call finds.
-                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() >= until => {
-                    let text = format!("another thread is inside a call with this runtime (waited {bound:?})");
-                    return Err(Fault::new(sys::WARPMAIL_BUSY, text));
-                }
+                Err(TryLockError::Poisoned(poisoned)) => return Ok((poisoned.into_inner(), left)),
                 Err(TryLockError::WouldBlock) => pause.wait(),
+            }
+            left = bound.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                let text = format!("another thread is inside a call with this runtime (waited {bound:?})");
+                return Err(Fault::new(sys::WARPMAIL_BUSY, text));
             }
         }
     }
