@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fetches what a bare machine lacks to build warpmail, into .toolchain/: nvcc 13.0, libclang, clang-format. Pinned and
-# hash-checked by tools/toolchain.lock. Needs no root; does nothing when all is there; works offline once fetched.
+# Fetches what a bare machine lacks to build warpmail, into .toolchain/: nvcc 13.0, libclang, clang-format; for the tests
+# cmake. Pinned and hash-checked by tools/toolchain.lock. Needs no root; does nothing when all is there; works offline once
+# fetched.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,13 +11,15 @@ cuda_wheels="nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nv
 
 usage() {
     cat <<'TEXT'
-usage: tools/setup.sh [--check]
+usage: tools/setup.sh [--check | --tests]
 
   (nothing)   fetch what is missing into .toolchain/
+  --tests     also what only tests need: cmake; without it, or when it cannot be fetched, those tests are waived
   --check     only say what is there and what is missing; exit 1 if something is missing
 
 Uses an installed CUDA toolkit 12.8 or newer ($NVCC, $CUDA_HOME, the path, /usr/local/cuda), an installed libclang
-($LIBCLANG_PATH, /usr/lib/llvm-*) and an installed clang-format 18 in place of fetching them.
+($LIBCLANG_PATH, /usr/lib/llvm-*), an installed clang-format 18 and an installed cmake 3.16 or newer in place of
+fetching them.
 TEXT
 }
 
@@ -57,6 +60,13 @@ installed_clang_format() {
     done
 }
 
+installed_cmake() {
+    local version
+    version=$(cmake --version 2>/dev/null | sed -n 's/^cmake version \([0-9]*\)\.\([0-9]*\).*/\1 \2/p')
+    set -- $version
+    if [ "${1:-0}" -gt 3 ] || { [ "${1:-0}" -eq 3 ] && [ "${2:-0}" -ge 16 ]; }; then command -v cmake; fi
+}
+
 # Downloads the named wheels, checked against the lock, and unpacks them into $1.
 fetch() {
     local into=$1 name
@@ -73,10 +83,15 @@ for wheel in glob.glob(sys.argv[1] + "/wheels/*.whl"):
 PY
 }
 
-# A fetched tool is complete when its stamp carries the lock's checksum.
-stamp=$(cksum <"$lock" | cut -d' ' -f1)
-is_fetched() { [ "$(cat "$chain/$1.stamp" 2>/dev/null)" = "$stamp" ]; }
-mark_fetched() { echo "$stamp" >"$chain/$1.stamp"; }
+# A fetched tool is complete when its stamp carries the checksum of its own lines of the lock: another tool's new version
+# fetches nothing again.
+stamp_of() {
+    local name names=$1
+    [ "$1" != cuda ] || names=$cuda_wheels
+    for name in $names; do grep -E "^$name==" "$lock"; done | cksum | cut -d' ' -f1
+}
+is_fetched() { [ "$(cat "$chain/$1.stamp" 2>/dev/null)" = "$(stamp_of "$1")" ]; }
+mark_fetched() { stamp_of "$1" >"$chain/$1.stamp"; }
 
 fetch_cuda() {
     say "fetching nvcc 13.0 (about 100 MB)"
@@ -108,6 +123,15 @@ fetch_clang_format() {
     mark_fetched clang-format
 }
 
+fetch_cmake() {
+    say "fetching cmake 3.31 (about 28 MB)"
+    fetch "$work" cmake
+    rm -rf "$chain/cmake"
+    mv "$work/tree/cmake/data" "$chain/cmake"
+    chmod +x "$chain"/cmake/bin/*
+    mark_fetched cmake
+}
+
 # One tool: installed, fetched, or to be fetched by the function $3.
 need() {
     local what=$1 found=$2 get=$3 key=$4
@@ -127,9 +151,10 @@ need() {
     fi
 }
 
-only_check=no missing=no work=
+only_check=no missing=no work='' tests=no
 case "${1:-}" in
     "") ;;
+    --tests) tests=yes ;;
     --check) only_check=yes ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
@@ -141,4 +166,6 @@ command -v c++ >/dev/null || die "a C++17 compiler is needed (Debian: apt-get in
 need nvcc "$(installed_nvcc)" fetch_cuda cuda
 need libclang "$(installed_libclang)" fetch_libclang libclang
 need clang-format "$(installed_clang_format)" fetch_clang_format clang-format
+# In a shell of its own: a failure to fetch it ends that, and waives a test.
+[ "$tests" = no ] || (need cmake "$(installed_cmake)" fetch_cmake cmake) || say "cmake: not fetched, its tests will be waived"
 [ "$missing" = no ]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // The device API: header-only C++17, the same source for nvcc, g++ and clang++ (host compilation is the CPU twin).
-// Compile with -I<warpmail>/csrc/include -I<warpmail>/csrc.
+// Compile with -I<warpmail>/csrc/include -I<warpmail>/csrc, or, once installed, with what pkg-config says.
 //
 //   wm_producer p = warpmail::attach_producer(mailbox);       // once, by the one producer
 //   warpmail::try_push(warpmail::warp_lanes{}, p, src, len, type);
