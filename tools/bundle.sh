@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
 done
 
 # Test targets that know the GPU: custom harnesses that waive what the machine lacks.
-gpu_tests="graph"
+gpu_tests="graph capi"
 
 bash tools/setup.sh
 rm -rf "$out"

@@ -58,7 +58,8 @@ int main(int argc, char** argv) {
     // 4. Words there, shouts back.
     const uint64_t bound = 5'000'000'000;
     uint64_t sent = 0;
-    for (const char* word : {"hello", "from", "the", "arbiter"}) {
+    const char* const words[] = {"hello", "from", "the", "arbiter"};
+    for (const char* word : words) {
         char answer[248];
         warpmail_record record;
         CHECK(warpmail_sender_push(sender, 1, word, std::strlen(word), bound));

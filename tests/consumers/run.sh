@@ -119,11 +119,12 @@ else
         "$nvcc" -cudart none main.o twin.o fatbin.o "${libs[@]}" -Xcompiler -pthread -o own
         run ./own
         pass "handlers of one's own by nvcc, and examples/03_own_handler, on the twin"
-        if "$tree/bin/warpmail" probe --json | grep -q '"refused": *null'; then
+        verdict=$("$tree/bin/warpmail" probe | grep '^=> ')
+        if [ "${verdict#*twin}" = "$verdict" ]; then
             run ./own cuda
             pass "handlers of one's own on the GPU"
         else
-            waive "handlers of one's own on the GPU ($("$tree/bin/warpmail" probe | grep -im1 'driver' || echo 'no GPU'))"
+            waive "handlers of one's own on the GPU (${verdict#=> })"
         fi
     else
         waive "handlers of one's own by nvcc (no nvcc, or WARPMAIL_NVCC=none)"

@@ -96,7 +96,11 @@ pub fn compile_fatbin(nvcc: &Path, source: &Path, includes: &[PathBuf], out: &Pa
     build.cuda(true).cudart("none").cargo_metadata(false).debug(false).opt_level(3).warnings(false);
     let compiler = build.try_get_compiler().map_err(|e| format!("cc cannot drive nvcc: {e}"))?;
     let mut command = Command::new(compiler.path());
-    command.args(["-std=c++17", "-O3", "-lineinfo", "-fatbin", "-Xcompiler", "-Wall,-Wextra"]).arg("-o").arg(out);
+    command.args(["-std=c++17", "-O3", "-fatbin", "-Xcompiler", "-Wall,-Wextra"]).arg("-o").arg(out);
+    // Line information names the folders of this machine: it follows the profile, as cargo tells build scripts.
+    if env::var("DEBUG").is_ok_and(|debug| debug != "false") {
+        command.arg("-lineinfo");
+    }
     for include in includes {
         command.arg("-I").arg(include);
     }
