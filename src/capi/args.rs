@@ -226,10 +226,10 @@ mod tests {
         assert_eq!(read(&[first(8), 7, 0, 0]).ok(), Some(Fake { struct_size: 8, ..fake(2) }));
         assert_eq!(read(&[first(32), 7, 0, 0]).ok(), Some(Fake { struct_size: 32, ..fake(7) }));
         for words in [[first(0), 7, 0, 0], [first(12), 7, 0, 0], [first(9999), 7, 0, 0], [first(32), 7, 0, 1]] {
-            let fault = read(&words).unwrap_err();
+            let fault = read(&words).expect_err("refused");
             assert_eq!(fault.status, sys::WARPMAIL_BAD_STRUCT, "{}", fault.text);
         }
-        assert!(read(&[first(32), 7, 0, 1 << 56]).unwrap_err().text.contains("byte 31"));
+        assert!(read(&[first(32), 7, 0, 1 << 56]).expect_err("refused").text.contains("byte 31"));
     }
 
     #[test]
