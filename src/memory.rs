@@ -97,7 +97,10 @@ impl Memory {
         memory.module_stats = module_stats_out as usize;
         let (arena, pinned) = (memory.arena.0, memory.pinned.device);
 
-        let mut image = vec![0u8; device_bytes];
+        // A graph too large for the host is refused like one too large for the device.
+        let mut image: Vec<u8> = bytemuck::allocation::try_zeroed_vec(device_bytes).map_err(|()| {
+            Error::Unavailable { what: "host memory", reason: format!("{device_bytes} bytes to lay the graph out in") }
+        })?;
         let (mut next_device_word, mut next_host_word) = (0, 0);
         for (id, plan) in graph.mailboxes.iter().enumerate() {
             let in_pinned = pinned_box(plan);
