@@ -3,7 +3,7 @@
 //! One warp on one SM sends a record, a warp on another sends it back; half the round trip is one way. Every kind runs
 //! between the same pairs of SMs; a ratio is taken within a pair, and the row gives the median over the pairs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use warpmail::{Builder, Device, DeviceBuffer, MailboxOptions, ModuleOptions, SpinBudget, abi};
@@ -173,28 +173,56 @@ impl Bench {
 
 /// Keeps device memory busy on every SM while it lives.
 struct Load {
-    stop: DeviceBuffer,
+    /// The stop word, and the bytes moved so far.
+    words: DeviceBuffer,
     _from: DeviceBuffer,
     _to: DeviceBuffer,
+    stream: Stream,
+    /// When it was first seen to move anything, and what it had moved by then.
+    seen: (Instant, u64),
 }
 
 impl Load {
-    fn start(bench: &Bench) -> Result<(Self, Stream), String> {
+    /// Starts it and waits until it runs.
+    fn start(bench: &Bench) -> Result<Self, String> {
         let bytes = 1usize << 30;
         let alloc = |n| bench.device.alloc(n).map_err(text);
-        let load = Load { stop: alloc(64)?, _from: alloc(bytes)?, _to: alloc(bytes)? };
+        let (words, from, to) = (alloc(64)?, alloc(bytes)?, alloc(bytes)?);
         let kernel = bench.kernels.get("saturate", 0)?;
         let stream = bench.kernels.stream()?;
-        let (mut from, mut to, mut n) = (load._from.address(), load._to.address(), (bytes / 16) as u64);
-        let (mut stop, mut limit) = (load.stop.address(), 20_000_000_000u64);
-        let params = &mut [arg(&mut from), arg(&mut to), arg(&mut n), arg(&mut stop), arg(&mut limit)];
+        let (mut source, mut target, mut n) = (from.address(), to.address(), (bytes / 16) as u64);
+        let (mut stop, mut limit, mut moved) = (words.address(), 20_000_000_000u64, words.address() + 8);
+        let params =
+            &mut [arg(&mut source), arg(&mut target), arg(&mut n), arg(&mut stop), arg(&mut limit), arg(&mut moved)];
         bench.kernels.launch(kernel, bench.kernels.multiprocessors, 512, 0, stream, params)?;
-        Ok((load, stream))
+        let mut load = Load { words, _from: from, _to: to, stream, seen: (Instant::now(), 0) };
+        let until = Instant::now() + Duration::from_secs(5);
+        while load.seen.1 == 0 {
+            if Instant::now() > until {
+                return Err("the co-runner did not begin within 5 s".into());
+            }
+            load.seen = (Instant::now(), load.moved()?);
+        }
+        Ok(load)
     }
 
-    fn end(self, bench: &Bench, stream: Stream) -> Result<(), String> {
-        self.stop.upload(0, &1u64.to_ne_bytes()).map_err(text)?;
-        bench.kernels.wait(stream)
+    fn moved(&self) -> Result<u64, String> {
+        let mut bytes = [0; 8];
+        self.words.download(8, &mut bytes).map_err(text)?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    /// Ends it. Returns the rate at which it moved bytes, in GB/s; an error if it was not running any more.
+    fn end(self, bench: &Bench) -> Result<f64, String> {
+        let (begin, before) = self.seen;
+        let was_running = !bench.kernels.is_done(self.stream)?;
+        let rate = (self.moved()? - before) as f64 / begin.elapsed().as_nanos() as f64;
+        self.words.upload(0, &1u64.to_ne_bytes()).map_err(text)?;
+        bench.kernels.wait(self.stream)?;
+        if !was_running || rate == 0.0 {
+            return Err("the co-runner had ended before the loaded figures were taken: they are no figures".into());
+        }
+        Ok(rate)
     }
 }
 
@@ -239,10 +267,11 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
         bench.rounds
     );
     let raw = hops(&bench, &pairs, "", &mut figures)?;
-    let (load, stream) = Load::start(&bench)?;
+    let load = Load::start(&bench)?;
     let loaded = hops(&bench, &pairs[..pairs.len().min(6)], ".loaded", &mut figures);
-    load.end(&bench, stream)?;
+    let rate = load.end(&bench);
     loaded?;
+    figures.add("hop.co_runner", rate?, "GB/s", None);
     if args.grants {
         for (requests, ordered) in [(1, false), (64, false), (512, false), (3584, false), (1, true)] {
             let samples = bench.grants(requests, args.servers, ordered)?;
