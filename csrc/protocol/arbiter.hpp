@@ -80,7 +80,7 @@ struct arbiter {
     u32* quarantined; // 0, or 1 + WM_REJECT_*; set once
     u32* depth_max;   // inbox
     wm_grant* grants; // [servers]
-    u64* granted;     // [servers]: grants so far
+    u64* granted;     // [servers]: grants so far, those of earlier launches too
     u64* flags;
     u8* scratch; // [servers][scratch_bytes]
 };

@@ -34,8 +34,12 @@ template <class L> WM_FN void begin_modules(L lanes, arbiter& a) {
         a.owned[w] = 0;
     for (u32 w = lanes.rank(); w < WM_PRIORITIES * words; w += lanes.width())
         a.look[w] = 0;
-    for (u32 c = lanes.rank(); c < WM_PRIORITIES; c += lanes.width())
-        a.cursor[c] = 0;
+    // Whose turn it is goes on where the last launch left off: launches may be short and modules many.
+    const wm_telemetry* t = at<const wm_telemetry>(a.args.telemetry);
+    for (u32 c = lanes.rank(); c < WM_PRIORITIES; c += lanes.width()) {
+        const u64 next = load_relaxed_sys(&t->cursor[c]);
+        a.cursor[c] = next < a.args.n_modules ? static_cast<u32>(next) : 0;
+    }
     lanes.sync();
     // Everybody is looked at once.
     for (u32 w = lanes.rank(); w < words; w += lanes.width()) {
@@ -90,7 +94,7 @@ template <class L> WM_FN void begin(L lanes, arbiter& a) {
     begin_mailboxes(lanes, a);
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
         a.grants[s] = {0, 0};
-        a.granted[s] = 0;
+        a.granted[s] = load_relaxed_sys(&at<const wm_telemetry>(a.args.telemetry)->turns[s]);
     }
     for (u32 f = lanes.rank(); f < flag_count; f += lanes.width())
         a.flags[f] = 0;

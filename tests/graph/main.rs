@@ -3,6 +3,7 @@
 mod faults;
 mod flow;
 mod life;
+mod turns;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,6 +38,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("all_rule_joins_two_inputs", flow::all_rule_joins_two_inputs),
     ("pointers_are_safe_to_follow", flow::pointers_are_safe_to_follow),
     ("any_rule_is_fair", flow::any_rule_is_fair),
+    ("urgent_classes_come_first", turns::urgent_classes_come_first),
+    ("short_launches_starve_nobody", turns::short_launches_starve_nobody),
     ("full_mailboxes_hold_back", flow::full_mailboxes_hold_back),
     ("short_residency_loses_nothing", flow::short_residency_loses_nothing),
     ("start_and_stop_a_hundred_times", life::start_and_stop_a_hundred_times),

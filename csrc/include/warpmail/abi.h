@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 2u        /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 3u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */
@@ -226,6 +226,9 @@ typedef struct wm_telemetry {
     uint64_t quarantined;    /* mailboxes that the arbiter refuses to touch */
     uint8_t pad0[2 * WM_LINE_BYTES - 80];
     wm_grant grants_held[16]; /* one a server */
+    uint64_t turns[16];       /* grants that each server has given, over all launches: fairness goes on over them */
+    uint64_t cursor[WM_PRIORITIES]; /* the module with which the next search of a class begins */
+    uint8_t pad1[WM_LINE_BYTES - 8 * WM_PRIORITIES];
 } wm_telemetry;
 
 /* Per mailbox; a copy for the host. */
@@ -287,7 +290,7 @@ WM_STATIC_ASSERT(sizeof(wm_tensor) == 176, "a descriptor fits the 216 payload by
 WM_STATIC_ASSERT(sizeof(wm_control) == 2 * WM_LINE_BYTES, "the stop doorbell stands alone on its line");
 WM_STATIC_ASSERT(sizeof(wm_doorbell) == WM_LINE_BYTES, "a word that is spun on stands alone on its line");
 WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes: two aligned words");
-WM_STATIC_ASSERT(sizeof(wm_telemetry) == 4 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
+WM_STATIC_ASSERT(sizeof(wm_telemetry) == 6 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
 WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 120,
