@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
 done
 
 # Test targets that know the GPU: custom harnesses that waive what the machine lacks.
-gpu_tests="graph"
+gpu_tests="graph command"
 
 # Figures name the commit; a tree with changes is told from the commit it stands on.
 commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
@@ -28,7 +28,7 @@ rm -rf "$out"
 mkdir -p "$out/tests" "$out/examples"
 cargo build --release --locked -p warpmail-cli
 cp "${CARGO_TARGET_DIR:-target}/release/warpmail" "$out/"
-cargo test --release --locked --no-run --message-format=json >"$out/built.json"
+cargo test --release --locked --no-run -p warpmail -p warpmail-cli --message-format=json >"$out/built.json"
 cargo build --release --locked --examples --message-format=json >>"$out/built.json"
 python3 - "$out" $gpu_tests <<'PY'
 import json, shutil, sys

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use warpmail::{Builder, Device, DeviceBuffer, MailboxOptions, ModuleOptions, SpinBudget, abi};
 
 use super::gpu::{DeviceMailbox, Kernel, Kernels, Stream, arg};
-use super::{median, percentiles, text};
+use super::{Target, median, percentiles, text, twin};
 use crate::figures::Figures;
 
 include!(concat!(env!("OUT_DIR"), "/echo.rs"));
@@ -25,12 +25,11 @@ pub(crate) struct Args {
     /// Round trips per pair and kind
     #[arg(long, default_value_t = 4000)]
     rounds: u32,
-    /// CUDA device
-    #[arg(long, default_value_t = 0)]
-    device: u32,
-    /// Serving warps of the arbiter
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=14))]
-    servers: u32,
+    #[command(flatten)]
+    target: Target,
+    /// Serving warps of the arbiter; on the twin, threads
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=14))]
+    servers: Option<u32>,
     /// Also measure the round trip through the arbiter
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     grants: bool,
@@ -141,9 +140,11 @@ impl Bench {
     }
 
     /// Round trips through an arbiter whose table has `requests` mailboxes from device modules.
-    fn grants(&self, requests: u32, servers: u32, ordered: bool) -> Result<Vec<f64>, String> {
+    fn grants(&self, requests: u32, servers: Option<u32>, ordered: bool) -> Result<Vec<f64>, String> {
         let mut graph = Builder::new(self.device.clone());
-        graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
+        if let Some(servers) = servers {
+            graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
+        }
         let asker = graph.stream("asker").map_err(text)?;
         let mut last = None;
         let per_relay = abi::WM_MAX_INPUTS.min(requests);
@@ -245,15 +246,16 @@ fn hops(bench: &Bench, pairs: &[(u32, u32)], suffix: &str, figures: &mut Figures
     for ((_, id), (samples, mut medians)) in KINDS.iter().zip(all) {
         let mut ratios: Vec<f64> = medians.iter().zip(&raw).map(|(m, r)| m / r).collect();
         let value = median(&mut medians);
-        let [p50, p99, p999] = percentiles(&samples)?;
-        let row = figures.add(&format!("{id}{suffix}"), value, "ns", Some(value / median(&mut ratios)));
-        (row.p50, row.p99, row.p999) = (Some(p50), Some(p99), Some(p999));
+        let spread = percentiles(&samples)?;
+        figures.add(&format!("{id}{suffix}"), value, "ns", Some(value / median(&mut ratios))).spread(spread);
     }
     Ok(median(&mut raw.clone()))
 }
 
 pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
-    let device = Device::cuda(args.device).map_err(text)?;
+    let Some(device) = args.target.gpu()? else {
+        return twin::hop(args.rounds, args.servers, args.grants);
+    };
     let bench = Bench::new(&device, args.rounds.max(100))?;
     let sms = bench.kernels.multiprocessors;
     // Pairs at all distances, and every SM number once before any twice.
@@ -275,12 +277,11 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     if args.grants {
         for (requests, ordered) in [(1, false), (64, false), (512, false), (3584, false), (1, true)] {
             let samples = bench.grants(requests, args.servers, ordered)?;
-            let [p50, p99, p999] = percentiles(&samples)?;
+            let spread = percentiles(&samples)?;
             // 3584 requests and their answers make a table of 4032.
             let id = if requests == 3584 { 4096 } else { requests };
             let id = format!("grant{}.{id}", if ordered { ".ordered" } else { "" });
-            let row = figures.add(&id, p50, "ns", Some(2.0 * raw));
-            (row.p50, row.p99, row.p999) = (Some(p50), Some(p99), Some(p999));
+            figures.add(&id, spread[0], "ns", Some(2.0 * raw)).spread(spread);
         }
     }
     Ok(figures)
