@@ -25,8 +25,11 @@ struct telemetry_base {
 
 template <class L> WM_FN telemetry_base telemetry_begin(L lanes, arbiter& a) {
     wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
-    if (lanes.rank() == 0)
+    if (lanes.rank() == 0) {
+        if (a.last_exit == WM_EXIT_PARK)
+            add_sys(&t->parked_ns, now_ns() - a.last_end_ns);
         add_sys(&t->launches, 1);
+    }
     return {load_relaxed_sys(&t->rounds), load_relaxed_sys(&t->work_ns), load_relaxed_sys(&t->idle_poll_ns)};
 }
 
@@ -75,6 +78,7 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemet
         store_relaxed_sys(&t->work_ns, base.work_ns + load_relaxed_cta(&a.flags[flag_work]));
         store_relaxed_sys(&t->idle_poll_ns, base.idle_poll_ns + load_relaxed_cta(&a.flags[flag_idle]));
         store_relaxed_sys(&t->quarantined, bad);
+        store_relaxed_sys(&t->allowance, load_relaxed_cta(&a.flags[flag_allowance]));
         store_relaxed_sys(&t->heartbeat_ns, now);
     }
     lanes.sync();
@@ -86,6 +90,8 @@ template <class L> WM_FN void telemetry_end(L lanes, arbiter& a, u64 reason) {
     lanes.sync();
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->exit_reason, reason);
+        if (reason == WM_EXIT_PARK)
+            add_sys(&t->parks, 1);
         store_release_sys(&t->launches_ended, load_relaxed_sys(&t->launches_ended) + 1);
     }
 }

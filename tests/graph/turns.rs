@@ -22,7 +22,7 @@ fn order_of_grants(
     let servers = u32::from(device.info().ordinal.is_some()); // the twin's own thread serves
     let log = device.alloc(8 * (classes.len() * records + 1))?;
     let mut graph = Builder::new(device.clone());
-    graph.budget(SpinBudget { servers, residency })?;
+    graph.budget(SpinBudget { servers, residency, ..SpinBudget::default() })?;
     let host = graph.host("host")?;
     let slots = records.next_power_of_two() as u32;
     let mut doors = Vec::new();

@@ -30,7 +30,6 @@ struct box {
         h->capacity_bytes = 256ull << slots_log2;
         h->mailbox_id = id;
         handle.header = reinterpret_cast<uintptr_t>(h);
-        handle.slots = handle.header + WM_HEADER_BYTES;
         handle.mailbox_id = id;
         handle.record_stride = 256;
         handle.slots_log2 = slots_log2;

@@ -158,7 +158,6 @@ fn header(stride: u32, slots: u32) -> abi::wm_mailbox_header {
 fn handle(base: u64, stride: u32, slots: u32) -> abi::wm_mailbox {
     abi::wm_mailbox {
         header: base,
-        slots: base + u64::from(abi::WM_HEADER_BYTES),
         record_stride: stride,
         slots_log2: slots.trailing_zeros(),
         scope: abi::WM_SCOPE_GPU,
