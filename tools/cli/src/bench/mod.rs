@@ -4,6 +4,7 @@ mod gpu;
 mod hop;
 mod pair;
 mod plot;
+mod spin_budget;
 mod throughput;
 mod twin;
 
@@ -39,6 +40,8 @@ enum Which {
     /// Records per second between warps, over a copy through L2 and a naive ring; to and from the host; on
     /// the twin between threads
     Throughput(throughput::Args),
+    /// Random arrivals under budgets from always polling to always parked: latency, and the share of an SM that it costs
+    SpinBudget(spin_budget::Args),
 }
 
 pub(crate) fn execute(args: &Args) -> ExitCode {
@@ -46,6 +49,7 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
         Which::Pair(a) => pair::execute(a),
         Which::Hop(a) => hop::execute(a),
         Which::Throughput(a) => throughput::execute(a),
+        Which::SpinBudget(a) => spin_budget::execute(a, args.svg.as_deref()),
     };
     match outcome.and_then(|figures| finish(args, &figures)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,7 +63,8 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
 fn finish(args: &Args, figures: &Figures) -> Result<(), String> {
     figures.print();
     args.json.as_deref().map_or(Ok(()), |path| figures.write(path))?;
-    args.svg.as_deref().map_or(Ok(()), |path| plot::draw(figures, path))
+    let draws_its_own = matches!(args.which, Which::SpinBudget(_));
+    args.svg.as_deref().filter(|_| !draws_its_own).map_or(Ok(()), |path| plot::draw(figures, path))
 }
 
 /// Where a bench runs.

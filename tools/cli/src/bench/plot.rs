@@ -87,3 +87,57 @@ fn number(v: f64) -> String {
         _ => format!("{v:.2}"),
     }
 }
+
+/// Median latency against the share of an SM's time, a line for each rate, a point for each budget; both logarithmic.
+/// Points are (rate, share, nanoseconds, budget).
+pub(crate) fn pareto(figures: &Figures, points: &[(f64, f64, f64, &str)], path: &Path) -> Result<(), String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{} cannot be drawn: {e}", path.display());
+    let root = SVGBackend::new(path, (WIDTH, 640)).into_drawing_area();
+    pareto_on(&root, figures, points).map_err(|e| failed(&e))?;
+    root.present().map_err(|e| failed(&e))
+}
+
+fn pareto_on<'a>(root: &Area<'a>, figures: &Figures, points: &[(f64, f64, f64, &str)]) -> Result<(), DrawError<'a>> {
+    root.fill(&WHITE)?;
+    let share = |p: &(f64, f64, f64, &str)| (p.1 * 100.0).max(1e-3);
+    let range = |of: &dyn Fn(&(f64, f64, f64, &str)) -> f64| {
+        let (low, high) = points.iter().map(of).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+        if low <= high { low / 2.0..high * 2.0 } else { 1.0..10.0 }
+    };
+    let first = figures.rows().first();
+    let title = first.map_or(String::new(), |r| format!("{} ({}), warpmail {}", r.device, r.backend, r.commit));
+    let mut chart = ChartBuilder::on(root)
+        .caption(title, ("sans-serif", 16))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(range(&share).log_scale(), range(&|p| p.2 / 1e3).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("share of one SM's time, %")
+        .y_desc("push to reply, median, µs")
+        .x_label_formatter(&|v| number(*v))
+        .y_label_formatter(&|v| number(*v))
+        .draw()?;
+    let mut rates: Vec<f64> = points.iter().map(|p| p.0).collect();
+    rates.dedup();
+    for (i, rate) in rates.iter().enumerate() {
+        let colour = Palette99::pick(i).to_rgba();
+        let line: Vec<_> = points.iter().filter(|p| p.0 == *rate).collect();
+        let mut ends: Vec<(f64, f64)> = line.iter().map(|p| (share(p), p.2 / 1e3)).collect();
+        ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+        chart
+            .draw_series(LineSeries::new(ends.clone(), colour.stroke_width(2)))?
+            .label(format!("{rate:.0} records/s"))
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        chart.draw_series(ends.iter().map(|p| Circle::new(*p, 4, colour.filled())))?;
+        if i == 0 {
+            let names = line.iter().map(|p| {
+                EmptyElement::at((share(p), p.2 / 1e3)) + Text::new(p.3.to_string(), (6, -14), ("sans-serif", 12))
+            });
+            chart.draw_series(names)?;
+        }
+    }
+    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    Ok(())
+}
