@@ -88,22 +88,40 @@ fn number(v: f64) -> String {
     }
 }
 
+/// One budget at one rate.
+pub(crate) struct Point {
+    /// Records a second.
+    pub(crate) rate: f64,
+    /// Of one SM's time.
+    pub(crate) share: f64,
+    /// Median of push to reply, nanoseconds.
+    pub(crate) ns: f64,
+    pub(crate) budget: &'static str,
+}
+
+impl Point {
+    /// Per cent and microseconds, for logarithmic axes.
+    fn place(&self) -> (f64, f64) {
+        ((self.share * 100.0).max(1e-3), (self.ns / 1e3).max(1e-3))
+    }
+}
+
+/// A range with room around the values.
+fn around(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
+    let (low, high) = values.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+    if low <= high { low / 2.0..high * 2.0 } else { 1.0..10.0 }
+}
+
 /// Median latency against the share of an SM's time, a line for each rate, a point for each budget; both logarithmic.
-/// Points are (rate, share, nanoseconds, budget).
-pub(crate) fn pareto(figures: &Figures, points: &[(f64, f64, f64, &str)], path: &Path) -> Result<(), String> {
+pub(crate) fn pareto(figures: &Figures, points: &[Point], path: &Path) -> Result<(), String> {
     let failed = |e: &dyn std::fmt::Display| format!("{} cannot be drawn: {e}", path.display());
     let root = SVGBackend::new(path, (WIDTH, 640)).into_drawing_area();
     pareto_on(&root, figures, points).map_err(|e| failed(&e))?;
     root.present().map_err(|e| failed(&e))
 }
 
-fn pareto_on<'a>(root: &Area<'a>, figures: &Figures, points: &[(f64, f64, f64, &str)]) -> Result<(), DrawError<'a>> {
+fn pareto_on<'a>(root: &Area<'a>, figures: &Figures, points: &[Point]) -> Result<(), DrawError<'a>> {
     root.fill(&WHITE)?;
-    let share = |p: &(f64, f64, f64, &str)| (p.1 * 100.0).max(1e-3);
-    let range = |of: &dyn Fn(&(f64, f64, f64, &str)) -> f64| {
-        let (low, high) = points.iter().map(of).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
-        if low <= high { low / 2.0..high * 2.0 } else { 1.0..10.0 }
-    };
     let first = figures.rows().first();
     let title = first.map_or(String::new(), |r| format!("{} ({}), warpmail {}", r.device, r.backend, r.commit));
     let mut chart = ChartBuilder::on(root)
@@ -111,7 +129,10 @@ fn pareto_on<'a>(root: &Area<'a>, figures: &Figures, points: &[(f64, f64, f64, &
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(72)
-        .build_cartesian_2d(range(&share).log_scale(), range(&|p| p.2 / 1e3).log_scale())?;
+        .build_cartesian_2d(
+            around(points.iter().map(|p| p.place().0)).log_scale(),
+            around(points.iter().map(|p| p.place().1)).log_scale(),
+        )?;
     chart
         .configure_mesh()
         .x_desc("share of one SM's time, %")
@@ -119,12 +140,12 @@ fn pareto_on<'a>(root: &Area<'a>, figures: &Figures, points: &[(f64, f64, f64, &
         .x_label_formatter(&|v| number(*v))
         .y_label_formatter(&|v| number(*v))
         .draw()?;
-    let mut rates: Vec<f64> = points.iter().map(|p| p.0).collect();
+    let mut rates: Vec<f64> = points.iter().map(|p| p.rate).collect();
     rates.dedup();
     for (i, rate) in rates.iter().enumerate() {
         let colour = Palette99::pick(i).to_rgba();
-        let line: Vec<_> = points.iter().filter(|p| p.0 == *rate).collect();
-        let mut ends: Vec<(f64, f64)> = line.iter().map(|p| (share(p), p.2 / 1e3)).collect();
+        let line: Vec<_> = points.iter().filter(|p| p.rate == *rate).collect();
+        let mut ends: Vec<(f64, f64)> = line.iter().map(|p| p.place()).collect();
         ends.sort_by(|a, b| a.0.total_cmp(&b.0));
         chart
             .draw_series(LineSeries::new(ends.clone(), colour.stroke_width(2)))?
@@ -132,9 +153,9 @@ fn pareto_on<'a>(root: &Area<'a>, figures: &Figures, points: &[(f64, f64, f64, &
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         chart.draw_series(ends.iter().map(|p| Circle::new(*p, 4, colour.filled())))?;
         if i == 0 {
-            let names = line.iter().map(|p| {
-                EmptyElement::at((share(p), p.2 / 1e3)) + Text::new(p.3.to_string(), (6, -14), ("sans-serif", 12))
-            });
+            let names = line
+                .iter()
+                .map(|p| EmptyElement::at(p.place()) + Text::new(p.budget.to_string(), (6, -14), ("sans-serif", 12)));
             chart.draw_series(names)?;
         }
     }

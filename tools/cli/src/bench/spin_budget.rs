@@ -173,7 +173,8 @@ pub(crate) fn execute(args: &Args, svg: Option<&Path>) -> Result<Figures, String
     }
     choose(&cells, &args.rates, args.want * 1e3);
     if let Some(path) = svg {
-        let points: Vec<_> = cells.iter().map(|c| (c.rate, c.share, c.latency[0], c.budget)).collect();
+        let point = |c: &Cell| plot::Point { rate: c.rate, share: c.share, ns: c.latency[0], budget: c.budget };
+        let points: Vec<_> = cells.iter().map(point).collect();
         plot::pareto(&figures, &points, path)?;
     }
     Ok(figures)
