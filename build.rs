@@ -84,10 +84,8 @@ fn check_exports(out: &Path) {
 }
 
 fn find_libclang(root: &Path) -> bool {
-    if env::var_os("LIBCLANG_PATH").is_some() {
-        return true;
-    }
-    let mut folders = vec![root.join(".toolchain/libclang")];
+    let mut folders: Vec<PathBuf> = env::var_os("LIBCLANG_PATH").map(PathBuf::from).into_iter().collect();
+    folders.push(root.join(".toolchain/libclang"));
     if let Ok(versions) = fs::read_dir("/usr/lib") {
         folders.extend(
             versions.flatten().map(|e| e.path().join("lib")).filter(|p| p.display().to_string().contains("llvm")),
@@ -154,8 +152,14 @@ fn kernels(root: &Path, csrc: &Path, out: &Path) {
     fs::write(out.join("kernels.rs"), text).expect("OUT_DIR can be written");
 }
 
-/// The commit that the figures name; `unknown` outside a checkout.
+/// The commit that the figures name: WARPMAIL_COMMIT when it is set (tools/bundle.sh does, and says there when the tree
+/// had changes), else the checkout's, or `unknown` outside one.
 fn commit(root: &Path) {
+    println!("cargo::rerun-if-env-changed=WARPMAIL_COMMIT");
+    if let Ok(commit) = env::var("WARPMAIL_COMMIT") {
+        println!("cargo::rustc-env=WARPMAIL_COMMIT={commit}");
+        return;
+    }
     let git = |args: &[&str]| {
         let output = Command::new("git").arg("-C").arg(root).args(args).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())

@@ -21,6 +21,7 @@ plain_bytes!(
     wm_consumer,
     wm_module,
     wm_tensor,
+    wm_bell,
     wm_control,
     wm_grant,
     wm_telemetry,

@@ -43,8 +43,8 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
 pub(crate) trait Launches: Send {
     /// Called once by the thread that makes all other calls.
     fn adopt_thread(&mut self) -> Result<()>;
-    /// Enqueues one launch.
-    fn launch(&mut self, args: &wm_arbiter_args) -> Result<()>;
+    /// Enqueues one launch, behind a wait until the word at `door`, if one is given, is not 0.
+    fn launch(&mut self, args: &wm_arbiter_args, door: Option<u64>) -> Result<()>;
     /// Launches that have not ended.
     fn outstanding(&mut self) -> Result<usize>;
     /// Waits until fewer are outstanding than before, or until the bound; then says how many are.

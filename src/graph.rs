@@ -54,13 +54,14 @@ pub struct Builder {
     pub(crate) modules: Vec<ModulePlan>,
     pub(crate) mailboxes: Vec<MailboxPlan>,
     pub(crate) keep: Vec<DeviceBuffer>,
+    pub(crate) has_pacer: bool,
 }
 
 impl Builder {
     /// An empty graph for a device.
     pub fn new(device: Device) -> Self {
         let budget = SpinBudget { servers: default_servers(&device), ..SpinBudget::default() };
-        Builder { device, budget, modules: Vec::new(), mailboxes: Vec::new(), keep: Vec::new() }
+        Builder { device, budget, modules: Vec::new(), mailboxes: Vec::new(), keep: Vec::new(), has_pacer: true }
     }
 
     /// The device that the graph is for.
@@ -74,6 +75,13 @@ impl Builder {
         budget.check()?;
         self.budget = budget;
         Ok(self)
+    }
+
+    /// Leaves out the thread that bounds the waits of a parked arbiter: for tests that a lost wake-up must fail.
+    #[doc(hidden)]
+    pub fn without_pacer(&mut self) -> &mut Self {
+        self.has_pacer = false;
+        self
     }
 
     /// Keeps a buffer as long as the runtime and its ends live: for state that holds its address.

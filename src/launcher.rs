@@ -1,4 +1,7 @@
 //! The thread that keeps the arbiter running: it enqueues launches, two ahead, and does nothing else.
+//!
+//! With parking, a launch is a *credit*: it waits for its door. The steps C1-C5 and S1-S4 are those of the model
+//! tests/model/park.pml; the other halves are csrc/protocol/park.hpp and bell.hpp.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,10 +13,8 @@ use crate::backend::Launches;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 
-/// Launches kept in the queue: the next begins when one ends, without the host.
-const AHEAD: usize = 2;
-/// A handler that runs longer than this is named in a warning.
-const SUSPICIOUS: Duration = Duration::from_secs(1);
+/// Launches kept in the queue: the next begins when one ends, or when its door opens, without the host.
+const AHEAD: u64 = 2;
 
 pub(crate) enum Command {
     /// Let the arbiter leave and answer when it has.
@@ -29,12 +30,13 @@ pub(crate) struct Launcher {
     args: wm_arbiter_args,
     launches: Box<dyn Launches>,
     launched: u64,
-    warned: bool,
+    /// The next launch is the first, or the first after a pause: it waits for nobody.
+    at_once: bool,
 }
 
 impl Launcher {
     pub(crate) fn new(memory: Arc<Memory>, args: wm_arbiter_args, launches: Box<dyn Launches>) -> Self {
-        Launcher { memory, args, launches, launched: 0, warned: false }
+        Launcher { memory, args, launches, launched: 0, at_once: true }
     }
 
     /// Runs until told to stop. Gives the launches back when none is outstanding.
@@ -51,8 +53,8 @@ impl Launcher {
             }
             outcome = if running { self.top_up() } else { Ok(()) };
             match commands.recv_timeout(tick) {
-                Err(RecvTimeoutError::Timeout) => self.watch(),
-                Ok(Command::Resume) => running = true,
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Command::Resume) => (running, self.at_once) = (true, true),
                 Ok(Command::Pause(bound, answer)) => {
                     running = false;
                     let _ = answer.send(self.leave(bound));
@@ -69,22 +71,44 @@ impl Launcher {
     }
 
     fn top_up(&mut self) -> Result<()> {
-        let outstanding = self.launches.outstanding()?;
+        let outstanding = self.launches.outstanding()? as u64;
         let ended = self.memory.telemetry().launches_ended;
-        if ended + (outstanding as u64) < self.launched {
+        if ended + outstanding < self.launched {
             return Err(Error::Failed("a launch of the arbiter left without running: it refused its arguments".into()));
         }
+        // One may be running; its door is used again only by a credit that comes WM_DOORS later.
         for _ in outstanding..AHEAD {
-            self.launches.launch(&self.args)?;
+            let n = self.launched;
+            let door = (self.args.idle_spin_ns != 0).then(|| self.clear_door(n));
+            self.launches.launch(&self.args, door)?; // C5
             self.launched += 1;
         }
         Ok(())
     }
 
+    /// Makes credit n ready to be rung for. Returns its door's address.
+    fn clear_door(&mut self, n: u64) -> u64 {
+        self.memory.set_door(n, false); // C1
+        self.memory.publish_credits(n + 1); // C2, C3: before the driver call, which may wait for somebody's lock
+        if std::mem::take(&mut self.at_once) || self.memory.telemetry().wanted > n {
+            self.memory.set_door(n, true); // C4
+        }
+        self.memory.door_address(n)
+    }
+
+    /// Opens the doors of all credits that have not begun.
+    fn open_doors(&self) {
+        for n in self.memory.telemetry().launches..self.launched {
+            self.memory.set_door(n, true);
+        }
+    }
+
     /// Rings the stop doorbell and waits until nothing is outstanding.
     fn leave(&mut self, bound: Duration) -> Result<()> {
-        self.memory.ring_stop(true);
+        self.memory.ring_stop(true); // S1; S2 is the release of the doors
+        self.open_doors(); // S3
         let until = Instant::now() + bound;
+        // S4
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.launches.wait(left.min(Duration::from_millis(10))) {
@@ -102,14 +126,5 @@ impl Launcher {
         }
         self.memory.ring_stop(false);
         Ok(())
-    }
-
-    /// Names a handler that has been running for suspiciously long, once. Reads memory only.
-    fn watch(&mut self) {
-        let slow = self.memory.stats().serving.into_iter().find(|s| s.for_ns > SUSPICIOUS.as_nanos() as u64);
-        if let (Some(slow), false) = (&slow, self.warned) {
-            tracing::warn!(module = %slow.module, for_ms = slow.for_ns / 1_000_000, "a handler has not returned yet");
-        }
-        self.warned = slow.is_some();
     }
 }

@@ -42,6 +42,7 @@ mod image;
 mod launcher;
 mod memory;
 mod options;
+mod pacer;
 mod port;
 mod probe;
 mod runtime;

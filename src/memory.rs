@@ -1,6 +1,8 @@
 //! Everything one module graph shares with its arbiter: tables, words, mailboxes, telemetry; laid out in one device
 //! allocation and one pinned allocation, and alive as long as anybody can reach it.
 
+mod layout;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,20 +12,9 @@ use crate::abi;
 use crate::backend::Pinned;
 use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
-use crate::graph::{Builder, MailboxId};
+use crate::graph::MailboxId;
 use crate::options::MailboxOptions;
 use crate::stats::{MailboxStats, ModuleStats, Rejects, Serving, Stats};
-
-/// Hands out offsets one after the other.
-struct Plan(u64);
-
-impl Plan {
-    fn take(&mut self, bytes: u64, align: u64) -> u64 {
-        let at = self.0.next_multiple_of(align);
-        self.0 = at + bytes;
-        at
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -32,6 +23,7 @@ pub(crate) struct Memory {
     pinned: Pinned,
     control: usize,
     telemetry: usize,
+    doors: usize,
     mailbox_stats: usize,
     module_stats: usize,
     /// Handles with addresses as the host uses them.
@@ -48,147 +40,6 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Lays out and fills the memory of a graph; returns it with the launch arguments.
-    pub(crate) fn of_graph(graph: Builder) -> Result<(Self, abi::wm_arbiter_args)> {
-        let (n_mailboxes, n_modules) = (graph.mailboxes.len() as u64, graph.modules.len() as u64);
-        let size = |n: u64, of: usize| n * of as u64;
-        let side = |module: u32| match graph.modules[module as usize].kind {
-            abi::WM_KIND_RESIDENT => abi::WM_SIDE_RESIDENT,
-            abi::WM_KIND_HOST => abi::WM_SIDE_HOST,
-            _ => abi::WM_SIDE_DEVICE,
-        };
-        let pinned_box = |m: &crate::graph::MailboxPlan| {
-            side(m.producer) == abi::WM_SIDE_HOST || side(m.consumer) == abi::WM_SIDE_HOST
-        };
-
-        let ends_of = |of: u32| {
-            let ends = |m: &crate::graph::MailboxPlan| [m.producer, m.consumer].map(|e| u64::from(side(e) == of));
-            graph.mailboxes.iter().flat_map(ends).sum::<u64>()
-        };
-
-        // Device: tables, counters, index words of device ends, states, mailboxes.
-        let mut plan = Plan(0);
-        let table = plan.take(size(n_mailboxes, size_of::<abi::wm_mailbox>()), 128);
-        let modules = plan.take(size(n_modules, size_of::<abi::wm_module>()), 128);
-        let module_stats = plan.take(size(n_modules, size_of::<abi::wm_module_stats>()), 128);
-        let n_device_words = ends_of(abi::WM_SIDE_DEVICE);
-        let words = plan.take(size(n_device_words, 8), 128);
-        let states: Vec<u64> = graph.modules.iter().map(|m| plan.take(m.options.state.len() as u64, 256)).collect();
-        let boxes: Vec<u64> =
-            graph.mailboxes.iter().map(|m| if pinned_box(m) { 0 } else { plan.take(m.options.bytes(), 512) }).collect();
-        let device_bytes = plan.0 as usize;
-
-        // Pinned: control, telemetry, statistics, index words of host ends, mailboxes with a host end.
-        let mut plan = Plan(0);
-        let control = plan.take(size_of::<abi::wm_control>() as u64, 128);
-        let telemetry = plan.take(size_of::<abi::wm_telemetry>() as u64, 128);
-        let mailbox_stats_out = plan.take(size(n_mailboxes, size_of::<abi::wm_mailbox_stats>()), 128);
-        let module_stats_out = plan.take(size(n_modules, size_of::<abi::wm_module_stats>()), 128);
-        let n_host_words = ends_of(abi::WM_SIDE_HOST);
-        let host_words = plan.take(size(n_host_words, 8), 128);
-        let host_boxes: Vec<u64> =
-            graph.mailboxes.iter().map(|m| if pinned_box(m) { plan.take(m.options.bytes(), 512) } else { 0 }).collect();
-        let pinned_bytes = plan.0 as usize;
-
-        let mut memory = Memory::allocate(graph.device.clone(), device_bytes, pinned_bytes)?;
-        memory.control = control as usize;
-        memory.telemetry = telemetry as usize;
-        memory.mailbox_stats = mailbox_stats_out as usize;
-        memory.module_stats = module_stats_out as usize;
-        let (arena, pinned) = (memory.arena.0, memory.pinned.device);
-
-        // A graph too large for the host is refused like one too large for the device.
-        let mut image: Vec<u8> = bytemuck::allocation::try_zeroed_vec(device_bytes).map_err(|()| {
-            Error::Unavailable { what: "host memory", reason: format!("{device_bytes} bytes to lay the graph out in") }
-        })?;
-        let (mut next_device_word, mut next_host_word) = (0, 0);
-        for (id, plan) in graph.mailboxes.iter().enumerate() {
-            let in_pinned = pinned_box(plan);
-            let (producer_side, consumer_side) = (side(plan.producer), side(plan.consumer));
-            let header = header_of(id as u32, plan.producer, plan.consumer, &plan.options, in_pinned);
-            // The readiness words of a side stand together, dense: a scan reads lines of them.
-            let mut word = |end_side: u32| {
-                let (first, next) = match end_side {
-                    abi::WM_SIDE_HOST => (pinned + host_words, &mut next_host_word),
-                    abi::WM_SIDE_DEVICE => (arena + words, &mut next_device_word),
-                    _ => return 0,
-                };
-                *next += 1;
-                first + 8 * (*next - 1)
-            };
-            let base = if in_pinned { pinned + host_boxes[id] } else { arena + boxes[id] };
-            let mut handle = handle_of(&header, base);
-            handle.written = word(producer_side);
-            handle.consumed = word(consumer_side);
-            handle.producer_side = producer_side as u16;
-            handle.consumer_side = consumer_side as u16;
-            if in_pinned {
-                memory.write_pinned(host_boxes[id] as usize, bytemuck::bytes_of(&header));
-            } else {
-                put(&mut image, boxes[id], bytemuck::bytes_of(&header));
-            }
-            put(&mut image, table + size(id as u64, size_of::<abi::wm_mailbox>()), bytemuck::bytes_of(&handle));
-            memory.handles.push(handle);
-            memory.host_handles.push(memory.to_host(handle));
-            memory.mailbox_names.push(plan.name.clone());
-        }
-        for (id, plan) in graph.modules.iter().enumerate() {
-            let mut row = abi::wm_module::zeroed();
-            row.module_id = id as u32;
-            row.kind = plan.kind;
-            row.rule = plan.rule();
-            row.handler = plan.options.handler;
-            row.batch = plan.options.batch;
-            row.out_records = plan.out_records();
-            row.priority = plan.options.priority.into();
-            if plan.kind == abi::WM_KIND_RESIDENT {
-                row.n_inputs = plan.inputs.len() as u32;
-                row.n_outputs = plan.outputs.len() as u32;
-                row.inputs[..plan.inputs.len()].copy_from_slice(&plan.inputs);
-                row.outputs[..plan.outputs.len()].copy_from_slice(&plan.outputs);
-            }
-            row.state_bytes = plan.options.state.len() as u64;
-            row.state = if row.state_bytes == 0 { 0 } else { arena + states[id] };
-            put(&mut image, modules + size(id as u64, size_of::<abi::wm_module>()), bytemuck::bytes_of(&row));
-            put(&mut image, states[id], &plan.options.state);
-            memory.states.push((row.state, plan.options.state.len()));
-            memory.module_names.push(plan.name.clone());
-        }
-        memory.device.backend.upload(arena, &image)?;
-
-        let mut word = abi::wm_control::zeroed();
-        (word.magic, word.version) = (abi::WM_ABI_MAGIC, abi::WM_ABI_VERSION);
-        memory.write_pinned(memory.control, bytemuck::bytes_of(&word));
-        let mut word = abi::wm_telemetry::zeroed();
-        (word.magic, word.version) = (abi::WM_ABI_MAGIC, abi::WM_ABI_VERSION);
-        memory.write_pinned(memory.telemetry, bytemuck::bytes_of(&word));
-
-        let args = abi::wm_arbiter_args {
-            magic: abi::WM_ABI_MAGIC,
-            version: abi::WM_ABI_VERSION,
-            n_mailboxes: n_mailboxes as u32,
-            n_modules: n_modules as u32,
-            mailboxes: arena + table,
-            modules: arena + modules,
-            module_stats: arena + module_stats,
-            control: pinned + control,
-            telemetry: pinned + telemetry,
-            device_words: arena + words,
-            host_words: pinned + host_words,
-            mailbox_stats_out: pinned + mailbox_stats_out,
-            module_stats_out: pinned + module_stats_out,
-            residency_ns: graph.budget.residency.as_nanos() as u64,
-            servers: graph.budget.servers,
-            scanners: (n_device_words as u32).div_ceil(2048).clamp(1, abi::WM_MAX_SCANNERS),
-            n_device_words: n_device_words as u32,
-            n_host_words: n_host_words as u32,
-            scratch_bytes: graph.scratch_bytes(),
-            reserved: 0,
-        };
-        memory._keep = graph.keep;
-        Ok((memory, args))
-    }
-
     /// One mailbox in pinned memory, both ends on the host.
     pub(crate) fn direct(device: &Device, options: &MailboxOptions) -> Result<(std::sync::Arc<Self>, abi::wm_mailbox)> {
         options.check()?;
@@ -216,6 +67,7 @@ impl Memory {
             pinned,
             control: 0,
             telemetry: 0,
+            doors: 0,
             mailbox_stats: 0,
             module_stats: 0,
             host_handles: Vec::new(),
@@ -232,7 +84,7 @@ impl Memory {
     /// A handle whose pinned addresses are the host's.
     fn to_host(&self, mut handle: abi::wm_mailbox) -> abi::wm_mailbox {
         let range = self.pinned.device..self.pinned.device + self.pinned.bytes as u64;
-        for address in [&mut handle.header, &mut handle.slots, &mut handle.written, &mut handle.consumed] {
+        for address in [&mut handle.header, &mut handle.written, &mut handle.consumed] {
             if range.contains(address) {
                 *address = *address - self.pinned.device + self.pinned.host as u64;
             }
@@ -277,6 +129,36 @@ impl Memory {
         let word = self.control + std::mem::offset_of!(abi::wm_control, stop.rung);
         // SAFETY: an aligned word inside the allocation whose one writer is the host's launcher thread.
         unsafe { abi::wm_host_store_release(self.pinned.host.add(word).cast(), u64::from(stop)) };
+    }
+
+    fn door(&self, credit: u64) -> usize {
+        self.doors + (credit % u64::from(abi::WM_DOORS)) as usize * size_of::<abi::wm_doorbell>()
+    }
+
+    /// The address of a credit's door, as the device uses it.
+    pub(crate) fn door_address(&self, credit: u64) -> u64 {
+        self.pinned.device + self.door(credit) as u64
+    }
+
+    /// Opens (anybody may) or clears (only the launcher may, when the credit before on this door has begun) a door.
+    pub(crate) fn set_door(&self, credit: u64, open: bool) {
+        // SAFETY: an aligned word inside the allocation; its values and writers are those of csrc/protocol/park.hpp.
+        unsafe { abi::wm_host_store_release(self.pinned.host.add(self.door(credit)).cast(), u64::from(open)) };
+    }
+
+    /// C2 and C3 of the parking protocol: publishes how many credits there are, and fences.
+    pub(crate) fn publish_credits(&self, credits: u64) {
+        let word = self.control + std::mem::offset_of!(abi::wm_control, credits);
+        // SAFETY: an aligned word inside the allocation whose one writer is the launcher thread; a fence.
+        unsafe {
+            abi::wm_host_store_release(self.pinned.host.add(word).cast(), credits);
+            abi::wm_host_fence();
+        }
+    }
+
+    /// Credits published so far.
+    pub(crate) fn credits(&self) -> u64 {
+        self.read_pinned::<abi::wm_control>(self.control).credits
     }
 
     /// Records that a host producer has pushed, from the word it keeps for the arbiter; none for other producers.
@@ -343,6 +225,9 @@ impl Memory {
             grants: t.grants,
             work_ns: t.work_ns,
             idle_poll_ns: t.idle_poll_ns,
+            parks: t.parks,
+            parked_ns: t.parked_ns,
+            parked: t.launches == t.launches_ended && t.exit_reason == u64::from(abi::WM_EXIT_PARK),
             modules,
             mailboxes,
             serving,
@@ -402,10 +287,6 @@ pub(crate) fn unknown_mailbox(mailbox: MailboxId) -> Error {
     Error::refused(format!("mailbox id {}", mailbox.0), "this graph has no such mailbox")
 }
 
-fn put(image: &mut [u8], offset: u64, bytes: &[u8]) {
-    image[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
-}
-
 fn header_of(id: u32, producer: u32, consumer: u32, options: &MailboxOptions, sys: bool) -> abi::wm_mailbox_header {
     let mut header = abi::wm_mailbox_header::zeroed();
     header.magic = abi::WM_ABI_MAGIC;
@@ -423,7 +304,6 @@ fn header_of(id: u32, producer: u32, consumer: u32, options: &MailboxOptions, sy
 fn handle_of(header: &abi::wm_mailbox_header, base: u64) -> abi::wm_mailbox {
     let mut handle = abi::wm_mailbox::zeroed();
     handle.header = base;
-    handle.slots = base + u64::from(abi::WM_HEADER_BYTES);
     handle.mailbox_id = header.mailbox_id;
     handle.record_stride = header.record_stride;
     handle.slots_log2 = header.slots_log2;

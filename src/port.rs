@@ -237,8 +237,9 @@ impl Receiver {
     /// Whether the next record has begun to arrive. A pop may still say "none" for the moment its last bytes need.
     pub fn is_ready(&self) -> bool {
         let mailbox = &self.end.mailbox;
-        let slot =
-            mailbox.slots + (self.end.read_idx & ((1 << mailbox.slots_log2) - 1)) * u64::from(mailbox.record_stride);
+        let slot = mailbox.header
+            + u64::from(abi::WM_HEADER_BYTES)
+            + (self.end.read_idx & ((1 << mailbox.slots_log2) - 1)) * u64::from(mailbox.record_stride);
         // SAFETY: an aligned word inside the mailbox that `memory` keeps alive.
         let head = unsafe { abi::wm_host_load_acquire(slot as *const u64) };
         let lap_is_odd = (self.end.read_idx >> mailbox.slots_log2) & 1 == 1;

@@ -16,6 +16,7 @@ use crate::image::HandlerImage;
 use crate::launcher::{Command, Launcher};
 use crate::memory::Memory;
 use crate::options::Rule;
+use crate::pacer::Pacer;
 use crate::port::{Pause, Receiver, Sender};
 use crate::stats::Stats;
 
@@ -74,6 +75,9 @@ pub struct Runtime {
     launches: Option<Box<dyn Launches>>,
     commands: Option<ChannelSender<Command>>,
     thread: Option<JoinHandle<()>>,
+    /// With parking, how long a door may stay closed.
+    max_wait: Option<Duration>,
+    pacer: Option<Pacer>,
     state: State,
     taken: std::collections::HashSet<(bool, u32)>,
     kinds: Vec<(u32, Rule, Vec<u32>, Vec<u32>)>,
@@ -98,6 +102,7 @@ impl Runtime {
         let _entered = span.enter();
         let kinds =
             graph.modules.iter().map(|m| (m.kind, m.options.rule, m.inputs.clone(), m.outputs.clone())).collect();
+        let max_wait = graph.budget.idle_spin.filter(|_| graph.has_pacer).map(|_| graph.budget.max_wait);
         let (memory, args) = Memory::of_graph(graph)?;
         let launches = memory.device().backend.load(&image, &args)?;
         tracing::debug!("allocated and loaded");
@@ -107,6 +112,8 @@ impl Runtime {
             launches: Some(launches),
             commands: None,
             thread: None,
+            max_wait,
+            pacer: None,
             state: State::Ready,
             taken: Default::default(),
             kinds,
@@ -229,6 +236,7 @@ impl Runtime {
         };
         let span = tracing::info_span!("start", device = %self.device().info().name);
         let _entered = span.enter();
+        self.pacer = Some(Pacer::start(self.memory.clone(), self.max_wait)?);
         let (commands, inbox) = channel::unbounded();
         let launcher = Launcher::new(self.memory.clone(), self.args, launches);
         let thread = std::thread::Builder::new()
@@ -285,8 +293,9 @@ impl Runtime {
                     |i: &usize| u32::from(self.memory.handles[*i].consumer_side) == abi::WM_SIDE_RESIDENT;
                 let all = (0..stats.mailboxes.len()).filter(consumed_here).all(empty);
                 quiet = if all && stats.serving.is_empty() { quiet + 1 } else { 0 };
-                // The words of one heartbeat are copied one after the other: only a repeated look is proof.
-                if quiet >= 3 {
+                // The words of one heartbeat are copied one after the other: only a repeated look is proof, or the last
+                // words of a launch that has parked.
+                if quiet >= 3 || (quiet > 0 && stats.parked) {
                     return Ok(());
                 }
             }
@@ -312,6 +321,7 @@ impl Runtime {
             outcome = self.ask(bound, Command::Stop);
             self.commands = None;
         }
+        self.pacer = None;
         self.state = State::Stopped;
         for host in self.hosts.drain(..) {
             let joined = join_until(host.thread, until.max(Instant::now() + Duration::from_millis(100)));

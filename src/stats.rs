@@ -19,6 +19,12 @@ pub struct Stats {
     pub work_ns: u64,
     /// Time resident without one, nanoseconds.
     pub idle_poll_ns: u64,
+    /// Launches that ended parked.
+    pub parks: u64,
+    /// Time parked, nanoseconds; a wait that has not ended yet is not in it.
+    pub parked_ns: u64,
+    /// Whether it was parked when last seen.
+    pub parked: bool,
     /// Per module, in the order they were added.
     pub modules: Vec<ModuleStats>,
     /// Per mailbox, in the order they were added.

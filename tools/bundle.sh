@@ -16,14 +16,19 @@ while [ $# -gt 0 ]; do
 done
 
 # Test targets that know the GPU: custom harnesses that waive what the machine lacks.
-gpu_tests="graph capi"
+gpu_tests="graph capi command"
+
+# Figures name the commit; a tree with changes is told from the commit it stands on.
+commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+git diff --quiet HEAD 2>/dev/null || commit="$commit+changes"
+export WARPMAIL_COMMIT=$commit
 
 bash tools/setup.sh
 rm -rf "$out"
 mkdir -p "$out/tests" "$out/examples"
 cargo build --release --locked -p warpmail-cli
 cp "${CARGO_TARGET_DIR:-target}/release/warpmail" "$out/"
-cargo test --release --locked --no-run --message-format=json >"$out/built.json"
+cargo test --release --locked --no-run -p warpmail -p warpmail-cli --message-format=json >"$out/built.json"
 cargo build --release --locked --examples --message-format=json >>"$out/built.json"
 python3 - "$out" $gpu_tests <<'PY'
 import json, shutil, sys
@@ -44,7 +49,7 @@ strip "$out"/warpmail "$out"/tests/* "$out"/examples/* 2>/dev/null || true
 cp tools/bundle_run.sh "$out/run.sh"
 [ ! -d tests/data ] || cp -r tests/data "$out/data"
 {
-    echo "commit $(git rev-parse HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ' with changes')"
+    echo "commit $commit"
     echo "built $(date -u +%Y-%m-%dT%H:%M:%SZ) by $(rustc --version)"
     echo "CUDA architectures ${WARPMAIL_CUDA_ARCHS:-default}"
     (cd "$out" && find . -type f ! -name MANIFEST -print0 | sort -z | xargs -0 sha256sum)

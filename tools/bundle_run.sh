@@ -23,7 +23,11 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 [ -n "$logs" ] && mkdir -p "$logs"
 
-passed=0 failed=0 waived=0
+passed=0 failed=0 waived=0 ran=0
+if [ -n "$only" ] && [ ! -x "$here/tests/$only" ]; then
+    echo "run: there is no test $only; there are: $(ls "$here/tests" | tr '\n' ' ')" >&2
+    exit 2
+fi
 sum() { sed -n "s/^test result:.* \([0-9]*\) $1.*/\1/p" "$2" | awk '{n += $1} END {print n + 0}'; }
 "$here/warpmail" probe
 for test in "$here"/tests/*; do
@@ -32,15 +36,19 @@ for test in "$here"/tests/*; do
     printf '\n== %s\n' "$name"
     timeout -k 10 "$limit" "$test" 2>&1 | tee "$scratch/log"
     rc=${PIPESTATUS[0]}
-    passed=$((passed + $(sum passed "$scratch/log")))
-    waived=$((waived + $(sum ignored "$scratch/log")))
-    n=$(sum failed "$scratch/log")
-    if [ "$rc" -ne 0 ] && [ "$n" -eq 0 ]; then
+    ran=$((ran + 1))
+    p=$(sum passed "$scratch/log") w=$(sum ignored "$scratch/log") n=$(sum failed "$scratch/log")
+    if [ "$n" -eq 0 ] && [ "$rc" -ne 0 ]; then
         n=1
         echo "run: $name ended with exit code $rc (124 and 137: killed after ${limit}s)"
+    elif [ $((p + w + n)) -eq 0 ]; then
+        n=1
+        echo "run: $name did not say what it tested"
     fi
+    passed=$((passed + p))
+    waived=$((waived + w))
     failed=$((failed + n))
     [ -z "$logs" ] || cp "$scratch/log" "$logs/$name.log"
 done
 printf '\n%d passed, %d failed, %d waived\n' "$passed" "$failed" "$waived"
-[ "$failed" -eq 0 ]
+[ "$failed" -eq 0 ] && [ "$ran" -gt 0 ]

@@ -43,7 +43,7 @@ installed_nvcc() {
 installed_libclang() {
     local folder
     for folder in "${LIBCLANG_PATH:-}" /usr/lib/llvm-*/lib /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu; do
-        if [ -n "$folder" ] && ls "$folder"/libclang.so* "$folder"/libclang-1*.so* >/dev/null 2>&1; then
+        if [ -n "$folder" ] && { compgen -G "$folder/libclang.so*" || compgen -G "$folder/libclang-1*.so*"; } >/dev/null; then
             echo "$folder"
             return
         fi
@@ -90,7 +90,7 @@ stamp_of() {
     [ "$1" != cuda ] || names=$cuda_wheels
     for name in $names; do grep -E "^$name==" "$lock"; done | cksum | cut -d' ' -f1
 }
-is_fetched() { [ "$(cat "$chain/$1.stamp" 2>/dev/null)" = "$(stamp_of "$1")" ]; }
+is_fetched() { [ "$(cat "$chain/$1.stamp" 2>/dev/null)" = "$(stamp_of "$1")" ] && [ -e "$chain/$2" ]; }
 mark_fetched() { stamp_of "$1" >"$chain/$1.stamp"; }
 
 fetch_cuda() {
@@ -132,12 +132,12 @@ fetch_cmake() {
     mark_fetched cmake
 }
 
-# One tool: installed, fetched, or to be fetched by the function $3.
+# One tool: installed, fetched (its file under .toolchain is $5), or to be fetched by the function $3.
 need() {
-    local what=$1 found=$2 get=$3 key=$4
+    local what=$1 found=$2 get=$3 key=$4 file=$5
     if [ -n "$found" ]; then
         say "$what: installed, $found"
-    elif is_fetched "$key"; then
+    elif is_fetched "$key" "$file"; then
         say "$what: in .toolchain"
     elif [ "$only_check" = yes ]; then
         say "$what: missing"
@@ -163,9 +163,9 @@ esac
 [ "$only_check" = yes ] || mkdir -p "$chain"
 command -v cargo >/dev/null || die "cargo is needed: install a Rust toolchain (rustup.rs), 1.88 or newer"
 command -v c++ >/dev/null || die "a C++17 compiler is needed (Debian: apt-get install g++)"
-need nvcc "$(installed_nvcc)" fetch_cuda cuda
-need libclang "$(installed_libclang)" fetch_libclang libclang
-need clang-format "$(installed_clang_format)" fetch_clang_format clang-format
+need nvcc "$(installed_nvcc)" fetch_cuda cuda cuda/bin/nvcc
+need libclang "$(installed_libclang)" fetch_libclang libclang libclang/libclang.so
+need clang-format "$(installed_clang_format)" fetch_clang_format clang-format bin/clang-format
 # In a shell of its own: a failure to fetch it ends that, and waives a test.
-[ "$tests" = no ] || (need cmake "$(installed_cmake)" fetch_cmake cmake) || say "cmake: not fetched, its tests will be waived"
+[ "$tests" = no ] || (need cmake "$(installed_cmake)" fetch_cmake cmake cmake/bin/cmake) || say "cmake: not fetched, its tests will be waived"
 [ "$missing" = no ]

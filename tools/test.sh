@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 target=${CARGO_TARGET_DIR:-$root/target}
 
-all="fmt clang-format shell layers header bindings build-no-nvcc clippy rustdoc ptxas test tsan consumers"
+all="fmt clang-format shell layers header bindings build-no-nvcc clippy rustdoc ptxas test tsan model consumers"
 quick="fmt clang-format shell layers header clippy"
 
 usage() {
@@ -80,6 +80,8 @@ gate_ptxas() { bash tools/ptxas.sh --check; }
 gate_test() { cargo test --workspace --locked; }
 
 gate_tsan() { bash tests/tsan/run.sh; }
+
+gate_model() { bash tests/model/run.sh; }
 
 # Programs in C, C++ and CUDA against an installed warpmail.
 gate_consumers() { bash tests/consumers/run.sh; }

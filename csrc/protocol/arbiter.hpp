@@ -80,17 +80,21 @@ struct arbiter {
     u32* quarantined; // 0, or 1 + WM_REJECT_*; set once
     u32* depth_max;   // inbox
     wm_grant* grants; // [servers]
-    u64* granted;     // [servers]: grants so far
+    u64* granted;     // [servers]: grants so far, those of earlier launches too
     u64* flags;
-    u8* scratch; // [servers][scratch_bytes]
+    u64 launch;      // number of this launch, and of its credit
+    u64 last_exit;   // WM_EXIT_* of the one before
+    u64 last_end_ns; // when that was
+    u8* scratch;     // [servers][scratch_bytes]
 };
 
-constexpr u32 flag_stop = 0;    // scan of the host side -> keeper: the stop doorbell was rung
-constexpr u32 flag_closing = 1; // keeper -> servers: take no more grants
-constexpr u32 flag_leave = 2;   // keeper -> scans: all servers have left; the WM_EXIT_* reason
-constexpr u32 flag_rounds = 3;  // keeper
-constexpr u32 flag_work = 4;    // keeper: ns
-constexpr u32 flag_idle = 5;    // keeper: ns
+constexpr u32 flag_stop = 0;      // scan of the host side -> keeper: the stop doorbell was rung
+constexpr u32 flag_closing = 1;   // keeper -> servers: take no more grants
+constexpr u32 flag_leave = 2;     // keeper -> scans: all servers have left; the WM_EXIT_* reason
+constexpr u32 flag_rounds = 3;    // keeper
+constexpr u32 flag_work = 4;      // keeper: ns
+constexpr u32 flag_idle = 5;      // keeper: ns
+constexpr u32 flag_allowance = 6; // keeper: as in wm_telemetry
 constexpr u32 flag_count = 8;
 
 WM_FN u64 align16(u64 n) {

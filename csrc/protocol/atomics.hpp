@@ -14,6 +14,8 @@
 //   clear_release_cta of an owned bit            ->  or_acquire_cta by the next server of the module
 //   store_release_cta of a grant that says `left` ->  load_acquire_cta by the keeper
 //   store_release_cta of flag_leave              ->  load_acquire_cta by the scans
+//   store_release_cta of what a scan has seen    ->  load_acquire_cta by the keeper that parks
+//   fence_sc_sys between a store and a load      ->  fence_sc_sys between the other side's (bell.hpp, park.hpp)
 #ifndef WARPMAIL_PROTOCOL_ATOMICS_HPP
 #define WARPMAIL_PROTOCOL_ATOMICS_HPP
 
@@ -83,6 +85,8 @@ WM_LOAD_SHARED(load_relaxed_cta, "ld.relaxed.cta.shared.u32", u32, "r")
 WM_STORE_SHARED(store_relaxed_cta, "st.relaxed.cta.shared.u64", u64, "l")
 WM_STORE_SHARED(store_release_cta, "st.release.cta.shared.u64", u64, "l")
 WM_STORE_SHARED(store_relaxed_cta, "st.relaxed.cta.shared.u32", u32, "r")
+WM_LOAD_SHARED(load_acquire_cta, "ld.acquire.cta.shared.u32", u32, "r")
+WM_STORE_SHARED(store_release_cta, "st.release.cta.shared.u32", u32, "r")
 #undef WM_LOAD
 #undef WM_STORE
 #undef WM_LOAD_SHARED
@@ -118,6 +122,19 @@ WM_FN void add_relaxed_gpu(u64* p, u64 n) {
     asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(p), "l"(n) : "memory");
 }
 
+// Put a word into a readiness word, or a bit to it, and say what was there. Relaxed: all that matters is who came
+// first.
+WM_FN u64 exchange_relaxed_gpu(u64* p, u64 v) {
+    u64 old;
+    asm volatile("atom.relaxed.gpu.global.exch.b64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(v) : "memory");
+    return old;
+}
+WM_FN u64 or_relaxed_gpu(u64* p, u64 bits) {
+    u64 old;
+    asm volatile("atom.relaxed.gpu.global.or.b64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(bits) : "memory");
+    return old;
+}
+
 // Makes relaxed stores that follow releases: what the thread wrote before, and what it saw by a barrier, is seen by
 // whoever acquires such a store. Waits for what was written; L1 is left alone.
 WM_FN void fence_release(u32 scope) {
@@ -133,6 +150,12 @@ WM_FN void fence_acquire(u32 scope) {
         asm volatile("fence.acquire.gpu;" ::: "memory");
     else
         asm volatile("fence.acquire.sys;" ::: "memory");
+}
+
+// All fences of this kind have one order: of two threads that each store, fence and then load what the other stores, at
+// least one sees the other's store.
+WM_FN void fence_sc_sys() {
+    asm volatile("fence.sc.sys;" ::: "memory");
 }
 
 // Nanoseconds of the device-wide timer. Its tick is coarse (32 ns to about 1 µs, by device).
@@ -168,6 +191,18 @@ WM_FN u32 load_relaxed_cta(const u32* p) {
 }
 WM_FN void store_relaxed_cta(u32* p, u32 v) {
     __atomic_store_n(p, v, __ATOMIC_RELAXED);
+}
+WM_FN u32 load_acquire_cta(const u32* p) {
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+WM_FN void store_release_cta(u32* p, u32 v) {
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
+WM_FN u64 exchange_relaxed_gpu(u64* p, u64 v) {
+    return __atomic_exchange_n(p, v, __ATOMIC_RELAXED);
+}
+WM_FN u64 or_relaxed_gpu(u64* p, u64 bits) {
+    return __atomic_fetch_or(p, bits, __ATOMIC_RELAXED);
 }
 WM_FN void or_release_cta(u32* p, u32 bits) {
     __atomic_fetch_or(p, bits, __ATOMIC_RELEASE);
@@ -209,6 +244,25 @@ WM_FN void store_release_gpu(u64* p, u64 v) {
 WM_FN void store_release_sys(u64* p, u64 v) {
     store_release_cta(p, v);
 }
+
+// ThreadSanitizer does not know fences. A read-modify-write of one word by all is at least as strong on the hosts that
+// it runs on, and what these fences order are atomic words, of which it has no complaint.
+#if defined(__SANITIZE_THREAD__)
+inline u64 fence_word = 0;
+WM_FN void fence_sc_sys() {
+    __atomic_fetch_add(&fence_word, 0, __ATOMIC_SEQ_CST);
+}
+WM_FN void fence_acquire(u32 /*scope*/) {
+    fence_sc_sys();
+}
+#else
+WM_FN void fence_sc_sys() {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+WM_FN void fence_acquire(u32 /*scope*/) {
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+}
+#endif
 
 WM_FN u64 now_ns() {
     struct timespec t;

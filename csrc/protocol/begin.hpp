@@ -34,13 +34,19 @@ template <class L> WM_FN void begin_modules(L lanes, arbiter& a) {
         a.owned[w] = 0;
     for (u32 w = lanes.rank(); w < WM_PRIORITIES * words; w += lanes.width())
         a.look[w] = 0;
-    for (u32 c = lanes.rank(); c < WM_PRIORITIES; c += lanes.width())
-        a.cursor[c] = 0;
+    // Whose turn it is goes on where the last launch left off: launches may be short and modules many.
+    const wm_telemetry* t = at<const wm_telemetry>(a.args.telemetry);
+    for (u32 c = lanes.rank(); c < WM_PRIORITIES; c += lanes.width()) {
+        const u64 next = load_relaxed_sys(&t->cursor[c]);
+        a.cursor[c] = next < a.args.n_modules ? static_cast<u32>(next) : 0;
+    }
     lanes.sync();
-    // Everybody is looked at once.
+    // Every resident module is looked at once.
     for (u32 w = lanes.rank(); w < words; w += lanes.width()) {
-        for (u32 i = w * 32; i < w * 32 + 32 && i < a.args.n_modules; i++)
-            *look_word(a, i) |= 1u << (i % 32);
+        for (u32 i = w * 32; i < w * 32 + 32 && i < a.args.n_modules; i++) {
+            if (a.modules[i].kind == WM_KIND_RESIDENT)
+                *look_word(a, i) |= 1u << (i % 32);
+        }
     }
     u32 classes = 1;
     for (u32 i = 0; i < a.args.n_modules && lanes.rank() == 0; i++)
@@ -55,7 +61,7 @@ WM_FN void begin_watch(const watch_list& w, u64 address, u32 what, u64 value) {
     if (address == 0 || i >= w.n)
         return;
     w.what[i] = static_cast<uint16_t>(what);
-    w.seen[i] = folded(value);
+    w.seen[i] = folded(index_in(w.scope == WM_SCOPE_GPU ? device_word(value) : value, w.scope));
 }
 
 template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
@@ -85,15 +91,32 @@ template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
     }
 }
 
+// What this launch must know of the one before; and that the arbiter is awake (R0 of the model).
+template <class L> WM_FN void begin_launch(L lanes, arbiter& a) {
+    if (lanes.rank() != 0)
+        return;
+    const wm_telemetry* t = at<const wm_telemetry>(a.args.telemetry);
+    a.launch = load_relaxed_sys(&t->launches);
+    a.last_exit = load_relaxed_sys(&t->exit_reason);
+    a.last_end_ns = load_relaxed_sys(&t->heartbeat_ns);
+    a.flags[flag_allowance] = load_relaxed_sys(&t->allowance);
+    if (a.args.idle_spin_ns) {
+        store_relaxed_gpu(&at<wm_bell>(a.args.device_bell)->parked, u64{0});
+        store_relaxed_sys(&at<wm_bell>(a.args.host_bell)->parked, u64{0});
+    }
+}
+
 template <class L> WM_FN void begin(L lanes, arbiter& a) {
     begin_modules(lanes, a);
     begin_mailboxes(lanes, a);
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
         a.grants[s] = {0, 0};
-        a.granted[s] = 0;
+        a.granted[s] = load_relaxed_sys(&at<const wm_telemetry>(a.args.telemetry)->turns[s]);
     }
     for (u32 f = lanes.rank(); f < flag_count; f += lanes.width())
         a.flags[f] = 0;
+    lanes.sync();
+    begin_launch(lanes, a);
     lanes.sync();
 }
 

@@ -20,6 +20,7 @@
 #ifndef WARPMAIL_PROTOCOL_MAILBOX_HPP
 #define WARPMAIL_PROTOCOL_MAILBOX_HPP
 
+#include "protocol/bell.hpp"
 #include "protocol/slot_thread.hpp"
 #include "protocol/slot_warp.hpp"
 
@@ -32,7 +33,7 @@ WM_FN u32 payload_bytes(const wm_mailbox& m) {
     return payload_in(m.record_stride);
 }
 WM_FN u64* slot_at(const wm_mailbox& m, u64 idx) {
-    return at<u64>(m.slots + (idx & (slot_count(m) - 1)) * m.record_stride);
+    return at<u64>(m.header + WM_HEADER_BYTES + (idx & (slot_count(m) - 1)) * m.record_stride);
 }
 WM_FN u64* write_idx_of(const wm_mailbox& m) {
     return &at<wm_mailbox_header>(m.header)->write_idx;
@@ -43,7 +44,7 @@ WM_FN u64* read_idx_of(const wm_mailbox& m) {
 
 // Whether the header behind a handle is what the handle says it is. Never writes.
 WM_FN wm_status check_header(const wm_mailbox& m) {
-    if (m.header == 0 || m.slots == 0)
+    if (m.header == 0)
         return WM_BAD_ARGUMENT;
     const wm_mailbox_header* h = at<const wm_mailbox_header>(m.header);
     if (h->magic != WM_ABI_MAGIC)
@@ -93,12 +94,12 @@ template <class L> WM_FN u64 free_slots(L lanes, wm_producer& p, u64 want) {
 WM_FN void publish_written(const wm_producer& p) {
     store_relaxed(write_idx_of(p.mailbox), p.write_idx, p.mailbox.scope);
     if (p.mailbox.written)
-        store_relaxed(at<u64>(p.mailbox.written), p.write_idx, p.mailbox.scope);
+        publish(at<u64>(p.mailbox.written), p.write_idx, p.mailbox.bell, p.mailbox.producer_side);
 }
 WM_FN void publish_read(const wm_consumer& c) {
     store_relaxed(read_idx_of(c.mailbox), c.read_idx, c.mailbox.scope);
     if (c.mailbox.consumed)
-        store_relaxed(at<u64>(c.mailbox.consumed), c.read_idx, c.mailbox.scope);
+        publish(at<u64>(c.mailbox.consumed), c.read_idx, c.mailbox.bell, c.mailbox.consumer_side);
 }
 
 // Whether it is worth looking at the next slot. On the host a look at a slot takes its line away from the producer that
@@ -266,9 +267,9 @@ WM_FN void clear_mailbox(const wm_mailbox& m, u64 start) {
     store_relaxed(write_idx_of(m), start, m.scope);
     store_relaxed(read_idx_of(m), start, m.scope);
     if (m.written)
-        store_relaxed(at<u64>(m.written), start, m.scope);
+        publish(at<u64>(m.written), start, 0, m.producer_side);
     if (m.consumed)
-        store_relaxed(at<u64>(m.consumed), start, m.scope);
+        publish(at<u64>(m.consumed), start, 0, m.consumer_side);
 }
 
 } // namespace warpmail

@@ -10,13 +10,21 @@
 
 namespace warpmail {
 
+// A whole index from the low 63 bits of it that a device word has: rings are short, so it is near the last one known.
+WM_FN u64 near(u64 low, u64 last) {
+    return last + static_cast<u64>(static_cast<int64_t>((low - last) << 1) >> 1);
+}
+
 // What a far end says of its index: news are stored and made known; an index that cannot be quarantines the mailbox,
 // and the others go on.
-WM_FN void take_news(arbiter& a, u32 what, u64 seen) {
+WM_FN void take_news(arbiter& a, u32 what, u64 word, u32 scope) {
     const u32 m = what / 2;
     const bool of_producer = what % 2 == 0;
     if (is_quarantined(a, m))
         return;
+    u64 seen = index_in(word, scope);
+    if (scope == WM_SCOPE_GPU)
+        seen = near(seen, load_relaxed_cta(of_producer ? &a.written[m] : &a.consumed[m]));
     const u64 written = of_producer ? seen : load_relaxed_cta(&a.written[m]);
     const u64 consumed = of_producer ? load_relaxed_cta(&a.consumed[m]) : seen;
     const int64_t depth = static_cast<int64_t>(written - consumed), slots = int64_t{1} << a.boxes[m].slots_log2;
@@ -39,15 +47,16 @@ template <u32 Ahead, class L> WM_FN void scan_words(L lanes, arbiter& a, const w
     }
     for (u32 k = 0; k < Ahead; k++) {
         const u32 i = first + k * lanes.width() + lanes.rank();
-        news |= static_cast<u32>(i < w.n && w.seen[i] != folded(now[k])) << k;
+        news |= static_cast<u32>(i < w.n && w.seen[i] != folded(index_in(now[k], w.scope))) << k;
     }
     if (!lanes.any(news != 0))
         return;
     for (u32 k = 0; k < Ahead; k++) {
         const u32 i = first + k * lanes.width() + lanes.rank();
         if (news >> k & 1) {
-            w.seen[i] = folded(now[k]);
-            take_news(a, w.what[i], now[k]);
+            take_news(a, w.what[i], now[k], w.scope);
+            // RELEASE, acquired in `park`: who sees that this was seen sees the look bit too.
+            store_release_cta(&w.seen[i], folded(index_in(now[k], w.scope)));
         }
     }
 }

@@ -20,15 +20,17 @@ WM_FN void add_sys(u64* word, u64 n) {
 
 // Base values of the counters that go on over launches.
 struct telemetry_base {
-    u64 rounds, grants, work_ns, idle_poll_ns;
+    u64 rounds, work_ns, idle_poll_ns;
 };
 
 template <class L> WM_FN telemetry_base telemetry_begin(L lanes, arbiter& a) {
     wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
-    if (lanes.rank() == 0)
+    if (lanes.rank() == 0) {
+        if (a.last_exit == WM_EXIT_PARK)
+            add_sys(&t->parked_ns, now_ns() - a.last_end_ns);
         add_sys(&t->launches, 1);
-    return {load_relaxed_sys(&t->rounds), load_relaxed_sys(&t->grants), load_relaxed_sys(&t->work_ns),
-            load_relaxed_sys(&t->idle_poll_ns)};
+    }
+    return {load_relaxed_sys(&t->rounds), load_relaxed_sys(&t->work_ns), load_relaxed_sys(&t->idle_poll_ns)};
 }
 
 // Who is being served.
@@ -62,15 +64,21 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemet
                static_cast<u64>(a.args.n_modules) * (sizeof(wm_module_stats) / 8));
     telemetry_grants(lanes, a);
     u64 granted = 0;
-    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
-        granted += load_relaxed_cta(&a.granted[s]);
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
+        const u64 turns = load_relaxed_cta(&a.granted[s]);
+        store_relaxed_sys(&t->turns[s], turns);
+        granted += turns;
+    }
     granted = lanes.sum(granted);
+    for (u32 c = lanes.rank(); c < WM_PRIORITIES; c += lanes.width())
+        store_relaxed_sys(&t->cursor[c], u64{load_relaxed_cta(&a.cursor[c])});
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->rounds, base.rounds + load_relaxed_cta(&a.flags[flag_rounds]));
-        store_relaxed_sys(&t->grants, base.grants + granted);
+        store_relaxed_sys(&t->grants, granted);
         store_relaxed_sys(&t->work_ns, base.work_ns + load_relaxed_cta(&a.flags[flag_work]));
         store_relaxed_sys(&t->idle_poll_ns, base.idle_poll_ns + load_relaxed_cta(&a.flags[flag_idle]));
         store_relaxed_sys(&t->quarantined, bad);
+        store_relaxed_sys(&t->allowance, load_relaxed_cta(&a.flags[flag_allowance]));
         store_relaxed_sys(&t->heartbeat_ns, now);
     }
     lanes.sync();
@@ -82,6 +90,8 @@ template <class L> WM_FN void telemetry_end(L lanes, arbiter& a, u64 reason) {
     lanes.sync();
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->exit_reason, reason);
+        if (reason == WM_EXIT_PARK)
+            add_sys(&t->parks, 1);
         store_release_sys(&t->launches_ended, load_relaxed_sys(&t->launches_ended) + 1);
     }
 }

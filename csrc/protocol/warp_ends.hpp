@@ -74,8 +74,8 @@ public:
 
 protected:
     WM_DEV warp_cursor(const wm_mailbox& m, u64 idx)
-        : lane_words_(at<u64>(m.slots) + warp_lanes{}.rank()), idx_(idx), mask_((1u << m.slots_log2) - 1),
-          log2_(m.slots_log2) {
+        : lane_words_(at<u64>(m.header + WM_HEADER_BYTES) + warp_lanes{}.rank()), idx_(idx),
+          mask_((1u << m.slots_log2) - 1), log2_(m.slots_log2) {
         locate();
     }
     WM_DEV void advance(u32 n) {
@@ -114,7 +114,7 @@ public:
 
     WM_DEV explicit warp_producer(const wm_producer& p)
         : cursor(p.mailbox, p.write_idx), write_idx_(write_idx_of(p.mailbox)), read_idx_(read_idx_of(p.mailbox)),
-          written_(at<u64>(p.mailbox.written)), read_seen_(p.read_seen) {
+          written_(at<u64>(p.mailbox.written)), bell_(p.mailbox.bell), read_seen_(p.read_seen) {
         count_room();
     }
     WM_DEV static bool matches(const wm_mailbox& m) {
@@ -151,7 +151,7 @@ public:
         if (warp_lanes{}.rank() == 0) {
             store_relaxed(write_idx_, this->idx_, F::scope());
             if (written_)
-                store_relaxed(written_, this->idx_, F::scope());
+                publish_from_device(written_, this->idx_, bell_);
         }
         count_room();
     }
@@ -207,6 +207,7 @@ private:
     u64* write_idx_;
     const u64* read_idx_;
     u64* written_;
+    u64 bell_;
     u64 read_seen_;
     u32 room_; // free slots up to the end of the ring, as far as read_seen_ says
 };
@@ -220,7 +221,8 @@ public:
     static constexpr u32 payload = payload_in(F::stride());
 
     WM_DEV explicit warp_consumer(const wm_consumer& c)
-        : cursor(c.mailbox, c.read_idx), read_idx_(read_idx_of(c.mailbox)), consumed_(at<u64>(c.mailbox.consumed)) {}
+        : cursor(c.mailbox, c.read_idx), read_idx_(read_idx_of(c.mailbox)), consumed_(at<u64>(c.mailbox.consumed)),
+          bell_(c.mailbox.bell) {}
     WM_DEV static bool matches(const wm_mailbox& m) {
         return m.record_stride == F::stride() && m.scope == F::scope();
     }
@@ -249,7 +251,7 @@ public:
         if (warp_lanes{}.rank() == 0) {
             store_relaxed(read_idx_, this->idx_, F::scope());
             if (consumed_)
-                store_relaxed(consumed_, this->idx_, F::scope());
+                publish_from_device(consumed_, this->idx_, bell_);
         }
     }
     template <order O> WM_DEV wm_status try_pop(fragment<groups>& f, fragment_meta& meta) {
@@ -321,6 +323,7 @@ private:
 
     u64* read_idx_;
     u64* consumed_;
+    u64 bell_;
 };
 
 } // namespace warpmail

@@ -61,6 +61,10 @@ uint64_t wm_host_now_ns(void) {
     return now_ns();
 }
 
+void wm_host_fence(void) {
+    fence_sc_sys();
+}
+
 int wm_builtin_twin(const wm_arbiter_args* args) {
     return twin_arbiter<builtin_handlers>(args);
 }

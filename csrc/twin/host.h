@@ -25,6 +25,7 @@ wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step,
 uint64_t wm_host_load_acquire(const uint64_t* word);
 void wm_host_store_release(uint64_t* word, uint64_t value);
 uint64_t wm_host_now_ns(void);
+void wm_host_fence(void); /* fence_sc_sys */
 int wm_builtin_twin(const wm_arbiter_args* args);
 
 #ifdef __cplusplus

@@ -15,9 +15,11 @@
 
 namespace warpmail {
 
-// Idle threads of the twin share their cores with the program's own: they spin briefly, then yield, then sleep.
+// Idle threads of the twin share their cores with the program's own: they spin briefly, then yield, then sleep; an
+// arbiter that parks keeps its time and does not sleep before.
 class idle_backoff {
 public:
+    explicit idle_backoff(bool sleeps) : sleeps_(sleeps) {}
     void reset() {
         turns_ = 0;
     }
@@ -25,7 +27,7 @@ public:
         turns_++;
         if (turns_ < 32) {
             pause();
-        } else if (turns_ < 256) {
+        } else if (turns_ < 256 || !sleeps_) {
             std::this_thread::yield();
         } else {
             std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -33,11 +35,12 @@ public:
     }
 
 private:
+    const bool sleeps_;
     unsigned turns_ = 0;
 };
 
 template <class Handlers> void twin_serve(arbiter& a, u32 server) {
-    idle_backoff idle;
+    idle_backoff idle(!can_park(a.args));
     for (;;) {
         const served outcome = serve_turn<Handlers>(one_lane{}, a, server);
         if (outcome == served::left)
@@ -70,11 +73,11 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
                 t.join();
             return WM_FULL;
         }
-        keep_state k = keep_begin();
+        keep_state k = keep_begin(a);
         inbox_state b = inbox_begin(lanes, a);
         bool keeping = true, serving = args->servers == 0;
         u64 granted = 0;
-        idle_backoff idle;
+        idle_backoff idle(!can_park(*args));
         while (inbox_turn(lanes, a, b)) {
             scan(lanes, a, a.device_side, 0, 1);
             if (serving)

@@ -275,8 +275,16 @@ impl Launches for CudaLaunches {
             .map_err(driver("cuThreadExchangeStreamCaptureMode"))
     }
 
-    fn launch(&mut self, args: &wm_arbiter_args) -> Result<()> {
+    fn launch(&mut self, args: &wm_arbiter_args, door: Option<u64>) -> Result<()> {
         let _entered = self.context.enter()?;
+        if let Some(door) = door {
+            let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
+            // SAFETY: an aligned word of mapped pinned memory, which lives until this launch has been collected. The pacer
+            // opens every door within max_wait. Memory is little endian: the low half of the door's word is 0 or 1.
+            unsafe { sys::cuStreamWaitValue32_v2(self.stream.0, door, 1, flags) }
+                .result()
+                .map_err(driver("cuStreamWaitValue32"))?;
+        }
         let event = self.idle.pop().ok_or_else(|| Error::State("too many launches are outstanding".into()))?;
         let mut args = *args;
         let mut params = [(&raw mut args).cast::<c_void>()];

@@ -6,10 +6,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, Sender};
+use crossbeam::utils::Backoff;
 use memmap2::MmapMut;
 
 use super::{Backend, Launches, Pinned};
-use crate::abi::wm_arbiter_args;
+use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
 use crate::image::{HandlerImage, TwinEntry};
@@ -80,7 +81,7 @@ impl Backend for Twin {
     }
 
     fn load(&self, image: &HandlerImage, _args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
-        let (queue, work) = channel::unbounded::<wm_arbiter_args>();
+        let (queue, work) = channel::unbounded::<Credit>();
         let (ended, results) = channel::unbounded();
         let entry = image.twin;
         let thread = std::thread::Builder::new()
@@ -91,8 +92,30 @@ impl Backend for Twin {
     }
 }
 
-fn run(entry: TwinEntry, work: &Receiver<wm_arbiter_args>, ended: &Sender<i32>) {
-    for args in work {
+/// A launch and the door that it waits for.
+type Credit = (wm_arbiter_args, Option<u64>);
+
+/// What the GPU's front end does: waits until the door is open. Spins a little, then sleeps longer and longer.
+fn wait_for_door(door: u64) {
+    let backoff = Backoff::new();
+    let mut nap = Duration::from_micros(20);
+    // SAFETY: an aligned word of the runtime's pinned memory, which is kept until this launch has been collected. Bounded:
+    // the pacer opens every door within max_wait, and a stop opens all.
+    while unsafe { abi::wm_host_load_acquire(door as *const u64) } == 0 {
+        if backoff.is_completed() {
+            std::thread::sleep(nap);
+            nap = (nap * 2).min(Duration::from_micros(500));
+        } else {
+            backoff.snooze();
+        }
+    }
+}
+
+fn run(entry: TwinEntry, work: &Receiver<Credit>, ended: &Sender<i32>) {
+    for (args, door) in work {
+        if let Some(door) = door {
+            wait_for_door(door);
+        }
         // SAFETY: the runtime keeps every table that `args` names alive until this launch has been collected.
         let status = unsafe { entry(&args) };
         if ended.send(status).is_err() {
@@ -102,7 +125,7 @@ fn run(entry: TwinEntry, work: &Receiver<wm_arbiter_args>, ended: &Sender<i32>) 
 }
 
 struct TwinLaunches {
-    queue: Option<Sender<wm_arbiter_args>>,
+    queue: Option<Sender<Credit>>,
     results: Receiver<i32>,
     outstanding: usize,
     thread: Option<JoinHandle<()>>,
@@ -123,9 +146,9 @@ impl Launches for TwinLaunches {
         Ok(())
     }
 
-    fn launch(&mut self, args: &wm_arbiter_args) -> Result<()> {
+    fn launch(&mut self, args: &wm_arbiter_args, door: Option<u64>) -> Result<()> {
         let gone = || Error::Failed("the twin's thread has ended".into());
-        self.queue.as_ref().ok_or_else(gone)?.send(*args).map_err(|_| gone())?;
+        self.queue.as_ref().ok_or_else(gone)?.send((*args, door)).map_err(|_| gone())?;
         self.outstanding += 1;
         Ok(())
     }

@@ -122,14 +122,21 @@ pub struct warpmail_budget {
     pub struct_size: u32,
     pub servers: u32,
     pub residency_ns: u64,
+    pub idle_spin_ns: u64,
+    pub max_wait_ns: u64,
+    pub sm_share: f64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of warpmail_budget"][::core::mem::size_of::<warpmail_budget>() - 16usize];
+    ["Size of warpmail_budget"][::core::mem::size_of::<warpmail_budget>() - 40usize];
     ["Alignment of warpmail_budget"][::core::mem::align_of::<warpmail_budget>() - 8usize];
     ["Offset of field: warpmail_budget::struct_size"][::core::mem::offset_of!(warpmail_budget, struct_size) - 0usize];
     ["Offset of field: warpmail_budget::servers"][::core::mem::offset_of!(warpmail_budget, servers) - 4usize];
     ["Offset of field: warpmail_budget::residency_ns"][::core::mem::offset_of!(warpmail_budget, residency_ns) - 8usize];
+    ["Offset of field: warpmail_budget::idle_spin_ns"]
+        [::core::mem::offset_of!(warpmail_budget, idle_spin_ns) - 16usize];
+    ["Offset of field: warpmail_budget::max_wait_ns"][::core::mem::offset_of!(warpmail_budget, max_wait_ns) - 24usize];
+    ["Offset of field: warpmail_budget::sm_share"][::core::mem::offset_of!(warpmail_budget, sm_share) - 32usize];
 };
 pub type warpmail_twin_entry =
     ::core::option::Option<unsafe extern "C" fn(args: *const wm_arbiter_args) -> ::core::ffi::c_int>;
@@ -184,10 +191,14 @@ pub struct warpmail_stats {
     pub grants: u64,
     pub work_ns: u64,
     pub idle_poll_ns: u64,
+    pub parks: u64,
+    pub parked_ns: u64,
+    pub parked: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of warpmail_stats"][::core::mem::size_of::<warpmail_stats>() - 72usize];
+    ["Size of warpmail_stats"][::core::mem::size_of::<warpmail_stats>() - 96usize];
     ["Alignment of warpmail_stats"][::core::mem::align_of::<warpmail_stats>() - 8usize];
     ["Offset of field: warpmail_stats::struct_size"][::core::mem::offset_of!(warpmail_stats, struct_size) - 0usize];
     ["Offset of field: warpmail_stats::modules"][::core::mem::offset_of!(warpmail_stats, modules) - 4usize];
@@ -201,6 +212,10 @@ const _: () = {
     ["Offset of field: warpmail_stats::grants"][::core::mem::offset_of!(warpmail_stats, grants) - 48usize];
     ["Offset of field: warpmail_stats::work_ns"][::core::mem::offset_of!(warpmail_stats, work_ns) - 56usize];
     ["Offset of field: warpmail_stats::idle_poll_ns"][::core::mem::offset_of!(warpmail_stats, idle_poll_ns) - 64usize];
+    ["Offset of field: warpmail_stats::parks"][::core::mem::offset_of!(warpmail_stats, parks) - 72usize];
+    ["Offset of field: warpmail_stats::parked_ns"][::core::mem::offset_of!(warpmail_stats, parked_ns) - 80usize];
+    ["Offset of field: warpmail_stats::parked"][::core::mem::offset_of!(warpmail_stats, parked) - 88usize];
+    ["Offset of field: warpmail_stats::reserved"][::core::mem::offset_of!(warpmail_stats, reserved) - 92usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

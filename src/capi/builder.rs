@@ -34,7 +34,7 @@ unsafe impl Options for warpmail_mailbox_options {
     }
 }
 
-// SAFETY: `repr(C)`: the size and integers.
+// SAFETY: `repr(C)`: the size, integers and a floating-point number.
 unsafe impl Options for warpmail_budget {
     const NAME: &'static str = "warpmail_budget";
     fn defaults() -> Self {
@@ -182,7 +182,13 @@ pub(super) unsafe extern "C" fn warpmail_builder_budget(
             sys::WARPMAIL_SERVERS_DEFAULT => Builder::new(builder.device.clone()).budget.servers,
             n => n,
         };
-        builder.budget(SpinBudget { residency: Duration::from_nanos(from.residency_ns), servers })?;
+        builder.budget(SpinBudget {
+            idle_spin: (from.idle_spin_ns != 0).then(|| Duration::from_nanos(from.idle_spin_ns)),
+            sm_share: from.sm_share,
+            max_wait: Duration::from_nanos(from.max_wait_ns),
+            residency: Duration::from_nanos(from.residency_ns),
+            servers,
+        })?;
         Ok(OK)
     })
 }
@@ -205,6 +211,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             modules: builder.modules.clone(),
             mailboxes: builder.mailboxes.clone(),
             keep: Vec::new(),
+            has_pacer: builder.has_pacer,
         };
         let runtime = copy.build((*image).clone())?;
         out.set(table::insert(Object::Runtime(Cell::new(runtime)))?);

@@ -28,6 +28,10 @@ pub(super) unsafe extern "C" fn warpmail_runtime_stats(
             grants: s.grants,
             work_ns: s.work_ns,
             idle_poll_ns: s.idle_poll_ns,
+            parks: s.parks,
+            parked_ns: s.parked_ns,
+            parked: s.parked.into(),
+            reserved: 0,
         };
         // SAFETY: as the header asks of the caller.
         unsafe { give_struct(value, stats, "warpmail_stats") }

@@ -27,9 +27,11 @@ impl Loop {
         slots: u32,
         options: &warpmail_module_options,
         image: *mut warpmail_image,
+        budget: Option<&warpmail_budget>,
     ) -> Result<Self, String> {
         let d = device(on)?;
         let b = handle(|out| unsafe { warpmail_builder_new(d, out) })?;
+        budget.map_or(Ok(()), |budget| ok(unsafe { warpmail_builder_budget(b, budget) }))?;
         let shape = warpmail_mailbox_options { struct_size: 16, stride: 256, slots, reserved: 0 };
         let host = made(0, |id| unsafe { warpmail_builder_host(b, c"host".as_ptr(), id) })?;
         let module = made(0, |id| unsafe { warpmail_builder_resident(b, c"module".as_ptr(), options, id) })?;
@@ -46,8 +48,12 @@ impl Loop {
     }
 
     pub(crate) fn relay(on: &Device, slots: u32) -> Result<Self, String> {
+        Self::with_budget(on, slots, None)
+    }
+
+    pub(crate) fn with_budget(on: &Device, slots: u32, budget: Option<&warpmail_budget>) -> Result<Self, String> {
         let image = handle(|out| unsafe { warpmail_image_builtin(out) })?;
-        Self::new(on, slots, &module_options(WARPMAIL_HANDLER_RELAY), image)
+        Self::new(on, slots, &module_options(WARPMAIL_HANDLER_RELAY), image, budget)
     }
 
     pub(crate) fn echo(&self, n: u64) -> Outcome {

@@ -28,7 +28,7 @@ fn with_twin(entry: unsafe extern "C" fn(*const wm_arbiter_args) -> i32, handler
     let image = handle(|out| unsafe { warpmail_image_new(&options, out) })?;
     let state: [u64; 8] = [3_000_000_000, 0, 0, 0, 0, 0, 0, 0];
     let module = warpmail_module_options { state: state.as_ptr().cast(), state_bytes: 64, ..module_options(handler) };
-    Loop::new(&Device::twin(), 8, &module, image)
+    Loop::new(&Device::twin(), 8, &module, image, None)
 }
 
 /// What a quiesce's callback found.
@@ -63,7 +63,7 @@ pub(crate) fn quiesce_lends_the_runtime(on: &Device) -> Outcome {
     let image = handle(|out| unsafe { warpmail_image_builtin(out) })?;
     let state: [u64; 8] = std::array::from_fn(|i| i as u64);
     let options = warpmail_module_options { state: state.as_ptr().cast(), state_bytes: 64, ..module_options(0) };
-    let l = Loop::new(on, 8, &options, image)?;
+    let l = Loop::new(on, 8, &options, image, None)?;
     let mut seen = Seen { calls: Vec::new(), state: [0; 8], answer: 0 };
     let user: *mut c_void = (&raw mut seen).cast();
     let early = unsafe { warpmail_runtime_quiesce(l.runtime, BOUND, Some(quiet), user) };
@@ -86,9 +86,31 @@ pub(crate) fn quiesce_lends_the_runtime(on: &Device) -> Outcome {
     l.destroy()
 }
 
+pub(crate) fn an_idle_arbiter_parks(on: &Device) -> Outcome {
+    let budget = warpmail_budget {
+        struct_size: size_of::<warpmail_budget>() as u32,
+        servers: WARPMAIL_SERVERS_DEFAULT,
+        residency_ns: 2 * MS,
+        idle_spin_ns: 50_000,
+        max_wait_ns: 20 * MS,
+        sm_share: 0.5,
+    };
+    let l = Loop::with_budget(on, 8, Some(&budget))?;
+    ok(unsafe { warpmail_runtime_start(l.runtime) })?;
+    for n in 0..20 {
+        l.echo(n)?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    ok(unsafe { warpmail_runtime_stop(l.runtime, BOUND) })?;
+    let mut stats = warpmail_stats { struct_size: size_of::<warpmail_stats>() as u32, ..Default::default() };
+    ok(unsafe { warpmail_runtime_stats(l.runtime, &mut stats) })?;
+    expect(stats.parks > 0 && stats.parked_ns > 0, || format!("{stats:?}"))?;
+    l.destroy()
+}
+
 pub(crate) fn states_only_at_rest(on: &Device) -> Outcome {
     let image = handle(|out| unsafe { warpmail_image_builtin(out) })?;
-    let l = Loop::new(on, 8, &warpmail_module_options { state_bytes: 16, ..module_options(0) }, image)?;
+    let l = Loop::new(on, 8, &warpmail_module_options { state_bytes: 16, ..module_options(0) }, image, None)?;
     let mut state = [7u64; 2];
     let into = state.as_mut_ptr().cast();
     ok(unsafe { warpmail_runtime_read_state(l.runtime, 1, into, 16) })?;

@@ -68,11 +68,22 @@ pub(crate) fn structs_say_their_size(on: &Device) -> Outcome {
     is(mailbox((&raw const later).cast()), WARPMAIL_BAD_STRUCT, &["byte 79", "newer library"])?;
     is(mailbox((&raw const later).cast::<u8>().wrapping_add(1).cast()), WM_BAD_ARGUMENT, &["aligned"])?;
 
-    let budget = warpmail_budget { struct_size: 16, servers: WARPMAIL_SERVERS_DEFAULT, residency_ns: 2_000_000 };
+    let budget = warpmail_budget {
+        struct_size: size_of::<warpmail_budget>() as u32,
+        servers: WARPMAIL_SERVERS_DEFAULT,
+        residency_ns: 2_000_000,
+        idle_spin_ns: 0,
+        max_wait_ns: 2_000_000,
+        sm_share: 1.0,
+    };
     ok(unsafe { warpmail_builder_budget(b, &budget) })?;
     is(unsafe { warpmail_builder_budget(b, null()) }, WM_BAD_ARGUMENT, &["null"])?;
     let long = warpmail_budget { residency_ns: 2_000_000_000, ..budget };
     is(unsafe { warpmail_builder_budget(b, &long) }, WARPMAIL_REFUSED, &["residency"])?;
+    let never = warpmail_budget { sm_share: f64::NAN, ..budget };
+    is(unsafe { warpmail_builder_budget(b, &never) }, WARPMAIL_REFUSED, &["sm_share"])?;
+    let idle = warpmail_budget { idle_spin_ns: 1, ..budget };
+    is(unsafe { warpmail_builder_budget(b, &idle) }, WARPMAIL_REFUSED, &["idle_spin"])?;
     let short = warpmail_budget { struct_size: 12, ..budget };
     is(unsafe { warpmail_builder_budget(b, &short) }, WARPMAIL_BAD_STRUCT, &["struct_size 12"])?;
 

@@ -77,7 +77,7 @@ pub(crate) fn every_stride_and_ring_size(device: &Device) -> Outcome {
 }
 
 pub(crate) fn short_residency_loses_nothing(device: &Device) -> Outcome {
-    let budget = SpinBudget { residency: Duration::from_micros(100), servers: 2 };
+    let budget = SpinBudget { residency: Duration::from_micros(100), servers: 2, ..SpinBudget::default() };
     let (mut runtime, mut sender, mut receiver) =
         relay(device, MailboxOptions::slots(8), Some(budget)).map_err(text)?;
     runtime.start().map_err(text)?;

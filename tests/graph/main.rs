@@ -3,6 +3,8 @@
 mod faults;
 mod flow;
 mod life;
+mod park;
+mod turns;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,8 +39,16 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("all_rule_joins_two_inputs", flow::all_rule_joins_two_inputs),
     ("pointers_are_safe_to_follow", flow::pointers_are_safe_to_follow),
     ("any_rule_is_fair", flow::any_rule_is_fair),
+    ("urgent_classes_come_first", turns::urgent_classes_come_first),
+    ("short_launches_starve_nobody", turns::short_launches_starve_nobody),
     ("full_mailboxes_hold_back", flow::full_mailboxes_hold_back),
     ("short_residency_loses_nothing", flow::short_residency_loses_nothing),
+    ("pushes_to_a_parked_arbiter_arrive", park::pushes_to_a_parked_arbiter_arrive),
+    ("several_producers_wake_it", park::several_producers_wake_it),
+    ("a_slot_given_back_wakes_it", park::a_slot_given_back_wakes_it),
+    ("parked_arbiters_stop_and_pause", park::parked_arbiters_stop_and_pause),
+    ("short_launches_and_parking_lose_nothing", park::short_launches_and_parking_lose_nothing),
+    ("the_pacer_bounds_every_wait", park::the_pacer_bounds_every_wait),
     ("start_and_stop_a_hundred_times", life::start_and_stop_a_hundred_times),
     ("quiesce_while_records_flow", life::quiesce_while_records_flow),
     ("host_modules_run_and_end", life::host_modules_run_and_end),

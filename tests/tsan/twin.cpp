@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // The twin under ThreadSanitizer: (1) a record hands over plain memory by pointer, through the ring alone; (2) the same
-// through the whole arbiter, with two servers, short launches and plain module state. Any missing order is a reported
-// race.
+// through the whole arbiter, with two servers, short launches and plain module state; (3) the same through an arbiter
+// that parks all the time and is woken by nobody but its ends, on the host's side and on the device's. Any missing
+// order is a reported race, a lost wake-up is a record that does not arrive.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -30,14 +31,13 @@ struct box {
         h->capacity_bytes = 256ull << slots_log2;
         h->mailbox_id = id;
         handle.header = reinterpret_cast<uintptr_t>(h);
-        handle.slots = handle.header + WM_HEADER_BYTES;
         handle.mailbox_id = id;
         handle.record_stride = 256;
         handle.slots_log2 = slots_log2;
         handle.producer_side = static_cast<uint16_t>(producer_side);
         handle.consumer_side = static_cast<uint16_t>(consumer_side);
-        handle.written = words && producer_side == WM_SIDE_HOST ? reinterpret_cast<uintptr_t>(words) : 0;
-        handle.consumed = words && consumer_side == WM_SIDE_HOST ? reinterpret_cast<uintptr_t>(words + 3) : 0;
+        handle.written = words && producer_side != WM_SIDE_RESIDENT ? reinterpret_cast<uintptr_t>(words) : 0;
+        handle.consumed = words && consumer_side != WM_SIDE_RESIDENT ? reinterpret_cast<uintptr_t>(words + 3) : 0;
     }
 };
 
@@ -50,8 +50,13 @@ struct item {
     std::exit(2);
 }
 
-void produce(wm_producer p, u64 records, std::vector<item>& items) {
+// Waits up to `most` turns between records, differently each time.
+void produce(wm_producer p, u64 records, std::vector<item>& items, u64 most = 0) {
+    u64 seed = 1;
     for (u64 n = 0; n < records; n++) {
+        seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+        for (u64 i = 0; most && i < (seed >> 33) % most; i++)
+            pause();
         item* it = &items[n];
         for (u64 i = 0; i < 8; i++)
             it->content[i] = n * 8 + i; // plain stores
@@ -89,12 +94,37 @@ struct counting_relay {
     }
 };
 
-void whole_arbiter(u64 records) {
+// One launch after the other until the stop doorbell rings: the launcher of the model, whose steps these are.
+void launch_all(const wm_arbiter_args& args, wm_control& control, const wm_telemetry& telemetry, wm_doorbell* doors) {
+    u64 next = 0;
+    for (u64 n = 0; load_acquire_sys(&control.stop.rung) == 0; n++) {
+        for (; args.idle_spin_ns && next < n + 2; next++) {
+            store_release_sys(&doors[next % WM_DOORS].rung, 0); // C1
+            store_release_sys(&control.credits, next + 1);      // C2
+            fence_sc_sys();                                     // C3
+            if (next == 0 || load_relaxed_sys(&telemetry.wanted) > next)
+                store_release_sys(&doors[next % WM_DOORS].rung, 1); // C4
+        }
+        while (args.idle_spin_ns && load_acquire_sys(&doors[n % WM_DOORS].rung) == 0 &&
+               load_acquire_sys(&control.stop.rung) == 0)
+            std::this_thread::yield();
+        if (twin_arbiter<counting_relay>(&args) != WM_OK)
+            fail("launch");
+    }
+}
+
+// Through two relays, with the outer ends on `side`.
+void whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns) {
     u64 words[8] = {}, state[2] = {};
-    // Host words: `written` of the three mailboxes, then `consumed`.
-    box boxes[3] = {{0, 3, WM_SIDE_HOST, WM_SIDE_RESIDENT, words},
+    wm_doorbell doors[WM_DOORS] = {};
+    wm_bell bells[2] = {};
+    bells[0].doors = bells[1].doors = reinterpret_cast<uintptr_t>(doors);
+    // Readiness words: `written` of the three mailboxes, then `consumed`.
+    box boxes[3] = {{0, 3, side, WM_SIDE_RESIDENT, words},
                     {1, 3, WM_SIDE_RESIDENT, WM_SIDE_RESIDENT, words + 1},
-                    {2, 3, WM_SIDE_RESIDENT, WM_SIDE_HOST, words + 2}};
+                    {2, 3, WM_SIDE_RESIDENT, side, words + 2}};
+    for (box& b : boxes)
+        b.handle.bell = idle_spin_ns ? reinterpret_cast<uintptr_t>(&bells[side == WM_SIDE_HOST]) : 0;
     wm_mailbox table[3] = {boxes[0].handle, boxes[1].handle, boxes[2].handle};
     wm_module modules[2] = {};
     for (u32 i = 0; i < 2; i++) {
@@ -126,32 +156,40 @@ void whole_arbiter(u64 records) {
     args.mailbox_stats_out = address(mailbox_stats);
     args.module_stats_out = address(stats_out);
     args.device_words = args.host_words = address(words);
-    args.n_host_words = 6;
+    (side == WM_SIDE_HOST ? args.n_host_words : args.n_device_words) = 6;
     args.residency_ns = 2000000;
-    args.servers = 2;
+    args.device_bell = address(&bells[0]);
+    args.host_bell = address(&bells[1]);
+    args.doors = address(doors);
+    args.idle_spin_ns = idle_spin_ns;
+    args.sm_share_ppm = 1000000;
+    args.servers = servers;
     args.scratch_bytes = 2048;
     std::vector<item> items(records);
-    std::thread arbiter_thread([&] {
-        while (load_acquire_sys(&control.stop.rung) == 0) {
-            if (twin_arbiter<counting_relay>(&args) != WM_OK)
-                fail("launch");
-        }
-    });
-    std::thread producer([&] { produce(attach_producer(table[0]), records, items); });
+    std::thread arbiter_thread([&] { launch_all(args, control, telemetry, doors); });
+    std::thread producer([&] { produce(attach_producer(table[0]), records, items, idle_spin_ns); });
     consume(attach_consumer(table[2]), records);
     producer.join();
     store_release_sys(&control.stop.rung, 1);
     arbiter_thread.join();
     if (state[0] != records || state[1] != records)
         fail("steps");
-    std::printf("%llu launches\n", static_cast<unsigned long long>(telemetry.launches));
+    if (idle_spin_ns && telemetry.parks < records / 100)
+        fail("it hardly ever parked");
+    std::printf("%llu launches, %llu of them parked\n", static_cast<unsigned long long>(telemetry.launches),
+                static_cast<unsigned long long>(telemetry.parks));
 }
 
 } // namespace
 
 int main() {
     ring_alone(50000);
-    whole_arbiter(4000);
+    whole_arbiter(4000, WM_SIDE_HOST, 2, 0);
+    whole_arbiter(4000, WM_SIDE_DEVICE, 2, 0);
+    for (u32 side : {WM_SIDE_HOST, WM_SIDE_DEVICE}) {
+        whole_arbiter(4000, side, 0, 2000);
+        whole_arbiter(2000, side, 1, 2000);
+    }
     std::puts("every record arrived");
     return 0;
 }

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 2u        /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 4u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */
@@ -35,6 +35,7 @@
 #define WM_MAX_DIMS 8u         /* dimensions of a tensor descriptor */
 #define WM_REJECT_REASONS 8u   /* see WM_REJECT_* */
 #define WM_PRIORITIES 4u       /* priority classes; 0 is the most urgent */
+#define WM_DOORS 4u            /* doors that the arbiter's credits use in turn */
 #define WM_FAIR_TURNS 16u      /* every so many grants of a server the search begins at another class in turn */
 
 /* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
@@ -83,6 +84,8 @@ typedef int32_t wm_status;
 #define WM_EXIT_STOP 1u
 #define WM_EXIT_RESIDENCY 2u
 #define WM_EXIT_BAD_ARGS 3u
+#define WM_EXIT_PARK 4u /* nothing to do; the next launch waits for its door */
+#define WM_EXIT_NEWS 5u /* it was about to park when there was something to do; the next launch begins at once */
 
 /*
  * Mailbox header. The slots follow at WM_HEADER_BYTES. Zero-filled slots and indices are a valid empty mailbox.
@@ -120,12 +123,19 @@ typedef struct wm_mailbox_header {
 #define WM_HEAD_BITS_SHIFT 32u
 #define WM_TAG_SHIFT 63u
 
+/*
+ * Readiness words. In pinned memory, for an end on the host: the index. In device memory: the index shifted left by
+ * one, with a bit below it that a parking arbiter sets and the end's next publication takes away
+ * (csrc/protocol/bell.hpp).
+ */
+#define WM_PARK_BIT 1u
+
 /* Handle of a mailbox and row of the mailbox table: a plain struct, passed by value. */
 typedef struct wm_mailbox {
     uint64_t header;        /* address of the wm_mailbox_header */
-    uint64_t slots;         /* address of slot 0 */
-    uint64_t written;       /* address of the arbiter's copy of write_idx, stored by the producer; 0: direct mailbox */
-    uint64_t consumed;      /* address of the arbiter's copy of read_idx, stored by the consumer; 0: direct mailbox */
+    uint64_t bell;          /* address of the wm_bell of an arbiter that may park; 0: there is none */
+    uint64_t written;       /* address of the producer's readiness word: write_idx for the arbiter; 0: direct mailbox */
+    uint64_t consumed;      /* address of the consumer's readiness word: read_idx for the arbiter; 0: direct mailbox */
     uint32_t mailbox_id;    /* row of the mailbox table */
     uint32_t record_stride; /* as in the header */
     uint32_t slots_log2;    /* as in the header */
@@ -192,12 +202,27 @@ typedef struct wm_doorbell {
     uint8_t pad0[WM_LINE_BYTES - 8];
 } wm_doorbell;
 
-/* Host to arbiter, in pinned memory. The host alone writes it. */
+/*
+ * What an end that has news needs to know of an arbiter that may be parked. One in device memory for device ends, one
+ * in pinned memory for host ends; `parked` is written by the arbiter alone.
+ */
+typedef struct wm_bell {
+    uint64_t parked; /* 0: it runs; else 1 + the number of the credit whose door is to be opened */
+    uint64_t doors;  /* address of wm_doorbell[WM_DOORS], in pinned memory, as this side sees it */
+    uint8_t pad0[WM_LINE_BYTES - 16];
+} wm_bell;
+
+/*
+ * Host to arbiter, in pinned memory. The host alone writes it. Launch n of the arbiter uses credit n, which waits for
+ * door n % WM_DOORS. Doors are words of their own: anybody opens one by storing 1, only the launcher clears it.
+ */
 typedef struct wm_control {
     uint32_t magic;
     uint32_t version;
     uint8_t pad0[WM_LINE_BYTES - 8];
     wm_doorbell stop; /* asks the running launch to leave */
+    uint64_t credits; /* credits whose doors have been cleared; published before the driver is asked to enqueue them */
+    uint8_t pad1[WM_LINE_BYTES - 8];
 } wm_control;
 
 /*
@@ -224,8 +249,15 @@ typedef struct wm_telemetry {
     uint64_t work_ns;        /* time with at least one grant outstanding */
     uint64_t idle_poll_ns;   /* time resident without a grant outstanding */
     uint64_t quarantined;    /* mailboxes that the arbiter refuses to touch */
-    uint8_t pad0[2 * WM_LINE_BYTES - 80];
+    uint64_t wanted;         /* credits below this one may begin without a ring */
+    uint64_t parks;          /* launches that ended parked */
+    uint64_t parked_ns;      /* time between such an end and the next beginning */
+    uint64_t allowance;      /* idle polling that sm_share allows, in millionths of a nanosecond */
+    uint8_t pad0[2 * WM_LINE_BYTES - 112];
     wm_grant grants_held[16]; /* one a server */
+    uint64_t turns[16];       /* grants that each server has given, over all launches: fairness goes on over them */
+    uint64_t cursor[WM_PRIORITIES]; /* the module with which the next search of a class begins */
+    uint8_t pad1[WM_LINE_BYTES - 8 * WM_PRIORITIES];
 } wm_telemetry;
 
 /* Per mailbox; a copy for the host. */
@@ -260,13 +292,17 @@ typedef struct wm_arbiter_args {
     uint64_t module_stats_out;  /* wm_module_stats[n_modules], pinned */
     uint64_t device_words;      /* uint64_t[n_device_words], device memory: readiness lines of device ends */
     uint64_t host_words;        /* uint64_t[n_host_words], pinned: the same of host ends */
+    uint64_t device_bell;       /* wm_bell, device memory */
+    uint64_t host_bell;         /* wm_bell, pinned */
+    uint64_t doors;             /* wm_doorbell[WM_DOORS], pinned */
+    uint64_t idle_spin_ns;      /* polling without work before it parks; 0: it never parks, and launches need no door */
     uint64_t residency_ns;      /* longest stay of this launch; it then finishes the steps it has granted and leaves */
     uint32_t servers;           /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
     uint32_t scanners;          /* warps that look at the device side, at least 1; the twin needs none */
     uint32_t scratch_bytes;     /* scratch memory of each server, a multiple of 16 */
     uint32_t n_device_words;    /* a word for each `written` and `consumed` of a mailbox with an end outside */
     uint32_t n_host_words;
-    uint32_t reserved;
+    uint32_t sm_share_ppm; /* idle polling allowed in the long run, in millionths of the time */
 } wm_arbiter_args;
 
 #ifdef __cplusplus
@@ -284,13 +320,14 @@ WM_STATIC_ASSERT(sizeof(wm_producer) == 80, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_consumer) == 80, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_module) == 128, "one line a module");
 WM_STATIC_ASSERT(sizeof(wm_tensor) == 176, "a descriptor fits the 216 payload bytes that every 256-byte slot promises");
-WM_STATIC_ASSERT(sizeof(wm_control) == 2 * WM_LINE_BYTES, "the stop doorbell stands alone on its line");
+WM_STATIC_ASSERT(sizeof(wm_control) == 3 * WM_LINE_BYTES, "the stop doorbell and credits stand alone on their lines");
+WM_STATIC_ASSERT(sizeof(wm_bell) == WM_LINE_BYTES, "read by every end that finds its park bit");
 WM_STATIC_ASSERT(sizeof(wm_doorbell) == WM_LINE_BYTES, "a word that is spun on stands alone on its line");
 WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes: two aligned words");
-WM_STATIC_ASSERT(sizeof(wm_telemetry) == 4 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
+WM_STATIC_ASSERT(sizeof(wm_telemetry) == 6 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
 WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 120,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 152,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

@@ -102,13 +102,16 @@ typedef struct warpmail_module_options {
 } warpmail_module_options;
 #define WARPMAIL_MODULE_OPTIONS_INIT {sizeof(warpmail_module_options), 0, WM_RULE_ANY, 32, 0, 0, NULL, 0}
 
-/* Limits on the time the arbiter may hold an SM. */
+/* Limits on the time the arbiter may hold an SM. docs/parking.md tells what it does while it has nothing to do. */
 typedef struct warpmail_budget {
     uint32_t struct_size;
     uint32_t servers;      /* warps (twin: threads) that run handlers, 1 to 14; the twin takes 0 too */
     uint64_t residency_ns; /* the longest one launch stays: 100 us to 1 s */
+    uint64_t idle_spin_ns; /* polls so long without work, then parks: 1 us up to residency_ns; 0: never parks */
+    uint64_t max_wait_ns;  /* the longest that a parked arbiter's stream waits for news: 100 us to 1 s */
+    double sm_share;       /* long-run limit on polling without work, as a share of one SM: above 0, up to 1 */
 } warpmail_budget;
-#define WARPMAIL_BUDGET_INIT {sizeof(warpmail_budget), WARPMAIL_SERVERS_DEFAULT, 2000000}
+#define WARPMAIL_BUDGET_INIT {sizeof(warpmail_budget), WARPMAIL_SERVERS_DEFAULT, 2000000, 0, 2000000, 1.0}
 
 /* The twin's entry point of a handler set: warpmail::twin_arbiter<handlers>, see warpmail/handler.hpp. */
 typedef int (*warpmail_twin_entry)(const wm_arbiter_args* args);
@@ -144,8 +147,12 @@ typedef struct warpmail_stats {
     uint64_t grants;
     uint64_t work_ns;      /* with a grant outstanding */
     uint64_t idle_poll_ns; /* resident without one */
+    uint64_t parks;        /* launches that ended parked */
+    uint64_t parked_ns;    /* parked; a wait that has not ended yet is not in it */
+    uint32_t parked;       /* 1: it was parked when last seen */
+    uint32_t reserved;
 } warpmail_stats;
-#define WARPMAIL_STATS_INIT {sizeof(warpmail_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define WARPMAIL_STATS_INIT {sizeof(warpmail_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 typedef struct warpmail_module_stats {
     uint32_t struct_size;

@@ -12,7 +12,7 @@ using warpmail::u32;
 using warpmail::u64;
 
 constexpr u32 handler_ring = 0, handler_join = 1, handler_stuck = 2, handler_idle = 3, handler_strict = 4,
-              handler_tensor_writer = 5, handler_tensor_reader = 6;
+              handler_tensor_writer = 5, handler_tensor_reader = 6, handler_witness = 7;
 
 // Word i of record n.
 WM_FN u64 word_of(u64 n, u32 i) {
@@ -160,6 +160,25 @@ struct tensor_reader {
     }
 };
 
+// Takes a record, spends s[2] nanoseconds and notes its own number in a log that all witnesses share: {entries, number,
+// number, ...}. For one server.   state: 0 address of the log   1 own number   2 nanoseconds
+struct witness {
+    template <class C> WM_FN static void step(C& c) {
+        const u64* s = c.template state<u64>();
+        const u64 begin = warpmail::now_ns();
+        u32 len = 0, type = 0;
+        if (c.pop(0, c.scratch(), c.scratch_bytes(), len, type) != WM_OK)
+            return;
+        while (c.lanes.any(warpmail::now_ns() - begin < s[2]))
+            warpmail::pause();
+        if (c.lanes.rank() == 0) {
+            u64* log = warpmail::at<u64>(s[0]);
+            log[++log[0]] = s[1];
+        }
+        c.lanes.sync();
+    }
+};
+
 struct handlers {
     template <class C> WM_FN static void step(C& c, u32 handler) {
         if (c.state_bytes() < 64 && handler != handler_idle && handler != handler_strict)
@@ -177,6 +196,8 @@ struct handlers {
             return tensor_writer::step(c);
         case handler_tensor_reader:
             return tensor_reader::step(c);
+        case handler_witness:
+            return witness::step(c);
         default: // handler_idle takes nothing
             return;
         }

@@ -203,13 +203,17 @@ HOP(hop_ours_bytes, ours_bytes)
 HOP(hop_fence_after_pop, fence_after_pop)
 #undef HOP
 
-// Keeps device memory busy until `stop` is set, or for `limit_ns`.
-extern "C" __global__ void saturate(const uint4* from, uint4* to, u64 n, const u64* stop, u64 limit_ns) {
+// Keeps device memory busy until `stop` is set, or for `limit_ns`; adds to `moved` the bytes that it read and wrote.
+extern "C" __global__ void saturate(const uint4* from, uint4* to, u64 n, const u64* stop, u64 limit_ns, u64* moved) {
     const u64 begin = now_ns();
     const u64 step = static_cast<u64>(gridDim.x) * blockDim.x;
     while (load_relaxed_sys(stop) == 0 && now_ns() - begin < limit_ns) {
-        for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step)
+        u64 copied = 0;
+        for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step, copied++)
             to[i] = from[i];
+        copied = warp_lanes{}.sum(copied);
+        if (threadIdx.x % 32 == 0)
+            add_relaxed_gpu(moved, copied * 2 * sizeof(uint4));
     }
 }
 

@@ -25,6 +25,13 @@ pub(crate) struct Row {
     pub(crate) command: String,
 }
 
+impl Row {
+    /// Sets P50, P99 and P99.9, in the row's unit.
+    pub(crate) fn spread(&mut self, [p50, p99, p999]: [f64; 3]) {
+        (self.p50, self.p99, self.p999) = (Some(p50), Some(p99), Some(p999));
+    }
+}
+
 /// Collects rows that share a device and a command line.
 pub(crate) struct Figures {
     device: DeviceInfo,
@@ -56,6 +63,10 @@ impl Figures {
         });
         let last = self.rows.len() - 1;
         &mut self.rows[last]
+    }
+
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
     pub(crate) fn print(&self) {

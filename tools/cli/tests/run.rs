@@ -185,25 +185,3 @@ fn whoever_closes_the_pipe_has_seen_enough() {
     assert_eq!(first, "many.txt:2 ~ many.txt:1 1.0000\n");
     assert_eq!(code(&finish(child)), 0);
 }
-
-/// The same text on a GPU: everything but the `run` object is the same.
-#[test]
-fn the_gpu_gives_the_same_answers() {
-    let probe = Command::new(env!("CARGO_BIN_EXE_warpmail")).args(["probe", "--require-cuda"]).output().unwrap();
-    if !probe.status.success() {
-        println!("waived: no GPU that can be used");
-        return;
-    }
-    let folder = Folder::new("gpu");
-    // This text nearly repeats itself often enough; a line that does not fit a record comes with it.
-    let input = [include_str!("run.rs"), &include_str!("run.rs").replace('\n', " "), NEARLY].concat();
-    let twin = folder.json(&["--all"], input.as_bytes());
-    let mut child = folder.spawn(&["--backend", "cuda", "--capacity", "4096", "--all", "--json", "-"]);
-    let mut stdin = child.stdin.take().unwrap();
-    thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
-    let output = finish(child);
-    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
-    let cuda: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(cuda["run"]["backend"], "cuda");
-    assert_eq!((&cuda["results"], &cuda["summary"]), (&twin["results"], &twin["summary"]));
-}

@@ -49,11 +49,14 @@ impl Kernels {
         Ok(Kernels { context, library, multiprocessors: device.info().multiprocessors })
     }
 
-    /// Finds a kernel, loads its code now, and lets it use `shared` bytes of dynamic shared memory.
+    /// Finds a kernel, loads its code now, and lets it use `shared` bytes of dynamic shared memory. All of them ask for
+    /// the largest share of L1 as shared memory: an SM changes the share only when it is empty, so a kernel that asks for
+    /// another one waits until the first has left.
     pub(crate) fn get(&self, name: &str, shared: usize) -> Result<Kernel, String> {
         let name = CString::new(name).map_err(|e| e.to_string())?;
         let (mut kernel, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
         let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let share = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
         // SAFETY: the library is loaded; each handle comes from the call before.
         unsafe {
             sys::cuLibraryGetKernel(&mut kernel, self.library, name.as_ptr())
@@ -61,7 +64,9 @@ impl Kernels {
                 .map_err(failed("cuLibraryGetKernel"))?;
             sys::cuKernelGetFunction(&mut function, kernel).result().map_err(failed("cuKernelGetFunction"))?;
             sys::cuFuncLoad(function).result().map_err(failed("cuFuncLoad"))?;
-            sys::cuFuncSetAttribute(function, limit, shared as i32).result().map_err(failed("cuFuncSetAttribute"))?;
+            for (attribute, value) in [(limit, shared as i32), (share, 100)] {
+                sys::cuFuncSetAttribute(function, attribute, value).result().map_err(failed("cuFuncSetAttribute"))?;
+            }
         }
         Ok(Kernel(function))
     }
@@ -83,6 +88,15 @@ impl Kernels {
         // SAFETY: the callers in this folder pass what the kernels in bench_kernels/ declare.
         unsafe { result::launch_kernel(kernel.0, (blocks, 1, 1), (threads, 1, 1), shared, stream.0, params) }
             .map_err(failed("cuLaunchKernel"))
+    }
+
+    /// Whether everything on a stream has ended.
+    pub(crate) fn is_done(&self, stream: Stream) -> Result<bool, String> {
+        // SAFETY: the stream belongs to this context and is never destroyed.
+        match unsafe { sys::cuStreamQuery(stream.0) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            other => other.result().map(|()| true).map_err(failed("cuStreamQuery")),
+        }
     }
 
     /// Waits for a stream. Every bench kernel ends by itself.
@@ -144,7 +158,6 @@ fn header(stride: u32, slots: u32) -> abi::wm_mailbox_header {
 fn handle(base: u64, stride: u32, slots: u32) -> abi::wm_mailbox {
     abi::wm_mailbox {
         header: base,
-        slots: base + u64::from(abi::WM_HEADER_BYTES),
         record_stride: stride,
         slots_log2: slots.trailing_zeros(),
         scope: abi::WM_SCOPE_GPU,

@@ -3,13 +3,13 @@
 //! One warp on one SM sends a record, a warp on another sends it back; half the round trip is one way. Every kind runs
 //! between the same pairs of SMs; a ratio is taken within a pair, and the row gives the median over the pairs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use warpmail::{Builder, Device, DeviceBuffer, MailboxOptions, ModuleOptions, SpinBudget, abi};
 
 use super::gpu::{DeviceMailbox, Kernel, Kernels, Stream, arg};
-use super::{median, percentiles, text};
+use super::{Target, median, percentiles, text, twin};
 use crate::figures::Figures;
 
 include!(concat!(env!("OUT_DIR"), "/echo.rs"));
@@ -25,12 +25,11 @@ pub(crate) struct Args {
     /// Round trips per pair and kind
     #[arg(long, default_value_t = 4000)]
     rounds: u32,
-    /// CUDA device
-    #[arg(long, default_value_t = 0)]
-    device: u32,
-    /// Serving warps of the arbiter
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=14))]
-    servers: u32,
+    #[command(flatten)]
+    target: Target,
+    /// Serving warps of the arbiter; on the twin, threads
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=14))]
+    servers: Option<u32>,
     /// Also measure the round trip through the arbiter
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     grants: bool,
@@ -141,9 +140,11 @@ impl Bench {
     }
 
     /// Round trips through an arbiter whose table has `requests` mailboxes from device modules.
-    fn grants(&self, requests: u32, servers: u32, ordered: bool) -> Result<Vec<f64>, String> {
+    fn grants(&self, requests: u32, servers: Option<u32>, ordered: bool) -> Result<Vec<f64>, String> {
         let mut graph = Builder::new(self.device.clone());
-        graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
+        if let Some(servers) = servers {
+            graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
+        }
         let asker = graph.stream("asker").map_err(text)?;
         let mut last = None;
         let per_relay = abi::WM_MAX_INPUTS.min(requests);
@@ -173,28 +174,56 @@ impl Bench {
 
 /// Keeps device memory busy on every SM while it lives.
 struct Load {
-    stop: DeviceBuffer,
+    /// The stop word, and the bytes moved so far.
+    words: DeviceBuffer,
     _from: DeviceBuffer,
     _to: DeviceBuffer,
+    stream: Stream,
+    /// When it was first seen to move anything, and what it had moved by then.
+    seen: (Instant, u64),
 }
 
 impl Load {
-    fn start(bench: &Bench) -> Result<(Self, Stream), String> {
+    /// Starts it and waits until it runs.
+    fn start(bench: &Bench) -> Result<Self, String> {
         let bytes = 1usize << 30;
         let alloc = |n| bench.device.alloc(n).map_err(text);
-        let load = Load { stop: alloc(64)?, _from: alloc(bytes)?, _to: alloc(bytes)? };
+        let (words, from, to) = (alloc(64)?, alloc(bytes)?, alloc(bytes)?);
         let kernel = bench.kernels.get("saturate", 0)?;
         let stream = bench.kernels.stream()?;
-        let (mut from, mut to, mut n) = (load._from.address(), load._to.address(), (bytes / 16) as u64);
-        let (mut stop, mut limit) = (load.stop.address(), 20_000_000_000u64);
-        let params = &mut [arg(&mut from), arg(&mut to), arg(&mut n), arg(&mut stop), arg(&mut limit)];
+        let (mut source, mut target, mut n) = (from.address(), to.address(), (bytes / 16) as u64);
+        let (mut stop, mut limit, mut moved) = (words.address(), 20_000_000_000u64, words.address() + 8);
+        let params =
+            &mut [arg(&mut source), arg(&mut target), arg(&mut n), arg(&mut stop), arg(&mut limit), arg(&mut moved)];
         bench.kernels.launch(kernel, bench.kernels.multiprocessors, 512, 0, stream, params)?;
-        Ok((load, stream))
+        let mut load = Load { words, _from: from, _to: to, stream, seen: (Instant::now(), 0) };
+        let until = Instant::now() + Duration::from_secs(5);
+        while load.seen.1 == 0 {
+            if Instant::now() > until {
+                return Err("the co-runner did not begin within 5 s".into());
+            }
+            load.seen = (Instant::now(), load.moved()?);
+        }
+        Ok(load)
     }
 
-    fn end(self, bench: &Bench, stream: Stream) -> Result<(), String> {
-        self.stop.upload(0, &1u64.to_ne_bytes()).map_err(text)?;
-        bench.kernels.wait(stream)
+    fn moved(&self) -> Result<u64, String> {
+        let mut bytes = [0; 8];
+        self.words.download(8, &mut bytes).map_err(text)?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    /// Ends it. Returns the rate at which it moved bytes, in GB/s; an error if it was not running any more.
+    fn end(self, bench: &Bench) -> Result<f64, String> {
+        let (begin, before) = self.seen;
+        let was_running = !bench.kernels.is_done(self.stream)?;
+        let rate = (self.moved()? - before) as f64 / begin.elapsed().as_nanos() as f64;
+        self.words.upload(0, &1u64.to_ne_bytes()).map_err(text)?;
+        bench.kernels.wait(self.stream)?;
+        if !was_running || rate == 0.0 {
+            return Err("the co-runner had ended before the loaded figures were taken: they are no figures".into());
+        }
+        Ok(rate)
     }
 }
 
@@ -217,15 +246,16 @@ fn hops(bench: &Bench, pairs: &[(u32, u32)], suffix: &str, figures: &mut Figures
     for ((_, id), (samples, mut medians)) in KINDS.iter().zip(all) {
         let mut ratios: Vec<f64> = medians.iter().zip(&raw).map(|(m, r)| m / r).collect();
         let value = median(&mut medians);
-        let [p50, p99, p999] = percentiles(&samples)?;
-        let row = figures.add(&format!("{id}{suffix}"), value, "ns", Some(value / median(&mut ratios)));
-        (row.p50, row.p99, row.p999) = (Some(p50), Some(p99), Some(p999));
+        let spread = percentiles(&samples)?;
+        figures.add(&format!("{id}{suffix}"), value, "ns", Some(value / median(&mut ratios))).spread(spread);
     }
     Ok(median(&mut raw.clone()))
 }
 
 pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
-    let device = Device::cuda(args.device).map_err(text)?;
+    let Some(device) = args.target.gpu()? else {
+        return twin::hop(args.rounds, args.servers, args.grants);
+    };
     let bench = Bench::new(&device, args.rounds.max(100))?;
     let sms = bench.kernels.multiprocessors;
     // Pairs at all distances, and every SM number once before any twice.
@@ -239,19 +269,19 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
         bench.rounds
     );
     let raw = hops(&bench, &pairs, "", &mut figures)?;
-    let (load, stream) = Load::start(&bench)?;
+    let load = Load::start(&bench)?;
     let loaded = hops(&bench, &pairs[..pairs.len().min(6)], ".loaded", &mut figures);
-    load.end(&bench, stream)?;
+    let rate = load.end(&bench);
     loaded?;
+    figures.add("hop.co_runner", rate?, "GB/s", None);
     if args.grants {
         for (requests, ordered) in [(1, false), (64, false), (512, false), (3584, false), (1, true)] {
             let samples = bench.grants(requests, args.servers, ordered)?;
-            let [p50, p99, p999] = percentiles(&samples)?;
+            let spread = percentiles(&samples)?;
             // 3584 requests and their answers make a table of 4032.
             let id = if requests == 3584 { 4096 } else { requests };
             let id = format!("grant{}.{id}", if ordered { ".ordered" } else { "" });
-            let row = figures.add(&id, p50, "ns", Some(2.0 * raw));
-            (row.p50, row.p99, row.p999) = (Some(p50), Some(p99), Some(p999));
+            figures.add(&id, spread[0], "ns", Some(2.0 * raw)).spread(spread);
         }
     }
     Ok(figures)

@@ -3,13 +3,17 @@
 mod gpu;
 mod hop;
 mod pair;
+mod plot;
+mod spin_budget;
 mod throughput;
+mod twin;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 use hdrhistogram::Histogram;
+use warpmail::Device;
 
 use crate::figures::Figures;
 
@@ -19,6 +23,9 @@ pub(crate) struct Args {
     /// Also write the rows as JSON to this file
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also draw the rows as an SVG picture in this file
+    #[arg(long, global = true, value_name = "FILE")]
+    svg: Option<PathBuf>,
     #[command(subcommand)]
     which: Which,
 }
@@ -27,10 +34,14 @@ pub(crate) struct Args {
 enum Which {
     /// Two host threads over one mailbox of the twin, beside rtrb and crossbeam (row twin.pair)
     Pair(pair::Args),
-    /// One way between two SMs, and a round trip through the arbiter, over the raw flag between the same SMs
+    /// One way between two SMs, and a round trip through the arbiter, over the raw flag between the same SMs; on the
+    /// twin between threads
     Hop(hop::Args),
-    /// Records per second between warps, over a copy through L2 and a naive ring; to and from the host
+    /// Records per second between warps, over a copy through L2 and a naive ring; to and from the host; on
+    /// the twin between threads
     Throughput(throughput::Args),
+    /// Random arrivals under budgets from always polling to always parked: latency, and the share of an SM that it costs
+    SpinBudget(spin_budget::Args),
 }
 
 pub(crate) fn execute(args: &Args) -> ExitCode {
@@ -38,6 +49,7 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
         Which::Pair(a) => pair::execute(a),
         Which::Hop(a) => hop::execute(a),
         Which::Throughput(a) => throughput::execute(a),
+        Which::SpinBudget(a) => spin_budget::execute(a, args.svg.as_deref()),
     };
     match outcome.and_then(|figures| finish(args, &figures)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,7 +62,39 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
 
 fn finish(args: &Args, figures: &Figures) -> Result<(), String> {
     figures.print();
-    args.json.as_deref().map_or(Ok(()), |path| figures.write(path))
+    args.json.as_deref().map_or(Ok(()), |path| figures.write(path))?;
+    let draws_its_own = matches!(args.which, Which::SpinBudget(_));
+    args.svg.as_deref().filter(|_| !draws_its_own).map_or(Ok(()), |path| plot::draw(figures, path))
+}
+
+/// Where a bench runs.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Backend {
+    /// A GPU if it can be used, else the twin
+    Auto,
+    Cuda,
+    Twin,
+}
+
+#[derive(clap::Args)]
+struct Target {
+    /// Where to run; figures of the twin say so
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: Backend,
+    /// CUDA device
+    #[arg(long, default_value_t = 0, value_name = "ORDINAL")]
+    device: u32,
+}
+
+impl Target {
+    /// The GPU to run on, or none for the twin.
+    fn gpu(&self) -> Result<Option<Device>, String> {
+        match self.backend {
+            Backend::Twin => Ok(None),
+            Backend::Auto if warpmail::probe().why_not_cuda(self.device).is_some() => Ok(None),
+            _ => Device::cuda(self.device).map(Some).map_err(text),
+        }
+    }
 }
 
 fn text(e: warpmail::Error) -> String {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, ModuleId};
 
 use super::gpu::{DeviceMailboxes, Kernel, Kernels, Stream, arg};
-use super::{median, text};
+use super::{Target, median, text, twin};
 use crate::figures::Figures;
 
 /// More than half of an SM's shared memory: one block a SM.
@@ -26,9 +26,8 @@ pub(crate) struct Args {
     /// Records to and from the host
     #[arg(long, default_value_t = 4_000_000)]
     host_records: u64,
-    /// CUDA device
-    #[arg(long, default_value_t = 0)]
-    device: u32,
+    #[command(flatten)]
+    target: Target,
 }
 
 struct Bench {
@@ -41,8 +40,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(ordinal: u32) -> Result<Self, String> {
-        let device = Device::cuda(ordinal).map_err(text)?;
+    fn new(device: Device) -> Result<Self, String> {
         let kernels = Kernels::load(&device)?;
         let (stream, sms) = (kernels.stream()?, kernels.multiprocessors);
         let faults = device.alloc(64).map_err(text)?;
@@ -237,7 +235,10 @@ fn from_host(bench: &Bench, records: u64) -> Result<f64, String> {
 }
 
 pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
-    let bench = Bench::new(args.device)?;
+    let Some(device) = args.target.gpu()? else {
+        return twin::throughput(args.rounds);
+    };
+    let bench = Bench::new(device)?;
     let mut figures = Figures::new(bench.device.info());
     let one = Shape { pairs: 1, per_sm: 1, stride: 256, slots: 1024 };
     let naive = bench.naive(200_000, args.rounds)? * 1e3;

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Leaving the SM until somebody has news, and leaving it for a moment. The keeper does it, when no server is left. The
+// other half is bell.hpp; the two together are the model tests/model/park.pml, whose step names stand here.
+//
+// Launch n uses credit n: the stream waits for door n % WM_DOORS and then starts the kernel. A launch that parks leaves
+// the next door closed and says which it is; one that leaves for any other reason says that the next launch is wanted,
+// and opens its door if the launcher has cleared it already; else the launcher opens it.
+#ifndef WARPMAIL_PROTOCOL_PARK_HPP
+#define WARPMAIL_PROTOCOL_PARK_HPP
+
+#include "protocol/arbiter.hpp"
+
+namespace warpmail {
+
+// A launch that a ring or the pacer has started stays this long at least, so that what the ringer wrote is seen.
+constexpr u64 wake_grace_ns = 5000;
+
+WM_FN bool can_park(const wm_arbiter_args& args) {
+    return args.idle_spin_ns != 0;
+}
+
+// P1 Whether there is a credit to ring for.
+WM_FN bool may_park(const arbiter& a) {
+    return load_relaxed_sys(&at<wm_control>(a.args.control)->credits) >= a.launch + 2;
+}
+
+// Whether some module's rule or credit may have changed and nobody has looked yet.
+template <class L> WM_FN bool has_looks(L lanes, const arbiter& a) {
+    const u32 words = a.classes * words_for(a.args.n_modules);
+    u32 bits = 0;
+    for (u32 w = lanes.rank(); w < words; w += lanes.width())
+        bits |= load_relaxed_cta(&a.look[w]);
+    return lanes.any(bits != 0);
+}
+
+// Whether a readiness word says what its scan has seen. ACQUIRE of the scan's store.
+WM_FN bool was_seen(const watch_list& w, u32 i, u64 word) {
+    return load_acquire_cta(&w.seen[i]) == folded(index_in(word, w.scope));
+}
+
+// Announces that the arbiter is parked, and looks once more at everything. True: there is nothing new, and whoever has
+// news from here on opens the next door. False: there is; leave_wanted then.
+template <class L> WM_FN bool park(L lanes, arbiter& a) {
+    if (lanes.rank() == 0) {
+        store_relaxed_gpu(&at<wm_bell>(a.args.device_bell)->parked, a.launch + 2); // P2
+        store_relaxed_sys(&at<wm_bell>(a.args.host_bell)->parked, a.launch + 2);
+    }
+    lanes.sync();
+    fence_sc_sys(); // P3: a release for the marks of P4; with H2 for the loads of P5
+    bool news = false;
+    for (u32 i = lanes.rank(); i < a.device_side.n; i += lanes.width()) {
+        u64* word = const_cast<u64*>(a.device_side.words) + i;
+        news = !was_seen(a.device_side, i, or_relaxed_gpu(word, WM_PARK_BIT)) || news; // P4
+    }
+    for (u32 i = lanes.rank(); i < a.host_side.n; i += lanes.width())
+        news = !was_seen(a.host_side, i, load_relaxed_sys(a.host_side.words + i)) || news; // P5
+    return !lanes.any(news) && !has_looks(lanes, a);                                       // P6
+}
+
+// Says that the next launch should begin at once.
+template <class L> WM_FN void leave_wanted(L lanes, arbiter& a) {
+    if (lanes.rank() == 0) {
+        store_relaxed_sys(&at<wm_telemetry>(a.args.telemetry)->wanted, a.launch + 2); // L1
+        fence_sc_sys();                                                               // L2, with C3
+        if (may_park(a))                                                              // L3
+            open_door(a.args.doors, a.launch + 1);
+    }
+    lanes.sync();
+}
+
+} // namespace warpmail
+
+#endif

@@ -1,0 +1,253 @@
+//! Where everything of a module graph lies, and its first contents.
+
+use bytemuck::{Zeroable, bytes_of};
+
+use super::{Memory, handle_of, header_of};
+use crate::abi;
+use crate::error::{Error, Result};
+use crate::graph::{Builder, MailboxPlan};
+use crate::options::SpinBudget;
+
+/// Hands out offsets one after the other.
+struct Plan(u64);
+
+impl Plan {
+    fn take(&mut self, bytes: u64, align: u64) -> u64 {
+        let at = self.0.next_multiple_of(align);
+        self.0 = at + bytes;
+        at
+    }
+
+    fn array<T>(&mut self, n: usize) -> u64 {
+        self.take((n * size_of::<T>()) as u64, u64::from(abi::WM_LINE_BYTES))
+    }
+}
+
+fn side(graph: &Builder, module: u32) -> u32 {
+    match graph.modules[module as usize].kind {
+        abi::WM_KIND_RESIDENT => abi::WM_SIDE_RESIDENT,
+        abi::WM_KIND_HOST => abi::WM_SIDE_HOST,
+        _ => abi::WM_SIDE_DEVICE,
+    }
+}
+
+/// A mailbox with an end on the host lies in pinned memory.
+fn is_pinned(graph: &Builder, m: &MailboxPlan) -> bool {
+    [m.producer, m.consumer].iter().any(|&end| side(graph, end) == abi::WM_SIDE_HOST)
+}
+
+/// Ends of mailboxes on a side: each has a readiness word.
+fn ends_of(graph: &Builder, wanted: u32) -> usize {
+    let ends = graph.mailboxes.iter().flat_map(|m| [m.producer, m.consumer]);
+    ends.filter(|&end| side(graph, end) == wanted).count()
+}
+
+/// Offsets in the device allocation.
+struct OnDevice {
+    table: u64,
+    modules: u64,
+    module_stats: u64,
+    words: u64,
+    bell: u64,
+    states: Vec<u64>,
+    boxes: Vec<u64>,
+    bytes: u64,
+}
+
+impl OnDevice {
+    fn of(graph: &Builder) -> Self {
+        let mut plan = Plan(0);
+        OnDevice {
+            table: plan.array::<abi::wm_mailbox>(graph.mailboxes.len()),
+            modules: plan.array::<abi::wm_module>(graph.modules.len()),
+            module_stats: plan.array::<abi::wm_module_stats>(graph.modules.len()),
+            words: plan.array::<u64>(ends_of(graph, abi::WM_SIDE_DEVICE)),
+            bell: plan.array::<abi::wm_bell>(1),
+            states: graph.modules.iter().map(|m| plan.take(m.options.state.len() as u64, 256)).collect(),
+            boxes: boxes(graph, &mut plan, false),
+            bytes: plan.0,
+        }
+    }
+}
+
+/// Offsets in the pinned allocation.
+struct InPinned {
+    control: u64,
+    telemetry: u64,
+    doors: u64,
+    bell: u64,
+    mailbox_stats: u64,
+    module_stats: u64,
+    words: u64,
+    boxes: Vec<u64>,
+    bytes: u64,
+}
+
+impl InPinned {
+    fn of(graph: &Builder) -> Self {
+        let mut plan = Plan(0);
+        InPinned {
+            control: plan.array::<abi::wm_control>(1),
+            telemetry: plan.array::<abi::wm_telemetry>(1),
+            doors: plan.array::<abi::wm_doorbell>(abi::WM_DOORS as usize),
+            bell: plan.array::<abi::wm_bell>(1),
+            mailbox_stats: plan.array::<abi::wm_mailbox_stats>(graph.mailboxes.len()),
+            module_stats: plan.array::<abi::wm_module_stats>(graph.modules.len()),
+            words: plan.array::<u64>(ends_of(graph, abi::WM_SIDE_HOST)),
+            boxes: boxes(graph, &mut plan, true),
+            bytes: plan.0,
+        }
+    }
+}
+
+/// Offsets of the mailboxes of one kind of memory; 0 for the others.
+fn boxes(graph: &Builder, plan: &mut Plan, pinned: bool) -> Vec<u64> {
+    let place = |m: &MailboxPlan| if is_pinned(graph, m) == pinned { plan.take(m.options.bytes(), 512) } else { 0 };
+    graph.mailboxes.iter().map(place).collect()
+}
+
+/// Readiness words of a side stand together, dense: a scan reads lines of them.
+struct Words {
+    next: u64,
+}
+
+impl Words {
+    fn take(&mut self) -> u64 {
+        self.next += 8;
+        self.next - 8
+    }
+}
+
+fn put(image: &mut [u8], offset: u64, bytes: &[u8]) {
+    image[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+}
+
+impl Memory {
+    /// Lays out and fills the memory of a graph; returns it with the launch arguments.
+    pub(crate) fn of_graph(graph: Builder) -> Result<(Self, abi::wm_arbiter_args)> {
+        let (device, pinned) = (OnDevice::of(&graph), InPinned::of(&graph));
+        let mut memory = Memory::allocate(graph.device.clone(), device.bytes as usize, pinned.bytes as usize)?;
+        memory.control = pinned.control as usize;
+        memory.telemetry = pinned.telemetry as usize;
+        memory.doors = pinned.doors as usize;
+        memory.mailbox_stats = pinned.mailbox_stats as usize;
+        memory.module_stats = pinned.module_stats as usize;
+        // A graph too large for the host is refused like one too large for the device.
+        let bytes = device.bytes as usize;
+        let mut image: Vec<u8> = bytemuck::allocation::try_zeroed_vec(bytes).map_err(|()| Error::Unavailable {
+            what: "host memory",
+            reason: format!("{bytes} bytes to lay the graph out in"),
+        })?;
+        memory.fill_mailboxes(&graph, &device, &pinned, &mut image);
+        memory.fill_modules(&graph, &device, &mut image);
+        memory.fill_words(&device, &pinned, &mut image);
+        memory.device.backend.upload(memory.arena.0, &image)?;
+        let args = memory.args(&graph, &device, &pinned);
+        memory._keep = graph.keep;
+        Ok((memory, args))
+    }
+
+    fn fill_mailboxes(&mut self, graph: &Builder, device: &OnDevice, pinned: &InPinned, image: &mut [u8]) {
+        let (arena, pinned_base) = (self.arena.0, self.pinned.device);
+        let mut device_words = Words { next: arena + device.words };
+        let mut host_words = Words { next: pinned_base + pinned.words };
+        for (id, plan) in graph.mailboxes.iter().enumerate() {
+            let in_pinned = is_pinned(graph, plan);
+            let sides = [side(graph, plan.producer), side(graph, plan.consumer)];
+            let header = header_of(id as u32, plan.producer, plan.consumer, &plan.options, in_pinned);
+            let base = if in_pinned { pinned_base + pinned.boxes[id] } else { arena + device.boxes[id] };
+            let mut handle = handle_of(&header, base);
+            let [written, consumed] = sides.map(|side| match side {
+                abi::WM_SIDE_HOST => host_words.take(),
+                abi::WM_SIDE_DEVICE => device_words.take(),
+                _ => 0,
+            });
+            (handle.written, handle.consumed) = (written, consumed);
+            (handle.producer_side, handle.consumer_side) = (sides[0] as u16, sides[1] as u16);
+            let has_bell = graph.budget.idle_spin.is_some() && sides.contains(&abi::WM_SIDE_RESIDENT);
+            handle.bell = if has_bell { arena + device.bell } else { 0 };
+            if in_pinned {
+                self.write_pinned(pinned.boxes[id] as usize, bytes_of(&header));
+            } else {
+                put(image, device.boxes[id], bytes_of(&header));
+            }
+            put(image, device.table + (id * size_of::<abi::wm_mailbox>()) as u64, bytes_of(&handle));
+            self.handles.push(handle);
+            let mut host = self.to_host(handle);
+            host.bell = if has_bell { self.pinned.host as u64 + pinned.bell } else { 0 };
+            self.host_handles.push(host);
+            self.mailbox_names.push(plan.name.clone());
+        }
+    }
+
+    fn fill_modules(&mut self, graph: &Builder, device: &OnDevice, image: &mut [u8]) {
+        for (id, plan) in graph.modules.iter().enumerate() {
+            let mut row = abi::wm_module::zeroed();
+            row.module_id = id as u32;
+            row.kind = plan.kind;
+            row.rule = plan.rule();
+            row.handler = plan.options.handler;
+            row.batch = plan.options.batch;
+            row.out_records = plan.out_records();
+            row.priority = plan.options.priority.into();
+            if plan.kind == abi::WM_KIND_RESIDENT {
+                row.n_inputs = plan.inputs.len() as u32;
+                row.n_outputs = plan.outputs.len() as u32;
+                row.inputs[..plan.inputs.len()].copy_from_slice(&plan.inputs);
+                row.outputs[..plan.outputs.len()].copy_from_slice(&plan.outputs);
+            }
+            row.state_bytes = plan.options.state.len() as u64;
+            row.state = if row.state_bytes == 0 { 0 } else { self.arena.0 + device.states[id] };
+            put(image, device.modules + (id * size_of::<abi::wm_module>()) as u64, bytes_of(&row));
+            put(image, device.states[id], &plan.options.state);
+            self.states.push((row.state, plan.options.state.len()));
+            self.module_names.push(plan.name.clone());
+        }
+    }
+
+    fn fill_words(&mut self, device: &OnDevice, pinned: &InPinned, image: &mut [u8]) {
+        let mut word = abi::wm_control::zeroed();
+        (word.magic, word.version) = (abi::WM_ABI_MAGIC, abi::WM_ABI_VERSION);
+        self.write_pinned(self.control, bytes_of(&word));
+        let mut word = abi::wm_telemetry::zeroed();
+        (word.magic, word.version) = (abi::WM_ABI_MAGIC, abi::WM_ABI_VERSION);
+        self.write_pinned(self.telemetry, bytes_of(&word));
+        let mut bell = abi::wm_bell::zeroed();
+        bell.doors = self.pinned.device + pinned.doors;
+        put(image, device.bell, bytes_of(&bell));
+        bell.doors = self.pinned.host as u64 + pinned.doors;
+        self.write_pinned(pinned.bell as usize, bytes_of(&bell));
+    }
+
+    fn args(&self, graph: &Builder, device: &OnDevice, pinned: &InPinned) -> abi::wm_arbiter_args {
+        let (arena, base) = (self.arena.0, self.pinned.device);
+        let n_device_words = ends_of(graph, abi::WM_SIDE_DEVICE) as u32;
+        let SpinBudget { idle_spin, sm_share, residency, servers, .. } = graph.budget;
+        abi::wm_arbiter_args {
+            magic: abi::WM_ABI_MAGIC,
+            version: abi::WM_ABI_VERSION,
+            n_mailboxes: graph.mailboxes.len() as u32,
+            n_modules: graph.modules.len() as u32,
+            mailboxes: arena + device.table,
+            modules: arena + device.modules,
+            module_stats: arena + device.module_stats,
+            control: base + pinned.control,
+            telemetry: base + pinned.telemetry,
+            mailbox_stats_out: base + pinned.mailbox_stats,
+            module_stats_out: base + pinned.module_stats,
+            device_words: arena + device.words,
+            host_words: base + pinned.words,
+            device_bell: arena + device.bell,
+            host_bell: base + pinned.bell,
+            doors: base + pinned.doors,
+            idle_spin_ns: idle_spin.map_or(0, |d| d.as_nanos() as u64),
+            residency_ns: residency.as_nanos() as u64,
+            servers,
+            scanners: n_device_words.div_ceil(2048).clamp(1, abi::WM_MAX_SCANNERS),
+            scratch_bytes: graph.scratch_bytes(),
+            n_device_words,
+            n_host_words: ends_of(graph, abi::WM_SIDE_HOST) as u32,
+            sm_share_ppm: (sm_share * 1e6).round() as u32,
+        }
+    }
+}

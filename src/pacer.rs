@@ -1,0 +1,67 @@
+//! The thread that keeps every wait on the device bounded, and names handlers that do not return. It loads and stores mapped
+//! memory and makes no driver call: a driver call could wait for the very lock that a waiting library holds.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{self, RecvTimeoutError, Sender};
+
+use crate::error::{Error, Result};
+use crate::memory::Memory;
+
+/// A handler that runs longer than this is named in a warning.
+const SUSPICIOUS: Duration = Duration::from_secs(1);
+
+/// Runs until it is dropped.
+pub(crate) struct Pacer {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pacer {
+    /// With `max_wait`, opens every door that has been closed for that long or nearly so: every `max_wait`, all of them.
+    pub(crate) fn start(memory: Arc<Memory>, max_wait: Option<Duration>) -> Result<Self> {
+        let (stop, stopped) = channel::bounded::<()>(0);
+        let tick = max_wait.unwrap_or(SUSPICIOUS / 10);
+        let body = move || {
+            let mut warned = false;
+            while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+                if max_wait.is_some() {
+                    open_doors(&memory);
+                }
+                watch(&memory, &mut warned);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("warpmail-pacer".into())
+            .spawn(body)
+            .map_err(|e| Error::Unavailable { what: "a thread for the pacer", reason: e.to_string() })?;
+        Ok(Pacer { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Pacer {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // it waits for nothing but its own tick
+        }
+    }
+}
+
+/// T1 and T2 of the model: the credits that were published and have not begun.
+fn open_doors(memory: &Memory) {
+    for n in memory.telemetry().launches..memory.credits() {
+        memory.set_door(n, true);
+    }
+}
+
+/// Names a handler that has been running for suspiciously long, once.
+fn watch(memory: &Memory, warned: &mut bool) {
+    let slow = memory.stats().serving.into_iter().find(|s| s.for_ns > SUSPICIOUS.as_nanos() as u64);
+    if let (Some(slow), false) = (&slow, *warned) {
+        tracing::warn!(module = %slow.module, for_ms = slow.for_ns / 1_000_000, "a handler has not returned yet");
+    }
+    *warned = slow.is_some();
+}

@@ -1,0 +1,206 @@
+//! The arbiter leaves when there is nothing to do, and no news is ever lost: not on a push, not on a credit's return, not at
+//! a stop. With the pacer switched off nothing would mend a lost wake-up: such a scenario would hang, and be killed.
+
+use std::time::{Duration, Instant};
+
+use warpmail::{
+    Builder, Device, Error, HandlerImage, MailboxOptions, ModuleOptions, Receiver, Runtime, Sender, SpinBudget, builtin,
+};
+use warpmail_testkit as kit;
+
+use crate::flow::echo;
+use crate::{BOUND, Outcome, expect, text};
+
+fn parking(idle_spin: Duration, servers: u32) -> SpinBudget {
+    SpinBudget { idle_spin: Some(idle_spin), residency: Duration::from_millis(100), servers, ..SpinBudget::default() }
+}
+
+fn servers(device: &Device) -> u32 {
+    if device.info().ordinal.is_some() { 6 } else { 0 }
+}
+
+/// `lines` pairs of mailboxes between the host and one relay each, and an arbiter that parks, without a pacer.
+fn relays(
+    device: &Device,
+    lines: usize,
+    slots: u32,
+    budget: SpinBudget,
+) -> Result<(Runtime, Vec<(Sender, Receiver)>), Error> {
+    let mut graph = Builder::new(device.clone());
+    graph.budget(budget)?.without_pacer();
+    let host = graph.host("host")?;
+    let mut ids = Vec::new();
+    for i in 0..lines {
+        let relay = graph.resident(&format!("relay{i}"), builtin::RELAY)?;
+        let there = graph.mailbox(host, relay, MailboxOptions::slots(slots))?;
+        ids.push((there, graph.mailbox(relay, host, MailboxOptions::slots(slots))?));
+    }
+    let mut runtime = graph.build(HandlerImage::builtin())?;
+    let mut ends = Vec::new();
+    for (there, back) in ids {
+        ends.push((runtime.sender(there)?, runtime.receiver(back)?));
+    }
+    runtime.start()?;
+    Ok((runtime, ends))
+}
+
+fn until_parked(runtime: &Runtime) -> Outcome {
+    let begin = Instant::now();
+    while !runtime.stats().parked {
+        expect(begin.elapsed() < BOUND, || format!("never parked: {:?}", runtime.stats()))?;
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// A cheap sequence of numbers that differ.
+fn next(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *seed >> 33
+}
+
+fn pushes(device: &Device, default_twin: u64, default_cuda: u64) -> u64 {
+    let default = if device.info().ordinal.is_some() { default_cuda } else { default_twin };
+    std::env::var("WARPMAIL_PARKED_PUSHES").ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+pub(crate) fn pushes_to_a_parked_arbiter_arrive(device: &Device) -> Outcome {
+    let idle_spin = Duration::from_micros(20);
+    let (mut runtime, mut ends) = relays(device, 1, 8, parking(idle_spin, servers(device))).map_err(text)?;
+    let (sender, receiver) = &mut ends[0];
+    let (count, mut buffer, mut seed) = (pushes(device, 4000, 100_000), [0; 248], 1);
+    for n in 0..count {
+        if n % 4 == 0 {
+            until_parked(&runtime)?;
+        } else {
+            // Around the moment of parking.
+            let wait = Duration::from_nanos(next(&mut seed) % (3 * idle_spin.as_nanos() as u64));
+            let begin = Instant::now();
+            while begin.elapsed() < wait {
+                std::hint::spin_loop();
+            }
+        }
+        sender.push(1, &n.to_le_bytes(), BOUND).map_err(text)?;
+        let record = receiver.pop(&mut buffer, BOUND).map_err(|e| format!("push {n}: {e}; {:?}", runtime.stats()))?;
+        expect(buffer[..record.len] == n.to_le_bytes(), || format!("record {n} came back changed"))?;
+    }
+    runtime.stop(BOUND).map_err(text)?;
+    let stats = runtime.stats();
+    eprintln!("{count} pushes, {} parks, {} launches", stats.parks, stats.launches);
+    expect(stats.parks > count / 8, || format!("{stats:?}"))
+}
+
+pub(crate) fn several_producers_wake_it(device: &Device) -> Outcome {
+    let (mut runtime, ends) = relays(device, 3, 4, parking(Duration::from_micros(5), servers(device))).map_err(text)?;
+    let count = pushes(device, 2000, 50_000);
+    let lines: Vec<_> = ends
+        .into_iter()
+        .enumerate()
+        .map(|(line, (mut sender, mut receiver))| {
+            std::thread::spawn(move || {
+                let mut seed = line as u64;
+                for n in 0..count {
+                    echo(&mut sender, &mut receiver, n, 1).map_err(|e| format!("line {line}, record {n}: {e}"))?;
+                    for _ in 0..next(&mut seed) % 2000 {
+                        std::hint::spin_loop();
+                    }
+                }
+                Ok::<(), String>(())
+            })
+        })
+        .collect();
+    for line in lines {
+        line.join().map_err(|_| "a line panicked".to_string())??;
+    }
+    runtime.stop(BOUND).map_err(text)?;
+    let stats = runtime.stats();
+    expect(stats.parks > 0, || format!("{stats:?}"))
+}
+
+pub(crate) fn a_slot_given_back_wakes_it(device: &Device) -> Outcome {
+    let (mut runtime, mut ends) =
+        relays(device, 1, 2, parking(Duration::from_micros(20), servers(device))).map_err(text)?;
+    let (sender, receiver) = &mut ends[0];
+    let (mut sent, mut buffer) = (0u64, [0; 248]);
+    for n in 0..pushes(device, 500, 20_000) {
+        // Fill both rings: the relay is held back, and the arbiter has nothing to do.
+        while sent < n + 4 {
+            sender.push(1, &sent.to_le_bytes(), BOUND).map_err(|e| format!("push {sent}: {e}"))?;
+            sent += 1;
+        }
+        until_parked(&runtime)?;
+        // Two more wait behind; only the slot that this gives back lets the next one through.
+        let record = receiver.pop(&mut buffer, BOUND).map_err(text)?;
+        expect(buffer[..record.len] == n.to_le_bytes(), || format!("record {n} came back changed"))?;
+        let begin = Instant::now();
+        while !receiver.is_ready() || runtime.stats().mailboxes[1].written < n + 3 {
+            expect(begin.elapsed() < BOUND, || format!("record {} was not let through: {:?}", n + 2, runtime.stats()))?;
+            std::thread::yield_now();
+        }
+    }
+    runtime.stop(BOUND).map_err(text)
+}
+
+pub(crate) fn parked_arbiters_stop_and_pause(device: &Device) -> Outcome {
+    for i in 0..30 {
+        let budget = parking(Duration::from_micros(50), servers(device));
+        let (mut runtime, mut ends) = relays(device, 1, 8, budget).map_err(text)?;
+        let (sender, receiver) = &mut ends[0];
+        echo(sender, receiver, 0, 5).map_err(|e| format!("start {i}: {e}"))?;
+        until_parked(&runtime)?;
+        let (begun, ended) = runtime
+            .quiesce(BOUND, |r| {
+                std::thread::sleep(Duration::from_millis(1));
+                (r.stats().launches, r.stats().launches_ended)
+            })
+            .map_err(text)?;
+        expect(begun == ended, || format!("{begun} launches begun, {ended} ended"))?;
+        echo(sender, receiver, 5, 5).map_err(|e| format!("after pause {i}: {e}"))?;
+        if i % 2 == 0 {
+            until_parked(&runtime)?;
+        }
+        runtime.stop(BOUND).map_err(text)?;
+    }
+    Ok(())
+}
+
+/// Every launch ends by its residency while others wait to be woken: what ends for that reason is continued at once.
+pub(crate) fn short_launches_and_parking_lose_nothing(device: &Device) -> Outcome {
+    let budget =
+        SpinBudget { residency: Duration::from_micros(100), ..parking(Duration::from_micros(30), servers(device)) };
+    let (mut runtime, mut ends) = relays(device, 2, 8, budget).map_err(text)?;
+    for round in 0..60 {
+        for (sender, receiver) in &mut ends {
+            echo(sender, receiver, round * 300, 300).map_err(|e| format!("round {round}: {e}"))?;
+        }
+        if round % 3 == 0 {
+            until_parked(&runtime)?;
+        }
+    }
+    runtime.stop(BOUND).map_err(text)?;
+    let stats = runtime.stats();
+    expect(stats.parks >= 20 && stats.launches > stats.parks, || format!("{stats:?}"))
+}
+
+/// With a pacer no door stays closed: launches go on although there is nothing to do.
+pub(crate) fn the_pacer_bounds_every_wait(device: &Device) -> Outcome {
+    let mut graph = Builder::new(device.clone());
+    let budget =
+        SpinBudget { max_wait: Duration::from_millis(1), ..parking(Duration::from_micros(50), servers(device)) };
+    graph.budget(budget).map_err(text)?;
+    let host = graph.host("host").map_err(text)?;
+    let relay = graph.resident("relay", ModuleOptions::handler(kit::STRICT)).map_err(text)?;
+    graph.mailbox(host, relay, MailboxOptions::default()).map_err(text)?;
+    let mut runtime = graph.build(kit::image()).map_err(text)?;
+    runtime.start().map_err(text)?;
+    until_parked(&runtime)?;
+    let (before, begin) = (runtime.stats().launches, Instant::now());
+    while runtime.stats().launches < before + 20 {
+        expect(begin.elapsed() < BOUND, || format!("{:?}", runtime.stats()))?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    runtime.stop(BOUND).map_err(text)?;
+    let stats = runtime.stats();
+    // It polls only a little of that time.
+    expect(stats.parked_ns > 0 && stats.parks >= 19, || format!("{stats:?}"))
+}

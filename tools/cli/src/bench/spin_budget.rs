@@ -1,0 +1,199 @@
+//! `park.*`: what a spin budget costs and what it buys. Records arrive at random (Poisson) at a resident relay; for each budget
+//! and rate: how long push to reply takes, and what share of one SM's time the arbiter held.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use indicatif::ProgressBar;
+use warpmail::{
+    Builder, Device, Error, HandlerImage, MailboxOptions, Receiver, Runtime, Sender, SpinBudget, Stats, builtin,
+};
+
+use super::{Target, plot, text};
+use crate::figures::Figures;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Records a second
+    #[arg(long, value_delimiter = ',', default_values_t = [10.0, 100.0, 1e3, 1e4, 1e5], value_parser = rate)]
+    rates: Vec<f64>,
+    /// Seconds for each budget and rate
+    #[arg(long, default_value_t = 1.0, value_parser = rate)]
+    seconds: f64,
+    /// Name the budget that holds the SM least while 99 of 100 replies come within this, in microseconds
+    #[arg(long, default_value_t = 100.0, value_parser = rate)]
+    want: f64,
+    #[command(flatten)]
+    target: Target,
+}
+
+fn rate(word: &str) -> Result<f64, String> {
+    match word.parse::<f64>() {
+        Ok(v) if v > 0.0 && v <= 1e7 => Ok(v),
+        Ok(_) => Err("must be above 0 up to 10000000".into()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Budgets from always polling to hardly ever.
+fn budgets() -> Vec<(&'static str, SpinBudget)> {
+    let of = |micros| SpinBudget { idle_spin: Some(Duration::from_micros(micros)), ..SpinBudget::default() };
+    vec![
+        ("spinning", SpinBudget::default()),
+        ("spin_1000us", of(1000)),
+        ("spin_100us", of(100)),
+        ("spin_20us", of(20)),
+        ("share_1pc", SpinBudget { sm_share: 0.01, ..of(1000) }),
+        ("parked", of(1)),
+    ]
+}
+
+/// One budget at one rate.
+struct Cell {
+    budget: &'static str,
+    rate: f64,
+    /// P50, P99, P99.9 of push to reply, nanoseconds.
+    latency: [f64; 3],
+    /// Of one SM's time.
+    share: f64,
+    /// The part of it without work.
+    idle_share: f64,
+    parks: u64,
+}
+
+fn relay(device: &Device, budget: SpinBudget) -> Result<(Runtime, Sender, Receiver), Error> {
+    let mut graph = Builder::new(device.clone());
+    let servers = if device.info().ordinal.is_some() { SpinBudget::default().servers } else { 0 };
+    graph.budget(SpinBudget { servers, ..budget })?;
+    let host = graph.host("host")?;
+    let relay = graph.resident("relay", builtin::RELAY)?;
+    let there = graph.mailbox(host, relay, MailboxOptions::slots(1024))?;
+    let back = graph.mailbox(relay, host, MailboxOptions::slots(1024))?;
+    let mut runtime = graph.build(HandlerImage::builtin())?;
+    let ends = (runtime.sender(there)?, runtime.receiver(back)?);
+    runtime.start()?;
+    Ok((runtime, ends.0, ends.1))
+}
+
+/// Times between arrivals, exponentially distributed: the inverse of the distribution at a number from a linear congruence.
+struct Arrivals {
+    seed: u64,
+    mean_ns: f64,
+}
+
+impl Arrivals {
+    fn next(&mut self) -> f64 {
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let uniform = ((self.seed >> 11) as f64 + 1.0) / (1u64 << 53) as f64;
+        -uniform.ln() * self.mean_ns
+    }
+}
+
+fn measure(device: &Device, name: &'static str, budget: SpinBudget, rate: f64, seconds: f64) -> Result<Cell, String> {
+    let (mut runtime, mut sender, mut receiver) = relay(device, budget).map_err(text)?;
+    let mut histogram = Histogram::<u64>::new(3).map_err(|e| e.to_string())?;
+    let mut arrivals = Arrivals { seed: 1, mean_ns: 1e9 / rate };
+    let mut buffer = [0u8; 248];
+    std::thread::sleep(Duration::from_millis(20)); // started, and as idle as it gets
+    let (before, begin) = (runtime.stats(), Instant::now());
+    let (span, mut due, mut sent, mut got) = (seconds * 1e9, arrivals.next(), 0u64, 0u64);
+    let limit = Duration::from_secs_f64(seconds + 20.0);
+    while due < span || got < sent {
+        let now = begin.elapsed();
+        if due < span && now.as_nanos() as f64 >= due {
+            // The time it was due, not the time it was sent: a generator that falls behind must not hide it.
+            match sender.try_push(1, &(due as u64).to_le_bytes()) {
+                Ok(()) => {
+                    sent += 1;
+                    due += arrivals.next();
+                }
+                Err(Error::Full { .. }) => {}
+                Err(e) => return Err(text(e)),
+            }
+        }
+        while receiver.try_pop(&mut buffer).map_err(text)?.is_some() {
+            let stamp = u64::from_le_bytes(std::array::from_fn(|i| buffer[i]));
+            let latency = (begin.elapsed().as_nanos() as u64).saturating_sub(stamp);
+            histogram.record(latency).map_err(|e| e.to_string())?;
+            got += 1;
+        }
+        if now > limit {
+            return Err(format!("{name} at {rate}/s: only {got} of {sent} replies came within {limit:?}"));
+        }
+        if got == sent && due - now.as_nanos() as f64 > 300_000.0 {
+            std::thread::sleep(Duration::from_micros(100)); // leaves the core to others, and is back in time
+        }
+    }
+    let elapsed = begin.elapsed().as_nanos() as f64;
+    runtime.stop(Duration::from_secs(5)).map_err(text)?;
+    let after = runtime.stats();
+    let spent = |of: fn(&Stats) -> u64| (of(&after) - of(&before)) as f64 / elapsed;
+    let idle_share = spent(|s| s.idle_poll_ns);
+    Ok(Cell {
+        budget: name,
+        rate,
+        latency: [0.5, 0.99, 0.999].map(|q| histogram.value_at_quantile(q) as f64),
+        share: spent(|s| s.work_ns) + idle_share,
+        idle_share,
+        parks: after.parks - before.parks,
+    })
+}
+
+pub(crate) fn execute(args: &Args, svg: Option<&Path>) -> Result<Figures, String> {
+    let device = args.target.gpu()?.unwrap_or_else(Device::twin);
+    if device.info().ordinal.is_none() {
+        println!(
+            "The twin: threads of this machine, not a GPU; a door is found open by a thread that sleeps in between."
+        );
+    }
+    let mut figures = Figures::new(device.info());
+    let bar = ProgressBar::new((args.rates.len() * budgets().len()) as u64);
+    let mut cells = Vec::new();
+    for &rate in &args.rates {
+        let mut floor = None;
+        for (name, budget) in budgets() {
+            let cell = measure(&device, name, budget, rate, args.seconds)?;
+            let hot = *floor.get_or_insert(cell.latency[0]);
+            let id = format!("park.latency.{name}.{rate:.0}");
+            figures.add(&id, cell.latency[0], "ns", Some(hot)).spread(cell.latency);
+            cells.push(cell);
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    for cell in &cells {
+        figures.add(&format!("park.share.{}.{:.0}", cell.budget, cell.rate), cell.share, "share of one SM", None);
+    }
+    // How far idle polling went beyond what sm_share allows, over the whole measurement.
+    let error = |c: &Cell| c.idle_share / 0.01 - 1.0;
+    let worst = cells.iter().filter(|c| c.budget == "share_1pc").map(error).fold(f64::MIN, f64::max);
+    if device.info().ordinal.is_some() {
+        figures.add("park.share_error", worst, "of the share", None);
+    }
+    choose(&cells, &args.rates, args.want * 1e3);
+    if let Some(path) = svg {
+        let point = |c: &Cell| plot::Point { rate: c.rate, share: c.share, ns: c.latency[0], budget: c.budget };
+        let points: Vec<_> = cells.iter().map(point).collect();
+        plot::pareto(&figures, &points, path)?;
+    }
+    Ok(figures)
+}
+
+/// Says which budget holds the SM least and is still fast enough.
+fn choose(cells: &[Cell], rates: &[f64], want_ns: f64) {
+    for &rate in rates {
+        let fast_enough = cells.iter().filter(|c| c.rate == rate && c.latency[1] <= want_ns);
+        match fast_enough.min_by(|a, b| a.share.total_cmp(&b.share)) {
+            Some(c) => println!(
+                "{rate:.0}/s with P99 within {:.0} µs: {} (P99 {:.1} µs, {:.2} % of one SM, {} parks)",
+                want_ns / 1e3,
+                c.budget,
+                c.latency[1] / 1e3,
+                c.share * 100.0,
+                c.parks
+            ),
+            None => println!("{rate:.0}/s with P99 within {:.0} µs: none of these budgets", want_ns / 1e3),
+        }
+    }
+}
