@@ -18,7 +18,8 @@ pass() { passed=$((passed + 1)); echo "passed: $*"; }
 waive() { waived=$((waived + 1)); echo "waived: $*"; }
 run() { timeout 120 "$@" >"$scratch/log" 2>&1 || { cat "$scratch/log"; die "failed: $*"; }; tail -1 "$scratch/log"; }
 
-# --- the installer: refusals that say what to do; two runs that give the same tree, the second as a package would be
+# --- the installer: refusals that say what to do; two runs that give the same tree, the second over
+# an old one and as a package would be
 for wrong in "" "--prefix relative/path" "--prefix" "--frobnicate" "--prefix /proc/nowhere"; do
     # shellcheck disable=SC2086
     if bash "$root/tools/install.sh" $wrong >"$scratch/log" 2>&1; then die "install.sh accepted '$wrong'"; fi
@@ -26,6 +27,9 @@ for wrong in "" "--prefix relative/path" "--prefix" "--frobnicate" "--prefix /pr
 done
 bash "$root/tools/install.sh" --help | grep -q -- '--prefix DIR' || die "install.sh --help does not teach"
 bash "$root/tools/install.sh" --prefix "$scratch/first" 2>&1 | grep -v Compiling
+mkdir -p "$scratch/second/opt"
+cp -a "$scratch/first" "$scratch/second/opt/warpmail" # the second run finds files of the same names, and one from before
+touch "$scratch/second/opt/warpmail/include/warpmail/gone.h"
 bash "$root/tools/install.sh" --prefix /opt/warpmail --destdir "$scratch/second" >"$scratch/log" 2>&1 || { cat "$scratch/log"; die "the second installation failed"; }
 diff -r "$scratch/first" "$scratch/second/opt/warpmail" || die "two installations differ"
 tree=$scratch/moved/somewhere/else
