@@ -1,5 +1,7 @@
 //! One error type: what happened, why, and what to do about it.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::abi;
@@ -97,6 +99,61 @@ pub enum Error {
         /// Module by name, and since when it runs.
         stuck: String,
     },
+    /// A file operation of the journal failed. Nothing of the call was acknowledged; it may be tried again.
+    #[error("{call} {} failed: {reason}{}", path.display(), advice(*kind))]
+    Io {
+        /// What was tried, such as `write`.
+        call: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The kind of the failure; a full disk is [`StorageFull`](io::ErrorKind::StorageFull).
+        kind: io::ErrorKind,
+        /// The system's words.
+        reason: String,
+    },
+    /// What was written could not be made durable. It is never tried again, because a second sync may succeed without the
+    /// bytes: the log is finished, and every later call returns this error.
+    #[error(
+        "{call} {} failed: {reason}; the log takes no more records: look after the disk, then open the log again to see what it kept",
+        path.display()
+    )]
+    NotDurable {
+        /// What was tried, such as `fdatasync`.
+        call: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's words.
+        reason: String,
+    },
+    /// Bytes of a log that were durable once are damaged or gone. What stands before them can be read.
+    #[error(
+        "{} is damaged at offset {offset}, where record {sequence} should be: {reason}; `warpmail log verify` shows what can be read, `warpmail log cut` gives up the rest",
+        file.display()
+    )]
+    Damaged {
+        /// The segment.
+        file: PathBuf,
+        /// Where in it the first damaged record begins, bytes.
+        offset: u64,
+        /// The first sequence that cannot be read.
+        sequence: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file has a segment's name and is not a segment of this log, or not one of this version.
+    #[error("{} is not usable: {reason}", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// What it is instead, and what to do.
+        reason: String,
+    },
+    /// A log has one writer, and there is one already.
+    #[error("the log in {} is open for writing already, in this process or another; close it there first", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A call that does not fit the runtime's state, such as a second start.
     #[error("{0}")]
     State(String),
@@ -110,6 +167,14 @@ impl Error {
         Error::Refused { what: what.into(), rule: rule.into() }
     }
 
+    pub(crate) fn io(call: &'static str, path: &Path, e: &io::Error) -> Self {
+        Error::Io { call, path: path.into(), kind: e.kind(), reason: e.to_string() }
+    }
+
+    pub(crate) fn not_durable(call: &'static str, path: &Path, e: &io::Error) -> Self {
+        Error::NotDurable { call, path: path.into(), reason: e.to_string() }
+    }
+
     pub(crate) fn header(mailbox: u32, status: abi::wm_status) -> Self {
         let reason = match status {
             abi::WM_BAD_MAGIC => "the magic is wrong: these bytes are no mailbox header",
@@ -119,5 +184,18 @@ impl Error {
             _ => "the handle and the header name different mailboxes",
         };
         Error::BadMailbox { mailbox, reason }
+    }
+}
+
+/// What to do about a failed file operation, where that is known.
+fn advice(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space and try again",
+        io::ErrorKind::FileTooLarge => "; raise the limit on file sizes, or choose smaller segments",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; a log needs a directory that can be read and written"
+        }
+        io::ErrorKind::NotFound => "; was it moved or removed?",
+        _ => "",
     }
 }

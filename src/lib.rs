@@ -39,6 +39,7 @@ mod device;
 mod error;
 mod graph;
 mod image;
+pub mod journal;
 mod launcher;
 mod memory;
 mod options;

@@ -1,0 +1,152 @@
+//! One segment file: its header, and its operations with errors that name it.
+
+use std::path::PathBuf;
+
+use super::disk::{Disk, DiskFile};
+use super::format::{self, MAX_SEQUENCE, SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, VERSION};
+use crate::error::{Error, Result};
+
+/// An open segment file.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) path: PathBuf,
+    /// The sequence in its name.
+    pub(super) first: u64,
+    file: Box<dyn DiskFile>,
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_names(disk: &dyn Disk) -> Result<()> {
+    disk.sync().map_err(|e| Error::not_durable("fsync of the directory", disk.path(), &e))
+}
+
+/// What stands where the header should be.
+pub(super) enum Head {
+    Valid(SegmentHeader),
+    /// Nothing but zeros, or nothing at all: a crash came between the file's creation and its header.
+    Unwritten,
+}
+
+impl Segment {
+    pub(super) fn open(disk: &dyn Disk, first: u64, write: bool) -> Result<Self> {
+        let name = format::segment_name(first);
+        let path = disk.path().join(&name);
+        let file = disk.open(&name, write).map_err(|e| Error::io("open", &path, &e))?;
+        Ok(Segment { path, first, file })
+    }
+
+    /// Makes an empty file that was not there.
+    pub(super) fn create(disk: &dyn Disk, first: u64) -> Result<Self> {
+        let name = format::segment_name(first);
+        let path = disk.path().join(&name);
+        let file = disk.create(&name).map_err(|e| Error::io("create", &path, &e))?;
+        Ok(Segment { path, first, file })
+    }
+
+    /// Gives an empty or zero file its space and its header; all of it is durable then, its name too.
+    pub(super) fn begin(&self, disk: &dyn Disk, header: &SegmentHeader, bytes: u64) -> Result<()> {
+        self.allocate(bytes)?;
+        self.write(0, bytemuck::bytes_of(header))?;
+        self.sync()?;
+        sync_names(disk)
+    }
+
+    /// Reads the header and checks all that can be checked in it alone.
+    pub(super) fn head(&self) -> Result<Head> {
+        if !(1..=MAX_SEQUENCE).contains(&self.first) {
+            let reason = "no record has the sequence that its name tells; move it away".into();
+            return Err(Error::Foreign { file: self.path.clone(), reason });
+        }
+        let size = self.size()?;
+        let mut bytes = [0; SEGMENT_HEADER as usize];
+        let have = self.read(0, &mut bytes)?;
+        if bytes.iter().all(|b| *b == 0) {
+            return match self.next_nonzero(0, size)? {
+                None => Ok(Head::Unwritten),
+                Some(offset) => Err(self.damaged(0, format!("no header, but data at offset {offset}"))),
+            };
+        }
+        let magic_len = have.min(SEGMENT_MAGIC.len());
+        if bytes[..magic_len] != SEGMENT_MAGIC[..magic_len] {
+            let reason = "it does not begin as a segment does; if it is none, move it away".into();
+            return Err(Error::Foreign { file: self.path.clone(), reason });
+        }
+        if (have as u64) < SEGMENT_HEADER {
+            return Err(self.damaged(0, format!("the header is cut off after {have} bytes")));
+        }
+        let header: SegmentHeader = bytemuck::pod_read_unaligned(&bytes);
+        if header.version != VERSION {
+            let reason = format!("it has version {} and this warpmail writes version {VERSION}", header.version);
+            return Err(Error::Foreign { file: self.path.clone(), reason });
+        }
+        if header.crc != header.own_crc() {
+            return Err(self.damaged(0, "the segment header does not match its checksum"));
+        }
+        if u64::from(header.header_bytes) != SEGMENT_HEADER || header.first_sequence != self.first {
+            return Err(self.damaged(0, format!("its header is that of segment {}", header.first_sequence)));
+        }
+        Ok(Head::Valid(header))
+    }
+
+    /// The header of a segment that must have one, of the log with this id if one is given.
+    pub(super) fn header(&self, log_id: Option<&[u8; 16]>) -> Result<SegmentHeader> {
+        match self.head()? {
+            Head::Valid(header) if log_id.is_some_and(|id| *id != header.log_id) => {
+                let reason = "it belongs to another log; a directory holds one log: move it away".into();
+                Err(Error::Foreign { file: self.path.clone(), reason })
+            }
+            Head::Valid(header) => Ok(header),
+            Head::Unwritten => Err(self.damaged(0, "the segment header is missing")),
+        }
+    }
+
+    /// The first offset in `from..to` whose byte is not zero.
+    pub(super) fn next_nonzero(&self, from: u64, to: u64) -> Result<Option<u64>> {
+        let mut chunk = vec![0; 1 << 16];
+        let mut at = from;
+        while let Some(data) = self.next_data(at)?.filter(|data| *data < to) {
+            let want = (to - data).min(chunk.len() as u64) as usize;
+            let have = self.read(data, &mut chunk[..want])?;
+            if let Some(i) = chunk[..have].iter().position(|b| *b != 0) {
+                return Ok(Some(data + i as u64));
+            }
+            if have == 0 {
+                break;
+            }
+            at = data + have as u64;
+        }
+        Ok(None)
+    }
+
+    pub(super) fn damaged(&self, offset: u64, reason: impl Into<String>) -> Error {
+        Error::Damaged { file: self.path.clone(), offset, sequence: self.first, reason: reason.into() }
+    }
+
+    pub(super) fn size(&self) -> Result<u64> {
+        self.file.size().map_err(|e| Error::io("stat", &self.path, &e))
+    }
+
+    pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize> {
+        self.file.read_at(offset, into).map_err(|e| Error::io("read", &self.path, &e))
+    }
+
+    pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_at(offset, bytes).map_err(|e| Error::io("write", &self.path, &e))
+    }
+
+    pub(super) fn truncate(&self, bytes: u64) -> Result<()> {
+        self.file.truncate(bytes).map_err(|e| Error::io("truncate", &self.path, &e))
+    }
+
+    pub(super) fn allocate(&self, bytes: u64) -> Result<()> {
+        self.file.allocate(bytes).map_err(|e| Error::io("fallocate", &self.path, &e))
+    }
+
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::not_durable("fdatasync", &self.path, &e))
+    }
+
+    pub(super) fn next_data(&self, offset: u64) -> Result<Option<u64>> {
+        self.file.next_data(offset).map_err(|e| Error::io("seek in", &self.path, &e))
+    }
+}
