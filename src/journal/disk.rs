@@ -143,7 +143,8 @@ impl DiskFile for File {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         match retry_on_intr(|| fallocate(self, FallocateFlags::empty(), 0, bytes)) {
-            // The file then grows as it is written.
+            // No space is set aside then, and a write may find the disk full.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if bytes > DiskFile::size(self)? => self.set_len(bytes),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             other => Ok(other?),
         }

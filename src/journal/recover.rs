@@ -180,9 +180,8 @@ fn mend(segment: Segment, header: &SegmentHeader, options: &LogOptions) -> Resul
     });
     let segment = scan.segment;
     write_again(&segment, walked.unproven, walked.end)?;
-    if torn.is_some() {
-        segment.truncate(walked.end)?;
-    }
+    // Also where nothing but zeros is seen: the disk may still have what a writer cut off and then failed to sync.
+    segment.truncate(walked.end)?;
     segment.sync()?;
     // Space set aside is a convenience: without it the file grows as it is written.
     let _ = segment.allocate(options.segment_bytes.max(walked.end));

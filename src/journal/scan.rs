@@ -170,7 +170,7 @@ pub(super) struct Walked {
     pub(super) next: u64,
     /// The highest `synced` of all records.
     pub(super) synced: u64,
-    /// Where the first record after `synced` stands: nothing proves that it, or what follows, is durable.
+    /// From here on nothing proves that the bytes are durable: the first record after `synced`, or the header.
     pub(super) unproven: u64,
     /// Whether a mark is the last thing.
     pub(super) marked: bool,
@@ -192,12 +192,15 @@ pub(super) fn walk(scan: &mut Scan) -> Result<Walked> {
                 header
             }
             Step::Mark(header) => {
+                // What it says holds for the records before it, not for itself.
+                places.push_back((w.next, w.end));
                 w.marked = true;
                 header
             }
             Step::Stop(why) => {
                 w.stop = why;
-                w.unproven = places.front().map_or(w.end, |(_, offset)| *offset);
+                let unproven = places.front().map_or(w.end, |(_, offset)| *offset);
+                w.unproven = if unproven == format::SEGMENT_HEADER { 0 } else { unproven };
                 return Ok(w);
             }
         };

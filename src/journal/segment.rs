@@ -23,7 +23,8 @@ pub(super) fn sync_names(disk: &dyn Disk) -> Result<()> {
 /// What stands where the header should be.
 pub(super) enum Head {
     Valid(SegmentHeader),
-    /// Nothing but zeros, or nothing at all: a crash came between the file's creation and its header.
+    /// A crash came between the file's creation and its header: the file is empty, or nothing but zeros, or they follow a
+    /// part of a header. It holds no record.
     Unwritten,
 }
 
@@ -60,19 +61,24 @@ impl Segment {
         let size = self.size()?;
         let mut bytes = [0; SEGMENT_HEADER as usize];
         let have = self.read(0, &mut bytes)?;
-        if bytes.iter().all(|b| *b == 0) {
+        if bytes == [0; SEGMENT_HEADER as usize] {
             return match self.next_nonzero(0, size)? {
                 None => Ok(Head::Unwritten),
                 Some(offset) => Err(self.damaged(0, format!("no header, but data at offset {offset}"))),
             };
         }
-        let magic_len = have.min(SEGMENT_MAGIC.len());
-        if bytes[..magic_len] != SEGMENT_MAGIC[..magic_len] {
+        let begun = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1).min(SEGMENT_MAGIC.len());
+        if bytes[..begun] != SEGMENT_MAGIC[..begun] {
             let reason = "it does not begin as a segment does; if it is none, move it away".into();
             return Err(Error::Foreign { file: self.path.clone(), reason });
         }
         if (have as u64) < SEGMENT_HEADER {
+            // No crash leaves this: a segment has its full length before its header is written.
             return Err(self.damaged(0, format!("the header is cut off after {have} bytes")));
+        }
+        let torn = bytes[SEGMENT_HEADER as usize - 4..] == [0; 4];
+        if torn && self.next_nonzero(SEGMENT_HEADER, size)?.is_none() {
+            return Ok(Head::Unwritten);
         }
         let header: SegmentHeader = bytemuck::pod_read_unaligned(&bytes);
         if header.version != VERSION {

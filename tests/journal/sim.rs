@@ -1,0 +1,342 @@
+//! A disk in memory that remembers every operation, and from any prefix of them makes what a power loss could have left:
+//! writes that were not synced are lost sector by sector, and names that were not synced come and go one by one.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use fastrand::Rng;
+use warpmail::journal::disk::{Disk, DiskFile};
+
+const SECTOR: u64 = 512;
+
+/// Files by name.
+pub(crate) type Image = BTreeMap<String, Vec<u8>>;
+
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    Create(String, usize),
+    Remove(String),
+    SyncNames,
+    Write(usize, u64, Vec<u8>),
+    /// To this length, shorter or longer.
+    Resize(usize, u64),
+    Sync(usize),
+    /// The bytes may or may not be on disk, and no later sync will write them.
+    SyncFailed(usize),
+    /// What the test did meanwhile.
+    Note(Note),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Note {
+    /// A batch is about to be appended.
+    Begin(Vec<Content>),
+    /// The log took it.
+    Taken,
+    /// The log said that everything up to here is durable.
+    Durable(u64),
+    /// The log was opened: its last record, and those of them that it had not taken before.
+    Opened(u64, Vec<Content>),
+}
+
+/// Mailbox, type, payload, tensor.
+pub(crate) type Content = (u32, u16, Vec<u8>, Vec<u8>);
+
+/// Mistakes that a disk can make, to see that the test would notice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Lies {
+    pub(crate) sync_does_nothing: bool,
+    pub(crate) name_sync_does_nothing: bool,
+    pub(crate) truncate_is_forgotten: bool,
+    pub(crate) write_flips_a_bit: bool,
+}
+
+/// How often an operation fails, in 1000.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Faults {
+    pub(crate) write: u32,
+    pub(crate) sync: u32,
+    pub(crate) other: u32,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    names: BTreeMap<String, usize>,
+    files: Vec<Vec<u8>>,
+    ops: Vec<Op>,
+    lies: Lies,
+    faults: Faults,
+    rng: Option<Rng>,
+    locked: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SimDisk {
+    base: Image,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct SimFile {
+    state: Arc<Mutex<State>>,
+    inode: usize,
+}
+
+struct Guard(Arc<Mutex<State>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        lock(&self.0).locked = false;
+    }
+}
+
+fn lock(state: &Arc<Mutex<State>>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl State {
+    fn fails(&mut self, per_mille: u32) -> bool {
+        self.rng.as_mut().is_some_and(|rng| rng.u32(..1000) < per_mille)
+    }
+
+    fn fault(&mut self) -> io::Result<()> {
+        let rate = self.faults.other;
+        if self.fails(rate) { Err(io::Error::from(ErrorKind::StorageFull)) } else { Ok(()) }
+    }
+}
+
+impl SimDisk {
+    pub(crate) fn new(base: Image, lies: Lies) -> Self {
+        let names = base.keys().cloned().zip(0..).collect();
+        let state = State { names, files: base.values().cloned().collect(), lies, ..State::default() };
+        SimDisk { base, state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(crate) fn set_faults(&self, faults: Faults, seed: u64) {
+        let mut state = lock(&self.state);
+        state.faults = faults;
+        state.rng = Some(Rng::with_seed(seed));
+    }
+
+    pub(crate) fn note(&self, note: Note) {
+        lock(&self.state).ops.push(Op::Note(note));
+    }
+
+    pub(crate) fn ops(&self) -> Vec<Op> {
+        lock(&self.state).ops.clone()
+    }
+
+    /// What may be on the disk after these operations and a power loss. `keep` is the chance of what was not synced.
+    pub(crate) fn image(&self, ops: &[Op], rng: &mut Rng, keep: f64) -> Image {
+        let mut names: BTreeMap<String, usize> = self.base.keys().cloned().zip(0..).collect();
+        let mut pending_names: Vec<&Op> = Vec::new();
+        let mut files: Vec<(Vec<u8>, Vec<&Op>)> = self.base.values().map(|b| (b.clone(), Vec::new())).collect();
+        for op in ops {
+            match op {
+                Op::Create(_, inode) => {
+                    files.resize_with(files.len().max(inode + 1), Default::default);
+                    pending_names.push(op);
+                }
+                Op::Remove(_) => pending_names.push(op),
+                Op::SyncNames => pending_names.drain(..).for_each(|op| apply_name(&mut names, op)),
+                Op::Write(inode, ..) | Op::Resize(inode, _) => files[*inode].1.push(op),
+                Op::Sync(inode) => {
+                    let (bytes, pending) = &mut files[*inode];
+                    settle(bytes, pending, &mut || true);
+                }
+                Op::SyncFailed(inode) => {
+                    let (bytes, pending) = &mut files[*inode];
+                    settle(bytes, pending, &mut || rng.f64() < keep);
+                }
+                Op::Note(_) => {}
+            }
+        }
+        for op in pending_names {
+            if rng.f64() < keep {
+                apply_name(&mut names, op);
+            }
+        }
+        for (bytes, pending) in &mut files {
+            settle(bytes, pending, &mut || rng.f64() < keep);
+        }
+        names.into_iter().map(|(name, inode)| (name, files[inode].0.clone())).collect()
+    }
+
+    /// The names that were there after these operations, had there been no power loss.
+    pub(crate) fn names(&self, ops: &[Op]) -> Vec<String> {
+        let mut names: BTreeMap<String, usize> = self.base.keys().cloned().zip(0..).collect();
+        ops.iter().for_each(|op| apply_name(&mut names, op));
+        names.into_keys().collect()
+    }
+}
+
+fn apply_name(names: &mut BTreeMap<String, usize>, op: &Op) {
+    match op {
+        Op::Create(name, inode) => drop(names.insert(name.clone(), *inode)),
+        Op::Remove(name) => drop(names.remove(name)),
+        _ => {}
+    }
+}
+
+/// Does operations to a file; of a write, only the sectors that `keep` keeps. A file system puts changes of a file's length
+/// in order: what lengthens the file on disk brings an earlier, greater length with it.
+fn settle(file: &mut Vec<u8>, pending: &mut Vec<&Op>, keep: &mut dyn FnMut() -> bool) {
+    let mut lost_len = 0;
+    for op in pending.drain(..) {
+        match op {
+            Op::Resize(_, len) if keep() => file.resize(*len as usize, 0),
+            Op::Resize(_, len) => lost_len = *len as usize,
+            Op::Write(_, offset, bytes) => {
+                let end = offset + bytes.len() as u64;
+                let mut at = *offset;
+                while at < end {
+                    let to = end.min((at / SECTOR + 1) * SECTOR);
+                    if keep() {
+                        if to as usize > file.len() {
+                            file.resize(file.len().max(lost_len), 0);
+                        }
+                        put(file, at, &bytes[(at - offset) as usize..(to - offset) as usize]);
+                    }
+                    at = to;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn put(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let end = offset as usize + bytes.len();
+    file.resize(file.len().max(end), 0);
+    file[offset as usize..end].copy_from_slice(bytes);
+}
+
+impl Disk for SimDisk {
+    fn path(&self) -> &Path {
+        Path::new("sim")
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Any + Send>> {
+        let taken = std::mem::replace(&mut lock(&self.state).locked, true);
+        if taken { Err(ErrorKind::WouldBlock.into()) } else { Ok(Box::new(Guard(self.state.clone()))) }
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(lock(&self.state).names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = lock(&self.state);
+        state.fault()?;
+        if state.names.contains_key(name) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let inode = state.files.len();
+        state.files.push(Vec::new());
+        state.names.insert(name.into(), inode);
+        state.ops.push(Op::Create(name.into(), inode));
+        Ok(Box::new(SimFile { state: self.state.clone(), inode }))
+    }
+
+    fn open(&self, name: &str, _write: bool) -> io::Result<Box<dyn DiskFile>> {
+        let inode = *lock(&self.state).names.get(name).ok_or(ErrorKind::NotFound)?;
+        Ok(Box::new(SimFile { state: self.state.clone(), inode }))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        state.fault()?;
+        state.names.remove(name).ok_or(ErrorKind::NotFound)?;
+        state.ops.push(Op::Remove(name.into()));
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let rate = state.faults.sync;
+        if state.fails(rate) {
+            return Err(ErrorKind::Other.into());
+        }
+        if !state.lies.name_sync_does_nothing {
+            state.ops.push(Op::SyncNames);
+        }
+        Ok(())
+    }
+}
+
+impl SimFile {
+    fn resize(&self, bytes: u64, remembered: bool) {
+        let mut state = lock(&self.state);
+        state.files[self.inode].resize(bytes as usize, 0);
+        if remembered {
+            state.ops.push(Op::Resize(self.inode, bytes));
+        }
+    }
+}
+
+impl DiskFile for SimFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(lock(&self.state).files[self.inode].len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let state = lock(&self.state);
+        let file = state.files[self.inode].get(offset as usize..).unwrap_or_default();
+        let len = into.len().min(file.len());
+        into[..len].copy_from_slice(&file[..len]);
+        Ok(len)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let rate = state.faults.write;
+        let fails = state.fails(rate);
+        let part = if fails { state.rng.as_mut().map_or(0, |rng| rng.usize(..=bytes.len())) } else { bytes.len() };
+        put(&mut state.files[self.inode], offset, &bytes[..part]);
+        let mut kept = bytes[..part].to_vec();
+        if state.lies.write_flips_a_bit && kept.len() > 300 {
+            kept[200] ^= 4;
+        }
+        let inode = self.inode;
+        state.ops.push(Op::Write(inode, offset, kept));
+        if fails { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let remembered = {
+            let mut state = lock(&self.state);
+            state.fault()?;
+            !state.lies.truncate_is_forgotten
+        };
+        self.resize(bytes, remembered);
+        Ok(())
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        lock(&self.state).fault()?;
+        if bytes > self.size()? {
+            self.resize(bytes, true);
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let rate = state.faults.sync;
+        if state.fails(rate) {
+            state.ops.push(Op::SyncFailed(self.inode));
+            return Err(ErrorKind::Other.into());
+        }
+        if !state.lies.sync_does_nothing {
+            state.ops.push(Op::Sync(self.inode));
+        }
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok((offset < self.size()?).then_some(offset))
+    }
+}
