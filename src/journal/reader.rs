@@ -84,9 +84,12 @@ impl Reader {
             ));
         }
         let from = from_sequence.max(oldest);
-        let begin = firsts[firsts.partition_point(|first| *first <= from) - 1];
+        let begin = firsts.partition_point(|first| *first <= from) - 1;
         let mut reader = Reader { disk, from, place: None, torn: None, failed: false, passed: 0 };
-        reader.place = reader.enter(begin, None)?;
+        reader.place = reader.enter(firsts[begin], None, begin + 1 == firsts.len())?;
+        if reader.place.is_none() && begin > 0 {
+            reader.place = reader.enter(firsts[begin - 1], None, false)?;
+        }
         Ok(reader)
     }
 
@@ -111,10 +114,10 @@ impl Reader {
         self.torn.as_ref()
     }
 
-    /// Opens the segment that begins with a sequence; none while it has no header.
-    fn enter(&self, first: u64, before: Option<&SegmentHeader>) -> Result<Option<Place>> {
+    /// Opens the segment that begins with a sequence; none while it has no header, as the last one may.
+    fn enter(&self, first: u64, before: Option<&SegmentHeader>, last: bool) -> Result<Option<Place>> {
         let segment = Segment::open(self.disk.as_ref(), first, false)?;
-        if matches!(segment.head()?, Head::Unwritten) {
+        if last && matches!(segment.head()?, Head::Unwritten) {
             return Ok(None);
         }
         let header = segment.header(before.map(|h| &h.log_id))?;
@@ -128,8 +131,9 @@ impl Reader {
             let from = self.from;
             let Some(place) = &mut self.place else {
                 // The log's only segment had no header when the reader came.
-                let oldest = segments(self.disk.as_ref())?.first().copied().unwrap_or(1);
-                self.place = self.enter(oldest, None)?;
+                let firsts = segments(self.disk.as_ref())?;
+                let oldest = firsts.first().copied().unwrap_or(1);
+                self.place = self.enter(oldest, None, firsts.len() <= 1)?;
                 if self.place.is_none() {
                     return Ok(None);
                 }
@@ -178,7 +182,7 @@ impl Reader {
             }
             ends_at(&place.scan, &walked(place, stop), after)?;
             let (header, passed) = (place.header, place.offset);
-            let next = match self.enter(after, Some(&header)) {
+            let next = match self.enter(after, Some(&header), firsts.last() == Some(&after)) {
                 // A writer that found no room took the file back.
                 Err(Error::Io { kind: ErrorKind::NotFound, .. }) if !segments(self.disk.as_ref())?.contains(&after) => {
                     return Ok(true);

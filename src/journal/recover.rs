@@ -69,6 +69,9 @@ pub(super) fn segments(disk: &dyn Disk) -> Result<Vec<u64>> {
 pub(super) fn recover(disk: &dyn Disk, options: &LogOptions) -> Result<State> {
     let firsts = segments(disk)?;
     let Some((&last, before)) = firsts.split_last() else { return make(disk, options) };
+    // Before anything is changed, what is seen must be what a crash would leave: the last segment must not be written again
+    // while a removed one that says it is sealed could come back, and a name that is used must be durable.
+    sync_names(disk)?;
     let mut sealed = VecDeque::new();
     let mut headers: Vec<SegmentHeader> = Vec::new();
     for &first in before {
@@ -91,8 +94,6 @@ pub(super) fn recover(disk: &dyn Disk, options: &LogOptions) -> Result<State> {
     sealed.iter_mut().zip(closed).for_each(|(s, next)| s.closed_ns = next.created_ns);
 
     let (active, walked, torn) = mend(segment, &header, options)?;
-    // A segment may have been made just before the crash: its name must be as durable as what is in it.
-    sync_names(disk)?;
     let recovered =
         Recovered { created: false, first: firsts[0], last: walked.next - 1, segments: firsts.len() as u64, torn };
     Ok(State { id: header.log_id, sealed, active, recovered })

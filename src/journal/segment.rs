@@ -23,7 +23,7 @@ pub(super) fn sync_names(disk: &dyn Disk) -> Result<()> {
 /// What stands where the header should be.
 pub(super) enum Head {
     Valid(SegmentHeader),
-    /// A crash came between the file's creation and its header: the file is empty, or nothing but zeros, or they follow a
+    /// A crash came between the file's creation and its header: the file is empty, or has zeros after what may be a
     /// part of a header. It holds no record.
     Unwritten,
 }
@@ -54,6 +54,11 @@ impl Segment {
 
     /// Reads the header and checks all that can be checked in it alone.
     pub(super) fn head(&self) -> Result<Head> {
+        // A reader may look while the header is being written: the second look sees it whole.
+        self.look().or_else(|_| self.look())
+    }
+
+    fn look(&self) -> Result<Head> {
         if !(1..=MAX_SEQUENCE).contains(&self.first) {
             let reason = "no record has the sequence that its name tells; move it away".into();
             return Err(Error::Foreign { file: self.path.clone(), reason });
@@ -76,20 +81,24 @@ impl Segment {
             // No crash leaves this: a segment has its full length before its header is written.
             return Err(self.damaged(0, format!("the header is cut off after {have} bytes")));
         }
-        let torn = bytes[SEGMENT_HEADER as usize - 4..] == [0; 4];
-        if torn && self.next_nonzero(SEGMENT_HEADER, size)?.is_none() {
-            return Ok(Head::Unwritten);
-        }
         let header: SegmentHeader = bytemuck::pod_read_unaligned(&bytes);
-        if header.version != VERSION {
+        if !matches!(header.version, 0 | VERSION) {
             let reason = format!("it has version {} and this warpmail writes version {VERSION}", header.version);
             return Err(Error::Foreign { file: self.path.clone(), reason });
         }
         if header.crc != header.own_crc() {
-            return Err(self.damaged(0, "the segment header does not match its checksum"));
+            return match self.next_nonzero(SEGMENT_HEADER, size)? {
+                None => Ok(Head::Unwritten),
+                Some(_) => Err(self.damaged(0, "the segment header does not match its checksum")),
+            };
         }
-        if u64::from(header.header_bytes) != SEGMENT_HEADER || header.first_sequence != self.first {
-            return Err(self.damaged(0, format!("its header is that of segment {}", header.first_sequence)));
+        if header.version != VERSION
+            || u64::from(header.header_bytes) != SEGMENT_HEADER
+            || header.first_sequence != self.first
+        {
+            return Err(
+                self.damaged(0, format!("its header is that of a segment that begins with {}", header.first_sequence))
+            );
         }
         Ok(Head::Valid(header))
     }

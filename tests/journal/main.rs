@@ -1,8 +1,10 @@
 //! The journal's log: what it promises, through crashes, damage and full disks.
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+mod damage;
 mod model;
 mod power;
+mod roundtrip;
 mod sim;
 
 use std::process::ExitCode;
@@ -13,9 +15,23 @@ use libtest_mimic::{Arguments, Trial};
 type Case = (&'static str, fn(), Option<String>);
 
 fn cases() -> Vec<Case> {
+    let can = |name, test: fn()| -> Case { (name, test, None) };
     vec![
-        ("power::every_acknowledged_record_survives", power::every_acknowledged_record_survives, None),
-        ("power::planted_mistakes_are_found", power::planted_mistakes_are_found, None),
+        can("roundtrip::records_come_back", roundtrip::records_come_back),
+        can("roundtrip::long_tensors", roundtrip::long_tensors),
+        can("roundtrip::reader_beside_writer", roundtrip::reader_beside_writer),
+        can("roundtrip::retention_keeps_what_it_should", roundtrip::retention_keeps_what_it_should),
+        can("roundtrip::policies_sync_when_they_say", roundtrip::policies_sync_when_they_say),
+        can("damage::every_flipped_bit", damage::every_flipped_bit),
+        can("damage::every_truncation", damage::every_truncation),
+        can("damage::segments_in_disorder", damage::segments_in_disorder),
+        can("damage::files_that_are_something_else", damage::files_that_are_something_else),
+        can("damage::empty_and_sparse_files", damage::empty_and_sparse_files),
+        can("damage::one_writer", damage::one_writer),
+        can("damage::a_directory_that_vanishes", damage::a_directory_that_vanishes),
+        can("damage::a_cut_makes_it_whole", damage::a_cut_makes_it_whole),
+        can("power::every_acknowledged_record_survives", power::every_acknowledged_record_survives),
+        can("power::planted_mistakes_are_found", power::planted_mistakes_are_found),
     ]
 }
 
