@@ -1,7 +1,10 @@
 //! The journal's log: what it promises, through crashes, damage and full disks.
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+mod child;
+mod crash;
 mod damage;
+mod full;
 mod model;
 mod power;
 mod roundtrip;
@@ -15,6 +18,7 @@ use libtest_mimic::{Arguments, Trial};
 type Case = (&'static str, fn(), Option<String>);
 
 fn cases() -> Vec<Case> {
+    let no_mount = full::why_not();
     let can = |name, test: fn()| -> Case { (name, test, None) };
     vec![
         can("roundtrip::records_come_back", roundtrip::records_come_back),
@@ -32,10 +36,17 @@ fn cases() -> Vec<Case> {
         can("damage::a_cut_makes_it_whole", damage::a_cut_makes_it_whole),
         can("power::every_acknowledged_record_survives", power::every_acknowledged_record_survives),
         can("power::planted_mistakes_are_found", power::planted_mistakes_are_found),
+        ("crash::every_system_call", crash::every_system_call, crash::why_not()),
+        can("full::writes_cut_short_by_a_limit", full::writes_cut_short_by_a_limit),
+        ("full::a_full_disk_is_back_pressure", full::a_full_disk_is_back_pressure, no_mount.clone()),
+        ("full::no_room_to_begin", full::no_room_to_begin, no_mount),
     ]
 }
 
 fn main() -> ExitCode {
+    if let Some(dir) = std::env::var_os(child::DIR) {
+        return child::main(dir.as_ref());
+    }
     let cases = cases();
     let waived: Vec<String> =
         cases.iter().filter_map(|(name, _, why)| Some(format!("waived: {name}: {}", why.as_ref()?))).collect();
