@@ -2,6 +2,7 @@
 
 mod bench;
 mod figures;
+mod log;
 mod probe;
 mod run;
 
@@ -29,6 +30,8 @@ enum Command {
     Probe(probe::Args),
     /// Find near-duplicate lines in text, with modules that exchange records through device mailboxes
     Run(run::Args),
+    /// Read, check and mend a journal's log on disk
+    Log(log::Args),
     /// Measure, against a floor measured in the same run
     Bench(bench::Args),
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Probe(args) => probe::execute(&args),
         Command::Run(args) => run::execute(&args),
+        Command::Log(args) => log::execute(&args),
         Command::Bench(args) => bench::execute(&args),
     }
 }

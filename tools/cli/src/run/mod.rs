@@ -24,6 +24,7 @@ use graph::Options;
 use input::{Account, OnLine};
 use output::Output;
 use pipeline::{Shared, Sink};
+pub(crate) use report::progress;
 
 const INTERRUPTED: u8 = 130;
 const USAGE: u8 = 2;
