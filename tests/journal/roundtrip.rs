@@ -76,6 +76,12 @@ pub(crate) fn records_come_back() {
         .unwrap();
 }
 
+/// Both ends can be moved to a thread of their own.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<(Log, Reader)>();
+};
+
 /// Long payloads and tensors are written from where they lie; a batch longer than a segment gets a segment of its own.
 pub(crate) fn long_tensors() {
     let dir = tempfile::tempdir().unwrap();

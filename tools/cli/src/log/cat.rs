@@ -50,7 +50,7 @@ pub(super) fn execute(args: &Args) -> Outcome {
     let mut reader = Reader::open(&args.dir.dir, args.filter.from.unwrap_or(0))?;
     let mut out = stdout();
     let mut failed = None;
-    while let Some(record) = reader.next() {
+    for record in reader.by_ref() {
         match record {
             Ok(record) if args.filter.is_past(record.sequence) => break,
             Ok(record) if !args.filter.wants(&record) => {}
