@@ -28,6 +28,7 @@ fn cases() -> Vec<Case> {
         can("roundtrip::policies_sync_when_they_say", roundtrip::policies_sync_when_they_say),
         can("damage::every_flipped_bit", damage::every_flipped_bit),
         can("damage::every_truncation", damage::every_truncation),
+        can("damage::records_inside_payloads", damage::records_inside_payloads),
         can("damage::segments_in_disorder", damage::segments_in_disorder),
         can("damage::files_that_are_something_else", damage::files_that_are_something_else),
         can("damage::empty_and_sparse_files", damage::empty_and_sparse_files),

@@ -71,6 +71,8 @@ struct State {
     faults: Faults,
     rng: Option<Rng>,
     locked: bool,
+    /// A write has failed and nothing was synced since: syncs fail more often then.
+    trouble: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -294,6 +296,7 @@ impl DiskFile for SimFile {
         let mut state = lock(&self.state);
         let rate = state.faults.write;
         let fails = state.fails(rate);
+        state.trouble |= fails;
         let part = if fails { state.rng.as_mut().map_or(0, |rng| rng.usize(..=bytes.len())) } else { bytes.len() };
         put(&mut state.files[self.inode], offset, &bytes[..part]);
         let mut kept = bytes[..part].to_vec();
@@ -325,7 +328,7 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = lock(&self.state);
-        let rate = state.faults.sync;
+        let rate = state.faults.sync * if std::mem::take(&mut state.trouble) { 12 } else { 1 };
         if state.fails(rate) {
             state.ops.push(Op::SyncFailed(self.inode));
             return Err(ErrorKind::Other.into());
