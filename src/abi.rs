@@ -24,6 +24,8 @@ plain_bytes!(
     wm_bell,
     wm_control,
     wm_grant,
+    wm_journal_head,
+    wm_tap_counts,
     wm_telemetry,
     wm_mailbox_stats,
     wm_module_stats,

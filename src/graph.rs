@@ -4,7 +4,7 @@ use crate::abi;
 use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
-use crate::options::{MailboxOptions, ModuleOptions, Rule, SpinBudget};
+use crate::options::{MailboxOptions, ModuleOptions, Rule, SpinBudget, Tap};
 use crate::runtime::Runtime;
 
 /// A module of one graph: its row in the module table.
@@ -44,6 +44,7 @@ pub(crate) struct MailboxPlan {
     pub(crate) options: MailboxOptions,
     pub(crate) producer: u32,
     pub(crate) consumer: u32,
+    pub(crate) tap: Tap,
 }
 
 /// Collects modules and mailboxes, checks them, and makes a [`Runtime`].
@@ -55,13 +56,22 @@ pub struct Builder {
     pub(crate) mailboxes: Vec<MailboxPlan>,
     pub(crate) keep: Vec<DeviceBuffer>,
     pub(crate) has_pacer: bool,
+    pub(crate) journal_slots: u32,
 }
 
 impl Builder {
     /// An empty graph for a device.
     pub fn new(device: Device) -> Self {
         let budget = SpinBudget { servers: default_servers(&device), ..SpinBudget::default() };
-        Builder { device, budget, modules: Vec::new(), mailboxes: Vec::new(), keep: Vec::new(), has_pacer: true }
+        Builder {
+            device,
+            budget,
+            modules: Vec::new(),
+            mailboxes: Vec::new(),
+            keep: Vec::new(),
+            has_pacer: true,
+            journal_slots: 1024,
+        }
     }
 
     /// The device that the graph is for.
@@ -167,8 +177,59 @@ impl Builder {
         let id = self.mailboxes.len() as u32;
         self.modules[from.index()].outputs.push(id);
         self.modules[to.index()].inputs.push(id);
-        self.mailboxes.push(MailboxPlan { name, options, producer: from.0, consumer: to.0 });
+        self.mailboxes.push(MailboxPlan { name, options, producer: from.0, consumer: to.0, tap: Tap::Off });
         Ok(MailboxId(id))
+    }
+
+    /// Sends the records of a mailbox to the journal, where a resident module takes or gives them, see
+    /// [`Runtime::journal`]. A mailbox without a resident end is refused: the arbiter does not see its records.
+    pub fn tap(&mut self, mailbox: MailboxId, tap: Tap) -> Result<&mut Self> {
+        let plan = self.mailboxes.get_mut(mailbox.index()).ok_or_else(|| {
+            Error::refused(
+                format!("mailbox id {}", mailbox.0),
+                "it belongs to another graph: this one has no such mailbox",
+            )
+        })?;
+        let is_resident = |m: u32| self.modules[m as usize].kind == abi::WM_KIND_RESIDENT;
+        if tap != Tap::Off && !is_resident(plan.producer) && !is_resident(plan.consumer) {
+            return Err(Error::refused(
+                format!("a tap of mailbox {}", plan.name),
+                "neither end is a resident module, so its records do not pass the arbiter",
+            ));
+        }
+        plan.tap = tap;
+        Ok(self)
+    }
+
+    /// Slots of each server's ring to the journal, a power of two; 1024 unless set. A burst that is longer than the rings
+    /// drops records or holds the arbiter, as each tap says.
+    pub fn journal_slots(&mut self, slots: u32) -> Result<&mut Self> {
+        MailboxOptions::slots(slots).check()?;
+        self.journal_slots = slots;
+        Ok(self)
+    }
+
+    /// Records that one step may journal at most.
+    pub(crate) fn journal_need(&self) -> u32 {
+        if self.mailboxes.iter().all(|m| m.tap != Tap::Block) {
+            return 0;
+        }
+        let tapped = |m: &u32| self.mailboxes[*m as usize].tap != Tap::Off;
+        let of = |m: &ModulePlan| {
+            let inputs = m.inputs.iter().filter(|m| tapped(m)).count() as u32;
+            inputs + m.outputs.iter().filter(|m| tapped(m)).count() as u32 * m.out_records()
+        };
+        self.modules.iter().map(of).max().unwrap_or(0)
+    }
+
+    /// Bytes of a slot of a journal ring, for the longest payload of a tapped mailbox behind its head; 0 without taps.
+    pub(crate) fn journal_stride(&self) -> u32 {
+        let payload = |m: &MailboxPlan| m.options.payload_bytes().unwrap_or(0);
+        let longest = self.mailboxes.iter().filter(|m| m.tap != Tap::Off).map(payload).max();
+        let Some(longest) = longest else { return 0 };
+        let needed = longest + size_of::<abi::wm_journal_head>();
+        let fits = |stride: &u32| (*stride as usize / 8 - (*stride as usize / 8).div_ceil(32)) * 8 >= needed;
+        (abi::WM_STRIDE_MIN..=abi::WM_STRIDE_JOURNAL).step_by(abi::WM_STRIDE_STEP as usize).find(fits).unwrap_or(0)
     }
 
     /// Checks the graph as a whole, allocates everything, loads the handler set. Nothing runs yet.
@@ -186,6 +247,12 @@ impl Builder {
             return Err(Error::refused(
                 "0 servers",
                 "the persistent kernel needs at least one; only the twin can do without",
+            ));
+        }
+        if self.journal_need() > self.journal_slots {
+            return Err(Error::refused(
+                format!("journal rings of {} slots", self.journal_slots),
+                format!("one step may journal {} records: set journal_slots to that at least", self.journal_need()),
             ));
         }
         for module in self.modules.iter().filter(|m| m.kind == abi::WM_KIND_RESIDENT) {

@@ -26,10 +26,14 @@ pub(crate) struct Memory {
     doors: usize,
     mailbox_stats: usize,
     module_stats: usize,
+    tap_counts: usize,
+    durable: usize,
     /// Handles with addresses as the host uses them.
     pub(crate) host_handles: Vec<abi::wm_mailbox>,
     /// Handles with addresses as the device uses them.
     pub(crate) handles: Vec<abi::wm_mailbox>,
+    /// Of the journal, one for each server, as the host uses them.
+    pub(crate) journal_rings: Vec<abi::wm_mailbox>,
     pub(crate) module_names: Vec<String>,
     pub(crate) mailbox_names: Vec<String>,
     /// Address and size of each module's state.
@@ -70,6 +74,9 @@ impl Memory {
             doors: 0,
             mailbox_stats: 0,
             module_stats: 0,
+            tap_counts: 0,
+            durable: 0,
+            journal_rings: Vec::new(),
             host_handles: Vec::new(),
             handles: Vec::new(),
             module_names: Vec::new(),
@@ -109,6 +116,17 @@ impl Memory {
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
         value
+    }
+
+    /// Records of a mailbox that went to the journal or were dropped on the way.
+    pub(crate) fn tap_counts(&self, mailbox: usize) -> abi::wm_tap_counts {
+        self.read_pinned(self.tap_counts + mailbox * size_of::<abi::wm_tap_counts>())
+    }
+
+    /// Tells modules how many of a mailbox's journalled records are durable.
+    pub(crate) fn publish_durable(&self, mailbox: usize, records: u64) {
+        // SAFETY: an aligned word inside the allocation whose one writer is the journal's writer thread.
+        unsafe { abi::wm_host_store_release(self.pinned.host.add(self.durable + 8 * mailbox).cast(), records) };
     }
 
     pub(crate) fn device(&self) -> &Device {
@@ -196,8 +214,11 @@ impl Memory {
             .map(|i| {
                 let s: abi::wm_mailbox_stats =
                     self.read_pinned(self.mailbox_stats + i * size_of::<abi::wm_mailbox_stats>());
+                let tap = self.tap_counts(i);
                 MailboxStats {
                     name: name(&self.mailbox_names, i),
+                    tapped: tap.taken,
+                    tap_dropped: tap.dropped,
                     written: s.written,
                     consumed: s.consumed,
                     depth_max: s.depth_max,

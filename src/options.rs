@@ -131,6 +131,28 @@ impl MailboxOptions {
     }
 }
 
+/// Whether the records of a mailbox go to the journal, and what gives way when the journal cannot keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tap {
+    /// They do not.
+    #[default]
+    Off,
+    /// They do; those that find the ring full are left out, and counted ([`MailboxStats::tap_dropped`](crate::MailboxStats)).
+    Drop,
+    /// They do, all of them: while the ring is full the arbiter grants no steps.
+    Block,
+}
+
+impl Tap {
+    pub(crate) fn word(self) -> u32 {
+        match self {
+            Tap::Off => abi::WM_TAP_NONE,
+            Tap::Drop => abi::WM_TAP_DROP,
+            Tap::Block => abi::WM_TAP_BLOCK,
+        }
+    }
+}
+
 /// When a module may be granted a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rule {

@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxId, ModuleId};
 use crate::image::HandlerImage;
+use crate::journal::{Drain, JournalStats, Sink};
 use crate::launcher::{Command, Launcher};
 use crate::memory::Memory;
 use crate::options::Rule;
@@ -78,6 +79,7 @@ pub struct Runtime {
     /// With parking, how long a door may stay closed.
     max_wait: Option<Duration>,
     pacer: Option<Pacer>,
+    journal: Option<Drain>,
     state: State,
     taken: std::collections::HashSet<(bool, u32)>,
     kinds: Vec<(u32, Rule, Vec<u32>, Vec<u32>)>,
@@ -114,6 +116,7 @@ impl Runtime {
             thread: None,
             max_wait,
             pacer: None,
+            journal: None,
             state: State::Ready,
             taken: Default::default(),
             kinds,
@@ -227,9 +230,30 @@ impl Runtime {
         Ok(())
     }
 
+    /// Says where the records of tapped mailboxes ([`Builder::tap`]) go: to a [`Log`](crate::journal::Log), or another
+    /// [`Sink`]. Two threads begin to drain; [`Self::stop`] drains the rest, makes it durable, and ends the sink.
+    pub fn journal(&mut self, sink: impl Sink + 'static) -> Result<()> {
+        if self.args.journals == 0 {
+            return Err(Error::State("journal: no mailbox of this graph is tapped: see Builder::tap".into()));
+        }
+        if self.state != State::Ready || self.journal.is_some() {
+            return Err(Error::State("journal: it is set once, before the start".into()));
+        }
+        self.journal = Some(Drain::start(self.memory.clone(), Box::new(sink), self.args.journal_need != 0)?);
+        Ok(())
+    }
+
+    /// What became of the records that taps saw; none without a journal. No driver call.
+    pub fn journal_stats(&self) -> Option<JournalStats> {
+        self.journal.as_ref().map(Drain::stats)
+    }
+
     /// Starts the arbiter. Returns when its first launch is enqueued.
     pub fn start(&mut self) -> Result<()> {
         self.memory.check_alive()?;
+        if self.args.journals != 0 && self.journal.is_none() {
+            return Err(Error::State("start: mailboxes are tapped, so the journal must be set first".into()));
+        }
         let launches = match (self.state, self.launches.take()) {
             (State::Ready, Some(launches)) => launches,
             _ => return Err(Error::State("start: the runtime has been started before; build a new one".into())),
@@ -322,6 +346,9 @@ impl Runtime {
             self.commands = None;
         }
         self.pacer = None;
+        if let Some(journal) = &mut self.journal {
+            outcome = outcome.and(journal.finish(until.max(Instant::now() + Duration::from_millis(100))));
+        }
         self.state = State::Stopped;
         for host in self.hosts.drain(..) {
             let joined = join_until(host.thread, until.max(Instant::now() + Duration::from_millis(100)));

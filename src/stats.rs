@@ -81,6 +81,10 @@ pub struct MailboxStats {
     pub consumed: u64,
     /// The most records that the arbiter saw waiting.
     pub depth_max: u64,
+    /// Records that were put into the journal's rings.
+    pub tapped: u64,
+    /// Records that found them full and were left out.
+    pub tap_dropped: u64,
     /// Why the arbiter refuses to touch it; none if it does not.
     pub quarantined: Option<&'static str>,
 }

@@ -33,7 +33,7 @@ struct mailbox_brief {
     u8 slots_log2;
     u8 producer_side;
     u8 consumer_side;
-    u8 reserved;
+    u8 tap;
     uint16_t producer;
     uint16_t consumer;
 };
@@ -82,10 +82,13 @@ struct arbiter {
     wm_grant* grants; // [servers]
     u64* granted;     // [servers]: grants so far, those of earlier launches too
     u64* flags;
-    u64 launch;      // number of this launch, and of its credit
-    u64 last_exit;   // WM_EXIT_* of the one before
-    u64 last_end_ns; // when that was
-    u8* scratch;     // [servers][scratch_bytes]
+    u64 launch;            // number of this launch, and of its credit
+    u64 last_exit;         // WM_EXIT_* of the one before
+    u64 last_end_ns;       // when that was
+    wm_producer* journals; // [servers]: each server's own end of its journal ring
+    wm_tap_counts* tapped; // per mailbox; whoever owns the module that taps it
+    u8* stage;             // [servers][journal_stage_bytes]
+    u8* scratch;           // [servers][scratch_bytes]
 };
 
 constexpr u32 flag_stop = 0;      // scan of the host side -> keeper: the stop doorbell was rung
@@ -153,6 +156,10 @@ WM_FN u64 place(arbiter& a, const wm_arbiter_args& args, u8* base) {
     a.grants = reinterpret_cast<wm_grant*>(take(servers * sizeof(wm_grant)));
     a.granted = wide(servers);
     a.flags = wide(flag_count);
+    const u64 journals = args.journals ? servers : 0;
+    a.journals = reinterpret_cast<wm_producer*>(take(journals * sizeof(wm_producer)));
+    a.tapped = reinterpret_cast<wm_tap_counts*>(take(args.journals ? mailboxes * sizeof(wm_tap_counts) : 0));
+    a.stage = take(journals * args.journal_stage_bytes);
     a.scratch = take(servers * args.scratch_bytes);
     return at_byte;
 }

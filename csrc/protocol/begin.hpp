@@ -76,7 +76,7 @@ template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
         if (a.rows != table)
             const_cast<wm_mailbox*>(a.rows)[m] = box;
         a.boxes[m] = {static_cast<u8>(box.slots_log2 & 63),   static_cast<u8>(box.producer_side),
-                      static_cast<u8>(box.consumer_side),     0,
+                      static_cast<u8>(box.consumer_side),     static_cast<u8>(box.tap),
                       static_cast<uint16_t>(box.producer_id), static_cast<uint16_t>(box.consumer_id)};
         const wm_status s = check_header(box);
         a.quarantined[m] = 0;
@@ -89,6 +89,17 @@ template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
         begin_watch(host_producer ? a.host_side : a.device_side, box.written, m * 2, a.written[m]);
         begin_watch(host_consumer ? a.host_side : a.device_side, box.consumed, m * 2 + 1, a.consumed[m]);
     }
+}
+
+// The journal's rings and counters go on where the last launch left them.
+template <class L> WM_FN void begin_journal(L lanes, arbiter& a) {
+    if (a.args.journals == 0)
+        return;
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
+        a.journals[s] = attach_producer(at<const wm_mailbox>(a.args.journals)[s]);
+    const wm_tap_counts* counts = at<const wm_tap_counts>(a.args.tap_counts);
+    for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width())
+        a.tapped[m] = {load_relaxed_sys(&counts[m].taken), load_relaxed_sys(&counts[m].dropped)};
 }
 
 // What this launch must know of the one before; and that the arbiter is awake (R0 of the model).
@@ -117,6 +128,7 @@ template <class L> WM_FN void begin(L lanes, arbiter& a) {
         a.flags[f] = 0;
     lanes.sync();
     begin_launch(lanes, a);
+    begin_journal(lanes, a);
     lanes.sync();
 }
 

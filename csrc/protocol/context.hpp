@@ -8,7 +8,7 @@
 #ifndef WARPMAIL_PROTOCOL_CONTEXT_HPP
 #define WARPMAIL_PROTOCOL_CONTEXT_HPP
 
-#include "protocol/arbiter.hpp"
+#include "protocol/journal.hpp"
 
 namespace warpmail {
 
@@ -20,7 +20,7 @@ public:
     L lanes;
 
     WM_FN context(L l, arbiter& a, u32 server, u32 module)
-        : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module),
+        : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module), server_(server),
           scratch_(a.scratch + static_cast<u64>(server) * a.args.scratch_bytes) {}
 
     WM_FN u32 inputs() const {
@@ -71,6 +71,8 @@ public:
         }
         if (s == WM_BAD_LENGTH)
             reject(WM_REJECT_LENGTH);
+        if (s == WM_OK && arbiter_.boxes[m].tap != WM_TAP_NONE)
+            journal(lanes, arbiter_, server_, m, c.read_idx - 1, dst, len, type);
         return s;
     }
 
@@ -93,8 +95,19 @@ public:
             }
             lanes.sync();
             records_out_++;
+            if (arbiter_.boxes[m].tap != WM_TAP_NONE && arbiter_.boxes[m].consumer_side != WM_SIDE_RESIDENT)
+                journal(lanes, arbiter_, server_, m, p.write_idx - 1, src, len, type);
         }
         return s;
+    }
+
+    // Records of a tapped output (input) that are on disk, counted from the first that was journalled: a handler that
+    // remembers how many it has given (taken) knows whether one of them is durable, and steps again later if not.
+    WM_FN u64 durable_outputs(u32 output) const {
+        return output < module_.n_outputs ? durable_of(arbiter_, module_.outputs[output]) : 0;
+    }
+    WM_FN u64 durable_inputs(u32 input) const {
+        return input < module_.n_inputs ? durable_of(arbiter_, module_.inputs[input]) : 0;
     }
 
     // Counts a record that the handler refuses: WM_REJECT_*.
@@ -126,6 +139,7 @@ private:
     arbiter& arbiter_;
     const module_brief& module_;
     u32 index_;
+    u32 server_;
     u8* scratch_;
     u64 records_in_ = 0;
     u64 records_out_ = 0;
@@ -146,7 +160,7 @@ template <class H, class L> WM_FN void run_grant(L lanes, arbiter& a, u32 server
         if (!moved)
             c.reject(WM_REJECT_NO_PROGRESS);
         more = moved && may_step(lanes, a, mod);
-        if (steps >= mod.batch || !moved) {
+        if (steps >= mod.batch || !moved || !journal_has_room(lanes, a, server)) {
             // What is left is somebody else's turn first; without progress, only news are worth another look.
             if (more && lanes.rank() == 0)
                 mark(a, module);

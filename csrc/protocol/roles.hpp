@@ -22,7 +22,7 @@ WM_FN bool args_are_valid(const wm_arbiter_args& args) {
     return args.magic == WM_ABI_MAGIC && args.version == WM_ABI_VERSION && args.n_mailboxes <= WM_MAX_MAILBOXES &&
            args.n_modules <= WM_MAX_MODULES && args.servers <= WM_MAX_SERVERS && args.scanners <= WM_MAX_SCANNERS &&
            args.n_device_words <= 2 * WM_MAX_MAILBOXES && args.n_host_words <= 2 * WM_MAX_MAILBOXES &&
-           args.scratch_bytes % 16 == 0 && args.residency_ns != 0 &&
+           args.scratch_bytes % 16 == 0 && args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 &&
            (args.idle_spin_ns == 0 || (args.doors != 0 && args.device_bell != 0 && args.host_bell != 0));
 }
 
@@ -155,7 +155,7 @@ enum class served : u32 { left, nothing, grant };
 template <class H, class L> WM_FN served serve_turn(L lanes, arbiter& a, u32 server) {
     const u64 turn = lanes.broadcast(load_relaxed_cta(&a.granted[server]), 0);
     const bool closing = lanes.any(load_relaxed_cta(&a.flags[flag_closing]) != 0);
-    const u32 module = closing ? no_module : claim(lanes, a, turn);
+    const u32 module = closing || !journal_has_room(lanes, a, server) ? no_module : claim(lanes, a, turn);
     if (module != no_module) {
         const u64 begin_ns = now_ns();
         if (lanes.rank() == 0) {

@@ -60,6 +60,11 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemet
         bad += is_quarantined(a, m);
     }
     bad = lanes.sum(bad);
+    for (u32 m = lanes.rank(); a.args.journals && m < a.args.n_mailboxes; m += lanes.width()) {
+        wm_tap_counts* counts = at<wm_tap_counts>(a.args.tap_counts) + m;
+        store_relaxed_sys(&counts->taken, load_relaxed_cta(&a.tapped[m].taken));
+        store_relaxed_sys(&counts->dropped, load_relaxed_cta(&a.tapped[m].dropped));
+    }
     copy_words(lanes, at<u64>(a.args.module_stats_out), at<const u64>(a.args.module_stats),
                static_cast<u64>(a.args.n_modules) * (sizeof(wm_module_stats) / 8));
     telemetry_grants(lanes, a);

@@ -7,7 +7,7 @@
 using namespace warpmail;
 
 uint32_t wm_host_payload_bytes(uint32_t stride) {
-    return stride_is_valid(stride) ? payload_in(stride) : 0;
+    return stride_is_valid(stride) && stride <= WM_STRIDE_MAX ? payload_in(stride) : 0;
 }
 
 uint64_t wm_host_shared_bytes(const wm_arbiter_args* args) {

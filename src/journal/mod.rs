@@ -21,6 +21,9 @@
 //! [`Reader`] reads it at any time. Sequences are consecutive and begin with 1; 0 stands for "nothing durable yet". The bytes
 //! and the rules by which [`Log::open`] recovers from a crash are told in `docs/journal-format.md`.
 //!
+//! [`Builder::tap`](crate::Builder::tap) chooses the mailboxes whose records go there, [`Runtime::journal`](crate::Runtime::journal)
+//! says where, and [`replay`] puts records back into mailboxes.
+//!
 //! What is promised: once a sequence was given as durable, the record is there after any crash or power loss, with its bytes,
 //! unless retention removes it. No record is invented, altered, or given twice. Damage of what was durable is an error that
 //! names file, offset and sequence, and never taken for a torn end. It rests on a disk that keeps what `fdatasync` said and
@@ -30,19 +33,27 @@ mod active;
 mod batch;
 mod cut;
 pub mod disk;
+mod drain;
 pub mod format;
 mod log;
+mod merge;
 mod options;
 mod reader;
 mod recover;
+mod replay;
 mod retention;
 mod scan;
 mod segment;
+mod sink;
 mod stat;
 
 pub use cut::Cut;
+pub(crate) use drain::Drain;
+pub use drain::JournalStats;
 pub use log::{Log, LogStats};
 pub use options::{Entry, LogOptions, Retention, SyncPolicy};
 pub use reader::{Reader, Record};
 pub use recover::{Recovered, Torn};
+pub use replay::{Pace, Replayed, replay};
+pub use sink::{NullSink, Sink};
 pub use stat::{LogStat, SegmentStat, stat};

@@ -6,7 +6,7 @@ use super::{Memory, handle_of, header_of};
 use crate::abi;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxPlan};
-use crate::options::SpinBudget;
+use crate::options::{MailboxOptions, SpinBudget};
 
 /// Hands out offsets one after the other.
 struct Plan(u64);
@@ -49,6 +49,7 @@ struct OnDevice {
     module_stats: u64,
     words: u64,
     bell: u64,
+    journals: u64,
     states: Vec<u64>,
     boxes: Vec<u64>,
     bytes: u64,
@@ -63,6 +64,7 @@ impl OnDevice {
             module_stats: plan.array::<abi::wm_module_stats>(graph.modules.len()),
             words: plan.array::<u64>(ends_of(graph, abi::WM_SIDE_DEVICE)),
             bell: plan.array::<abi::wm_bell>(1),
+            journals: plan.array::<abi::wm_mailbox>(rings(graph)),
             states: graph.modules.iter().map(|m| plan.take(m.options.state.len() as u64, 256)).collect(),
             boxes: boxes(graph, &mut plan, false),
             bytes: plan.0,
@@ -79,6 +81,9 @@ struct InPinned {
     mailbox_stats: u64,
     module_stats: u64,
     words: u64,
+    tap_counts: u64,
+    durable: u64,
+    rings: Vec<u64>,
     boxes: Vec<u64>,
     bytes: u64,
 }
@@ -94,10 +99,22 @@ impl InPinned {
             mailbox_stats: plan.array::<abi::wm_mailbox_stats>(graph.mailboxes.len()),
             module_stats: plan.array::<abi::wm_module_stats>(graph.modules.len()),
             words: plan.array::<u64>(ends_of(graph, abi::WM_SIDE_HOST)),
+            tap_counts: plan.array::<abi::wm_tap_counts>(graph.mailboxes.len()),
+            durable: plan.array::<u64>(graph.mailboxes.len()),
+            rings: (0..rings(graph)).map(|_| plan.take(ring_options(graph).bytes(), 512)).collect(),
             boxes: boxes(graph, &mut plan, true),
             bytes: plan.0,
         }
     }
+}
+
+/// Journal rings: one for each server, if anything is tapped.
+fn rings(graph: &Builder) -> usize {
+    if graph.journal_stride() == 0 { 0 } else { graph.budget.servers.max(1) as usize }
+}
+
+fn ring_options(graph: &Builder) -> MailboxOptions {
+    MailboxOptions { stride: graph.journal_stride(), slots: graph.journal_slots }
 }
 
 /// Offsets of the mailboxes of one kind of memory; 0 for the others.
@@ -138,8 +155,12 @@ impl Memory {
             what: "host memory",
             reason: format!("{bytes} bytes to lay the graph out in"),
         })?;
+        memory.tap_counts = pinned.tap_counts as usize;
+        memory.durable = pinned.durable as usize;
+        let mut image = vec![0u8; device.bytes as usize];
         memory.fill_mailboxes(&graph, &device, &pinned, &mut image);
         memory.fill_modules(&graph, &device, &mut image);
+        memory.fill_journals(&graph, &device, &pinned, &mut image);
         memory.fill_words(&device, &pinned, &mut image);
         memory.device.backend.upload(memory.arena.0, &image)?;
         let args = memory.args(&graph, &device, &pinned);
@@ -166,6 +187,7 @@ impl Memory {
             (handle.producer_side, handle.consumer_side) = (sides[0] as u16, sides[1] as u16);
             let has_bell = graph.budget.idle_spin.is_some() && sides.contains(&abi::WM_SIDE_RESIDENT);
             handle.bell = if has_bell { arena + device.bell } else { 0 };
+            handle.tap = plan.tap.word();
             if in_pinned {
                 self.write_pinned(pinned.boxes[id] as usize, bytes_of(&header));
             } else {
@@ -205,6 +227,17 @@ impl Memory {
         }
     }
 
+    fn fill_journals(&mut self, graph: &Builder, device: &OnDevice, pinned: &InPinned, image: &mut [u8]) {
+        for (server, &offset) in pinned.rings.iter().enumerate() {
+            let header = header_of(server as u32, server as u32, 0, &ring_options(graph), true);
+            let mut handle = handle_of(&header, self.pinned.device + offset);
+            (handle.producer_side, handle.consumer_side) = (abi::WM_SIDE_RESIDENT as u16, abi::WM_SIDE_HOST as u16);
+            self.write_pinned(offset as usize, bytes_of(&header));
+            put(image, device.journals + (server * size_of::<abi::wm_mailbox>()) as u64, bytes_of(&handle));
+            self.journal_rings.push(self.to_host(handle));
+        }
+    }
+
     fn fill_words(&mut self, device: &OnDevice, pinned: &InPinned, image: &mut [u8]) {
         let mut word = abi::wm_control::zeroed();
         (word.magic, word.version) = (abi::WM_ABI_MAGIC, abi::WM_ABI_VERSION);
@@ -222,6 +255,8 @@ impl Memory {
     fn args(&self, graph: &Builder, device: &OnDevice, pinned: &InPinned) -> abi::wm_arbiter_args {
         let (arena, base) = (self.arena.0, self.pinned.device);
         let n_device_words = ends_of(graph, abi::WM_SIDE_DEVICE) as u32;
+        let has_journal = !pinned.rings.is_empty();
+        let stage = graph.journal_stride().next_multiple_of(16);
         let SpinBudget { idle_spin, sm_share, residency, servers, .. } = graph.budget;
         abi::wm_arbiter_args {
             magic: abi::WM_ABI_MAGIC,
@@ -240,6 +275,9 @@ impl Memory {
             device_bell: arena + device.bell,
             host_bell: base + pinned.bell,
             doors: base + pinned.doors,
+            journals: if has_journal { arena + device.journals } else { 0 },
+            tap_counts: base + pinned.tap_counts,
+            durable: if has_journal { base + pinned.durable } else { 0 },
             idle_spin_ns: idle_spin.map_or(0, |d| d.as_nanos() as u64),
             residency_ns: residency.as_nanos() as u64,
             servers,
@@ -248,6 +286,8 @@ impl Memory {
             n_device_words,
             n_host_words: ends_of(graph, abi::WM_SIDE_HOST) as u32,
             sm_share_ppm: (sm_share * 1e6).round() as u32,
+            journal_stage_bytes: stage,
+            journal_need: graph.journal_need(),
         }
     }
 }

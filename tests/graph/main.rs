@@ -4,6 +4,7 @@ mod faults;
 mod flow;
 mod life;
 mod park;
+mod tap;
 mod turns;
 
 use std::process::ExitCode;
@@ -49,6 +50,11 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("parked_arbiters_stop_and_pause", park::parked_arbiters_stop_and_pause),
     ("short_launches_and_parking_lose_nothing", park::short_launches_and_parking_lose_nothing),
     ("the_pacer_bounds_every_wait", park::the_pacer_bounds_every_wait),
+    ("taps_keep_every_record_in_order", tap::taps_keep_every_record_in_order),
+    ("a_slow_sink_holds_back_or_drops", tap::a_slow_sink_holds_back_or_drops),
+    ("a_failed_sink_is_told", tap::a_failed_sink_is_told),
+    ("modules_see_what_is_durable", tap::modules_see_what_is_durable),
+    ("replay_puts_records_back", tap::replay_puts_records_back),
     ("start_and_stop_a_hundred_times", life::start_and_stop_a_hundred_times),
     ("quiesce_while_records_flow", life::quiesce_while_records_flow),
     ("host_modules_run_and_end", life::host_modules_run_and_end),

@@ -16,27 +16,28 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 4u        /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 5u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
-#define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */
-#define WM_STRIDE_MIN 64u      /* bytes per slot, smallest */
-#define WM_STRIDE_MAX 4096u    /* bytes per slot, largest */
-#define WM_STRIDE_STEP 64u     /* a stride is a multiple of this */
-#define WM_STRIDE_DEFAULT 256u /* 248 payload bytes */
-#define WM_GROUP_WORDS 32u     /* 8-byte words that share one head word inside a slot */
-#define WM_SLOTS_LOG2_MAX 24u  /* at most 2^24 slots a mailbox */
-#define WM_MAX_MAILBOXES 4096u /* rows of the mailbox table */
-#define WM_MAX_MODULES 4096u   /* rows of the module table */
-#define WM_MAX_INPUTS 8u       /* inputs of one module */
-#define WM_MAX_OUTPUTS 8u      /* outputs of one module */
-#define WM_MAX_SERVERS 14u     /* serving warps (twin: threads) of one arbiter */
-#define WM_MAX_SCANNERS 4u     /* scanning warps of one arbiter */
-#define WM_MAX_DIMS 8u         /* dimensions of a tensor descriptor */
-#define WM_REJECT_REASONS 8u   /* see WM_REJECT_* */
-#define WM_PRIORITIES 4u       /* priority classes; 0 is the most urgent */
-#define WM_DOORS 4u            /* doors that the arbiter's credits use in turn */
-#define WM_FAIR_TURNS 16u      /* every so many grants of a server the search begins at another class in turn */
+#define WM_LINE_BYTES 128u      /* a word that one side spins on stands alone on such a line */
+#define WM_STRIDE_MIN 64u       /* bytes per slot, smallest */
+#define WM_STRIDE_MAX 4096u     /* bytes per slot, largest */
+#define WM_STRIDE_JOURNAL 4160u /* bytes per slot of a journal ring, largest: a 4 KiB slot's payload and a head */
+#define WM_STRIDE_STEP 64u      /* a stride is a multiple of this */
+#define WM_STRIDE_DEFAULT 256u  /* 248 payload bytes */
+#define WM_GROUP_WORDS 32u      /* 8-byte words that share one head word inside a slot */
+#define WM_SLOTS_LOG2_MAX 24u   /* at most 2^24 slots a mailbox */
+#define WM_MAX_MAILBOXES 4096u  /* rows of the mailbox table */
+#define WM_MAX_MODULES 4096u    /* rows of the module table */
+#define WM_MAX_INPUTS 8u        /* inputs of one module */
+#define WM_MAX_OUTPUTS 8u       /* outputs of one module */
+#define WM_MAX_SERVERS 14u      /* serving warps (twin: threads) of one arbiter */
+#define WM_MAX_SCANNERS 4u      /* scanning warps of one arbiter */
+#define WM_MAX_DIMS 8u          /* dimensions of a tensor descriptor */
+#define WM_REJECT_REASONS 8u    /* see WM_REJECT_* */
+#define WM_PRIORITIES 4u        /* priority classes; 0 is the most urgent */
+#define WM_DOORS 4u             /* doors that the arbiter's credits use in turn */
+#define WM_FAIR_TURNS 16u       /* every so many grants of a server the search begins at another class in turn */
 
 /* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
 typedef int32_t wm_status;
@@ -71,6 +72,11 @@ typedef int32_t wm_status;
 /* Scope of the mailbox's memory orders. */
 #define WM_SCOPE_GPU 0u /* both ends inside one device */
 #define WM_SCOPE_SYS 1u /* an end is the host or another device */
+
+/* Whether the records of a mailbox go to the journal, and what happens when the journal is full. */
+#define WM_TAP_NONE 0u
+#define WM_TAP_DROP 1u  /* the record is not journalled, and counted */
+#define WM_TAP_BLOCK 2u /* the arbiter grants nothing until there is room */
 
 /* Module kinds and firing rules. */
 #define WM_KIND_RESIDENT 0u
@@ -144,7 +150,7 @@ typedef struct wm_mailbox {
     uint32_t consumer_id;
     uint16_t producer_side; /* WM_SIDE_* */
     uint16_t consumer_side; /* WM_SIDE_* */
-    uint32_t reserved;
+    uint32_t tap;           /* WM_TAP_* */
 } wm_mailbox;
 
 /* The near side of a mailbox's producer: its own index and what it last saw of the far one. */
@@ -268,6 +274,24 @@ typedef struct wm_mailbox_stats {
     uint64_t depth_max;  /* largest number of records in the ring that the arbiter saw */
 } wm_mailbox_stats;
 
+/*
+ * A record on its way to the journal: this head, then the payload, in a slot of the ring of the server that saw it
+ * pass. There is a ring for each server, in pinned memory; the host is its consumer.
+ */
+typedef struct wm_journal_head {
+    uint64_t number;  /* from 1, consecutive in the mailbox: servers take turns, and this restores the order */
+    uint64_t index;   /* of the record in the mailbox */
+    uint64_t time_ns; /* clock of the arbiter when it passed */
+    uint32_t mailbox_id;
+    uint32_t reserved;
+} wm_journal_head;
+
+/* Per mailbox; written by the arbiter alone, and what it begins the next launch with. */
+typedef struct wm_tap_counts {
+    uint64_t taken;   /* records put into journal rings */
+    uint64_t dropped; /* records that found them full */
+} wm_tap_counts;
+
 /* Per module; written by whoever serves the module, copied for the host. */
 typedef struct wm_module_stats {
     uint64_t steps;
@@ -295,14 +319,19 @@ typedef struct wm_arbiter_args {
     uint64_t device_bell;       /* wm_bell, device memory */
     uint64_t host_bell;         /* wm_bell, pinned */
     uint64_t doors;             /* wm_doorbell[WM_DOORS], pinned */
-    uint64_t idle_spin_ns;      /* polling without work before it parks; 0: it never parks, and launches need no door */
-    uint64_t residency_ns;      /* longest stay of this launch; it then finishes the steps it has granted and leaves */
-    uint32_t servers;           /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
-    uint32_t scanners;          /* warps that look at the device side, at least 1; the twin needs none */
-    uint32_t scratch_bytes;     /* scratch memory of each server, a multiple of 16 */
-    uint32_t n_device_words;    /* a word for each `written` and `consumed` of a mailbox with an end outside */
+    uint64_t journals;          /* wm_mailbox[servers], device memory: journal rings; 0: nothing is tapped */
+    uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
+    uint64_t durable;        /* uint64_t[n_mailboxes], pinned: tapped records known to be durable; the host writes it */
+    uint64_t idle_spin_ns;   /* polling without work before it parks; 0: it never parks, and launches need no door */
+    uint64_t residency_ns;   /* longest stay of this launch; it then finishes the steps it has granted and leaves */
+    uint32_t servers;        /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
+    uint32_t scanners;       /* warps that look at the device side, at least 1; the twin needs none */
+    uint32_t scratch_bytes;  /* scratch memory of each server, a multiple of 16 */
+    uint32_t n_device_words; /* a word for each `written` and `consumed` of a mailbox with an end outside */
     uint32_t n_host_words;
-    uint32_t sm_share_ppm; /* idle polling allowed in the long run, in millionths of the time */
+    uint32_t sm_share_ppm;        /* idle polling allowed in the long run, in millionths of the time */
+    uint32_t journal_stage_bytes; /* staging memory of each server, a multiple of 16 */
+    uint32_t journal_need;        /* free slots that a step needs in its server's ring; 0: none blocks */
 } wm_arbiter_args;
 
 #ifdef __cplusplus
@@ -326,8 +355,10 @@ WM_STATIC_ASSERT(sizeof(wm_doorbell) == WM_LINE_BYTES, "a word that is spun on s
 WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes: two aligned words");
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 6 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
 WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
+WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it stays aligned");
+WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 152,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 184,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

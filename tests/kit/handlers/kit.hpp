@@ -12,7 +12,7 @@ using warpmail::u32;
 using warpmail::u64;
 
 constexpr u32 handler_ring = 0, handler_join = 1, handler_stuck = 2, handler_idle = 3, handler_strict = 4,
-              handler_tensor_writer = 5, handler_tensor_reader = 6, handler_witness = 7;
+              handler_tensor_writer = 5, handler_tensor_reader = 6, handler_witness = 7, handler_durable = 8;
 
 // Word i of record n.
 WM_FN u64 word_of(u64 n, u32 i) {
@@ -179,6 +179,29 @@ struct witness {
     }
 };
 
+// Takes records from input 0; answers a question at input 1 with {records of input 0 taken, of those durable}.
+//   state: 0 records taken
+struct durable {
+    template <class C> WM_FN static void step(C& c) {
+        u64* s = c.template state<u64>();
+        u32 len = 0, type = 0;
+        const u32 asked = c.lanes.broadcast(static_cast<u32>(c.waiting(1) > 0), 0);
+        const u32 given = c.lanes.broadcast(static_cast<u32>(c.waiting(0) > 0), 0);
+        if (given && c.pop(0, c.scratch(), c.scratch_bytes(), len, type) == WM_OK && c.lanes.rank() == 0)
+            (*s)++;
+        c.lanes.sync();
+        if (!asked || c.pop(1, c.scratch(), c.scratch_bytes(), len, type) != WM_OK)
+            return;
+        c.lanes.sync();
+        if (c.lanes.rank() == 0) {
+            reinterpret_cast<u64*>(c.scratch())[0] = *s;
+            reinterpret_cast<u64*>(c.scratch())[1] = c.durable_inputs(0);
+        }
+        c.lanes.sync();
+        c.push(0, c.scratch(), 16, 1);
+    }
+};
+
 struct handlers {
     template <class C> WM_FN static void step(C& c, u32 handler) {
         if (c.state_bytes() < 64 && handler != handler_idle && handler != handler_strict)
@@ -198,6 +221,8 @@ struct handlers {
             return tensor_reader::step(c);
         case handler_witness:
             return witness::step(c);
+        case handler_durable:
+            return durable::step(c);
         default: // handler_idle takes nothing
             return;
         }

@@ -1,0 +1,74 @@
+//! Where drained records go.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::log::Log;
+use super::options::Entry;
+use crate::error::Result;
+
+/// Takes the journal's records, in order, from one thread. [`Log`] is the one that keeps them.
+pub trait Sink: Send {
+    /// Takes a batch; gives the sequences of its first and last record. After an error none of it was taken.
+    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>>;
+    /// Does what is due by the clock; called now and then. Gives the highest durable sequence.
+    fn tick(&mut self) -> Result<u64>;
+    /// The highest sequence known to be durable.
+    fn durable(&self) -> u64;
+    /// When [`tick`](Self::tick) should be called next; none if nothing waits for it.
+    fn due_in(&self) -> Option<Duration>;
+    /// Makes everything durable and ends.
+    fn finish(self: Box<Self>) -> Result<u64>;
+}
+
+impl Sink for Log {
+    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>> {
+        Log::append(self, entries)
+    }
+
+    fn tick(&mut self) -> Result<u64> {
+        Log::tick(self)
+    }
+
+    fn durable(&self) -> u64 {
+        Log::durable(self)
+    }
+
+    fn due_in(&self) -> Option<Duration> {
+        Log::due_in(self)
+    }
+
+    fn finish(self: Box<Self>) -> Result<u64> {
+        self.close()
+    }
+}
+
+/// Forgets everything at once, and calls it durable: to measure what comes before a disk.
+#[derive(Debug, Default)]
+pub struct NullSink {
+    taken: u64,
+}
+
+impl Sink for NullSink {
+    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>> {
+        let first = self.taken + 1;
+        self.taken += entries.len() as u64;
+        Ok(first..=self.taken)
+    }
+
+    fn tick(&mut self) -> Result<u64> {
+        Ok(self.taken)
+    }
+
+    fn durable(&self) -> u64 {
+        self.taken
+    }
+
+    fn due_in(&self) -> Option<Duration> {
+        None
+    }
+
+    fn finish(self: Box<Self>) -> Result<u64> {
+        Ok(self.taken)
+    }
+}

@@ -1,0 +1,271 @@
+//! What passes the arbiter reaches the journal: all of it, in each mailbox's order, or counted as dropped.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use warpmail::journal::{Entry, Log, LogOptions, NullSink, Pace, Reader, Sink, SyncPolicy, replay};
+use warpmail::{
+    Builder, Device, Error, HandlerImage, MailboxId, MailboxOptions, ModuleOptions, Receiver, Runtime, Sender,
+    SpinBudget, Tap, builtin,
+};
+use warpmail_testkit::{self as kit, ring_record};
+
+use crate::flow::echo;
+use crate::{BOUND, Outcome, expect, text};
+
+/// A directory of the scenario's own, removed in the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("warpmail-tap-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Folder(path)
+    }
+
+    fn log(&self) -> Result<Log, Error> {
+        let options = LogOptions { segment_bytes: 1 << 20, sync: SyncPolicy::EveryBatch, ..LogOptions::default() };
+        Ok(Log::open(&self.0, options)?.0)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// host -> first -> second -> host, with taps on all three mailboxes.
+fn chain(device: &Device, tap: Tap, journal_slots: u32, servers: u32) -> Result<(Runtime, Sender, Receiver), Error> {
+    let mut graph = Builder::new(device.clone());
+    graph.budget(SpinBudget { servers, ..SpinBudget::default() })?;
+    let host = graph.host("host")?;
+    let first = graph.resident("first", builtin::RELAY)?;
+    let second = graph.resident("second", builtin::RELAY)?;
+    let ids =
+        [(host, first), (first, second), (second, host)].map(|(a, b)| graph.mailbox(a, b, MailboxOptions::slots(16)));
+    let mut boxes: Vec<MailboxId> = Vec::new();
+    for id in ids {
+        let id = id?;
+        graph.tap(id, tap)?;
+        boxes.push(id);
+    }
+    graph.journal_slots(journal_slots)?;
+    let mut runtime = graph.build(HandlerImage::builtin())?;
+    let ends = (runtime.sender(boxes[0])?, runtime.receiver(boxes[2])?);
+    Ok((runtime, ends.0, ends.1))
+}
+
+fn least_servers(device: &Device) -> u32 {
+    u32::from(device.info().ordinal.is_some())
+}
+
+pub(crate) fn taps_keep_every_record_in_order(device: &Device) -> Outcome {
+    const RECORDS: u64 = 6000;
+    for servers in [least_servers(device), 3] {
+        let folder = Folder::new("order");
+        let (mut runtime, mut sender, mut receiver) = chain(device, Tap::Block, 64, servers).map_err(text)?;
+        runtime.journal(folder.log().map_err(text)?).map_err(text)?;
+        runtime.start().map_err(text)?;
+        echo(&mut sender, &mut receiver, 0, RECORDS)?;
+        runtime.stop(BOUND).map_err(text)?;
+        let stats = runtime.journal_stats().ok_or("no journal")?;
+        let all = 3 * RECORDS;
+        let adds_up =
+            stats.accepted == all && stats.durable == all && stats.in_flight + stats.dropped + stats.lost == 0;
+        expect(adds_up && stats.failed.is_none(), || format!("{stats:?}"))?;
+
+        let mut next = HashMap::new();
+        let mut last_ns = HashMap::new();
+        for record in Reader::open(&folder.0, 1).map_err(text)? {
+            let record = record.map_err(text)?;
+            let n = next.entry(record.mailbox).or_insert(0u64);
+            let whole = record.payload == ring_record(*n, *n, 248) && record.msg_type == *n as u16;
+            expect(whole, || format!("record {n} of mailbox {} is another in the log", record.mailbox))?;
+            let last = last_ns.insert(record.mailbox, record.producer_ns).unwrap_or(0);
+            expect(record.producer_ns >= last, || {
+                format!("record {n} of mailbox {} went back in time", record.mailbox)
+            })?;
+            *n += 1;
+        }
+        expect((0..3).all(|m| next.get(&m) == Some(&RECORDS)), || format!("{servers} servers: {next:?}"))?;
+    }
+    Ok(())
+}
+
+/// Takes its time with each batch, and remembers what it took.
+struct Slow {
+    null: NullSink,
+    delay: Duration,
+    seen: Arc<Mutex<Vec<(u32, u16)>>>,
+}
+
+impl Sink for Slow {
+    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>, Error> {
+        std::thread::sleep(self.delay);
+        if let Ok(mut seen) = self.seen.lock() {
+            seen.extend(entries.iter().map(|e| (e.mailbox, e.msg_type)));
+        }
+        self.null.append(entries)
+    }
+    fn tick(&mut self) -> Result<u64, Error> {
+        self.null.tick()
+    }
+    fn durable(&self) -> u64 {
+        self.null.durable()
+    }
+    fn due_in(&self) -> Option<Duration> {
+        None
+    }
+    fn finish(self: Box<Self>) -> Result<u64, Error> {
+        Box::new(self.null).finish()
+    }
+}
+
+pub(crate) fn a_slow_sink_holds_back_or_drops(device: &Device) -> Outcome {
+    const RECORDS: u64 = 3000;
+    for tap in [Tap::Block, Tap::Drop] {
+        let (mut runtime, mut sender, mut receiver) = chain(device, tap, 4, least_servers(device)).map_err(text)?;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let delay = Duration::from_millis(1);
+        runtime.journal(Slow { null: NullSink::default(), delay, seen: seen.clone() }).map_err(text)?;
+        runtime.start().map_err(text)?;
+        echo(&mut sender, &mut receiver, 0, RECORDS)?;
+        runtime.stop(BOUND).map_err(text)?;
+        let stats = runtime.journal_stats().ok_or("no journal")?;
+        let adds_up = stats.accepted == 3 * RECORDS && stats.accepted == stats.durable + stats.dropped;
+        expect(adds_up, || format!("{tap:?}: {stats:?}"))?;
+        expect((stats.dropped == 0) == (tap == Tap::Block), || format!("{tap:?}: {stats:?}"))?;
+        let seen = seen.lock().map_err(|e| e.to_string())?;
+        expect(seen.len() as u64 == stats.durable, || format!("{} records, {stats:?}", seen.len()))?;
+        let mut last = [-1i64; 3];
+        for &(mailbox, n) in seen.iter() {
+            let place = &mut last[mailbox as usize];
+            expect(i64::from(n) > *place, || format!("{tap:?}: mailbox {mailbox}: {n} after {place}"))?;
+            *place = i64::from(n);
+        }
+    }
+    Ok(())
+}
+
+/// Takes some batches and then no more.
+struct Failing {
+    null: NullSink,
+    batches: u32,
+}
+
+impl Sink for Failing {
+    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>, Error> {
+        if self.batches == 0 {
+            return Err(Error::State("the disk is gone".into()));
+        }
+        self.batches -= 1;
+        self.null.append(entries)
+    }
+    fn tick(&mut self) -> Result<u64, Error> {
+        self.null.tick()
+    }
+    fn durable(&self) -> u64 {
+        self.null.durable()
+    }
+    fn due_in(&self) -> Option<Duration> {
+        None
+    }
+    fn finish(self: Box<Self>) -> Result<u64, Error> {
+        Ok(self.null.durable())
+    }
+}
+
+pub(crate) fn a_failed_sink_is_told(device: &Device) -> Outcome {
+    // Where records may be dropped the modules go on, and what was lost is counted.
+    let (mut runtime, mut sender, mut receiver) = chain(device, Tap::Drop, 64, least_servers(device)).map_err(text)?;
+    runtime.journal(Failing { null: NullSink::default(), batches: 3 }).map_err(text)?;
+    runtime.start().map_err(text)?;
+    echo(&mut sender, &mut receiver, 0, 2000)?;
+    let stopped = runtime.stop(BOUND);
+    expect(matches!(&stopped, Err(e) if e.to_string().contains("the disk is gone")), || format!("{stopped:?}"))?;
+    let stats = runtime.journal_stats().ok_or("no journal")?;
+    let adds_up = stats.accepted == stats.durable + stats.dropped + stats.lost && stats.accepted == 6000;
+    expect(adds_up && stats.lost > 0 && stats.failed.is_some(), || format!("{stats:?}"))?;
+
+    // Where all must be kept the runtime fails, and whoever waits is told.
+    let (mut runtime, mut sender, _receiver) = chain(device, Tap::Block, 64, least_servers(device)).map_err(text)?;
+    runtime.journal(Failing { null: NullSink::default(), batches: 0 }).map_err(text)?;
+    runtime.start().map_err(text)?;
+    let begin = Instant::now();
+    let told = loop {
+        match sender.push(1, &[0; 8], Duration::from_millis(50)) {
+            Err(Error::Failed(reason)) => break reason,
+            _ if begin.elapsed() > BOUND => return Err("nobody was told".into()),
+            _ => {}
+        }
+    };
+    expect(told.contains("the disk is gone"), || told.clone())?;
+    expect(runtime.stop(BOUND).is_err(), || "stop says nothing of it".into())
+}
+
+pub(crate) fn modules_see_what_is_durable(device: &Device) -> Outcome {
+    let folder = Folder::new("durable");
+    let mut graph = Builder::new(device.clone());
+    let host = graph.host("host").map_err(text)?;
+    let keeper = graph.resident("keeper", ModuleOptions::handler(kit::DURABLE).with_state(&[0u64; 8])).map_err(text)?;
+    let data = graph.mailbox(host, keeper, MailboxOptions::slots(64)).map_err(text)?;
+    let ask = graph.mailbox(host, keeper, MailboxOptions::slots(4)).map_err(text)?;
+    let answer = graph.mailbox(keeper, host, MailboxOptions::slots(4)).map_err(text)?;
+    graph.tap(data, Tap::Block).map_err(text)?;
+    let mut runtime = graph.build(kit::image()).map_err(text)?;
+    let (mut data, mut ask) = (runtime.sender(data).map_err(text)?, runtime.sender(ask).map_err(text)?);
+    let mut answer = runtime.receiver(answer).map_err(text)?;
+    runtime.journal(folder.log().map_err(text)?).map_err(text)?;
+    runtime.start().map_err(text)?;
+    let (mut buffer, begin) = ([0u8; 248], Instant::now());
+    for n in 0..500u64 {
+        data.push(1, &n.to_le_bytes(), BOUND).map_err(text)?;
+    }
+    loop {
+        ask.push(1, b"?", BOUND).map_err(text)?;
+        answer.pop(&mut buffer, BOUND).map_err(text)?;
+        let word = |i: usize| u64::from_le_bytes(std::array::from_fn(|b| buffer[8 * i + b]));
+        let (taken, durable) = (word(0), word(1));
+        expect(durable <= taken && taken <= 500, || format!("{durable} of {taken} durable"))?;
+        // What the module was told is durable can be read from the disk.
+        let on_disk = match Reader::open(&folder.0, 1) {
+            Ok(reader) => reader.take_while(Result::is_ok).count() as u64,
+            Err(_) => 0,
+        };
+        expect(on_disk >= durable, || format!("{durable} durable, {on_disk} on disk"))?;
+        if durable == 500 {
+            break;
+        }
+        expect(begin.elapsed() < BOUND, || format!("{durable} of {taken} durable"))?;
+    }
+    runtime.stop(BOUND).map_err(text)
+}
+
+pub(crate) fn replay_puts_records_back(device: &Device) -> Outcome {
+    let folder = Folder::new("replay");
+    let (mut runtime, mut sender, mut receiver) = chain(device, Tap::Block, 64, least_servers(device)).map_err(text)?;
+    runtime.journal(folder.log().map_err(text)?).map_err(text)?;
+    runtime.start().map_err(text)?;
+    echo(&mut sender, &mut receiver, 0, 1000)?;
+    runtime.stop(BOUND).map_err(text)?;
+
+    let (mut runtime, sender, mut receiver) = chain(device, Tap::Drop, 64, least_servers(device)).map_err(text)?;
+    runtime.journal(NullSink::default()).map_err(text)?;
+    runtime.start().map_err(text)?;
+    let mut senders = HashMap::from([(0, sender)]);
+    let from = folder.0.clone();
+    let replaying = std::thread::spawn(move || replay(Reader::open(&from, 1)?, Pace::Full, &mut senders, BOUND));
+    let mut buffer = [0; 248];
+    for n in 0..1000 {
+        let record = receiver.pop(&mut buffer, BOUND).map_err(text)?;
+        let same = record.msg_type == n as u16 && buffer[..record.len] == ring_record(n, n, 248);
+        expect(same, || format!("record {n} came back changed"))?;
+    }
+    let done = replaying.join().map_err(|_| "the replay panicked".to_string())?.map_err(text)?;
+    expect(done.pushed == 1000 && done.skipped == 2000 && done.last == 3000, || format!("{done:?}"))?;
+    runtime.stop(BOUND).map_err(text)
+}
