@@ -22,7 +22,7 @@ pub struct SpinBudget {
     /// The longest one launch of the arbiter stays; it then finishes the steps it has granted, leaves, and the next
     /// launch continues. Every driver call that waits for running kernels waits at most about this long. 100 µs to 1 s.
     pub residency: Duration,
-    /// Warps (twin: threads) that run handlers, 1 to 14. The twin takes 0 too: the arbiter's own thread serves.
+    /// Warps (twin: threads) that run handlers, 1 to 13. The twin takes 0 too: the arbiter's own thread serves.
     pub servers: u32,
 }
 

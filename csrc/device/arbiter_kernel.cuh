@@ -12,6 +12,8 @@
 namespace warpmail {
 
 constexpr u32 first_server_warp = 2;
+// For __launch_bounds__ of a kernel that is an arbiter: its registers must do for the largest block.
+constexpr u32 arbiter_max_threads = WM_MAX_WARPS * 32;
 
 template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args) {
     extern __shared__ __align__(16) unsigned char warpmail_shared[];

@@ -4,6 +4,7 @@
 #include "device/arbiter_kernel.cuh"
 #include "protocol/builtin.hpp"
 
-extern "C" __global__ void warpmail_builtin_arbiter(const __grid_constant__ wm_arbiter_args args) {
+extern "C" __global__ void __launch_bounds__(warpmail::arbiter_max_threads, 1)
+    warpmail_builtin_arbiter(const __grid_constant__ wm_arbiter_args args) {
     warpmail::arbiter_kernel<warpmail::builtin_handlers>(args);
 }

@@ -21,11 +21,14 @@
 
 #include "warpmail/abi.h"
 
+// WM_COLD: a function off the hot path, called and not inlined, so that it does not cost the callers registers.
 #if defined(__CUDACC__)
 #define WM_FN __host__ __device__ inline
+#define WM_COLD __host__ __device__ __noinline__
 #define WM_DEV __device__ inline
 #else
 #define WM_FN inline
+#define WM_COLD __attribute__((noinline))
 #endif
 
 #if !defined(__CUDA_ARCH__)

@@ -18,11 +18,16 @@ namespace warpmail {
 template <class L> WM_FN bool journal_has_room(L lanes, arbiter& a, u32 server) {
     if (a.args.journal_need == 0)
         return true;
-    wm_producer p = a.journals[server];
-    const bool room = free_slots(lanes, p, a.args.journal_need) >= a.args.journal_need;
+    wm_producer& end = a.journals[server];
+    const u64 idx = load_relaxed_cta(&end.write_idx), slots = slot_count(end.mailbox);
+    u64 read = load_relaxed_cta(&end.read_seen);
+    if (slots - (idx - read) >= a.args.journal_need)
+        return true;
+    read = lanes.broadcast(load_relaxed_sys(read_idx_of(end.mailbox)), 0);
+    const bool room = slots - (idx - read) >= a.args.journal_need;
     lanes.sync();
     if (lanes.rank() == 0)
-        a.journals[server].read_seen = p.read_seen;
+        store_relaxed_cta(&end.read_seen, read);
     lanes.sync();
     return room;
 }
@@ -39,27 +44,37 @@ template <class L> WM_FN void stage_payload(L lanes, u8* to, const u8* from, u32
         to[i] = from[i];
 }
 
-// Journals a record of mailbox m whose payload lies at `from`, by the server that owns the module at hand.
+// Journals a record of mailbox m whose payload lies at `from`, by the server that owns the module at hand. The server's
+// end of its ring stays in working memory: the few words that are needed are read where they are needed, which keeps
+// the registers of the kernel down.
 template <class L>
-WM_FN void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void* from, u32 len, u32 type) {
+WM_COLD void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void* from, u32 len, u32 type) {
     u8* stage = a.stage + static_cast<u64>(server) * a.args.journal_stage_bytes;
-    const wm_tap_counts before = {load_relaxed_cta(&a.tapped[m].taken), load_relaxed_cta(&a.tapped[m].dropped)};
-    wm_producer p = a.journals[server];
-    lanes.sync(); // the payload is there, and the last use of the stage is over
-    if (lanes.rank() == 0)
-        *reinterpret_cast<wm_journal_head*>(stage) = {before.taken + 1, index, now_ns(), m, 0};
-    stage_payload(lanes, stage + sizeof(wm_journal_head), static_cast<const u8*>(from), len);
-    lanes.sync();
-    const u32 bytes = static_cast<u32>(sizeof(wm_journal_head)) + len;
-    const bool taken = try_push<order::self_contained>(lanes, p, stage, bytes, type) == WM_OK;
-    lanes.sync();
+    wm_producer& end = a.journals[server];
+    const u64 taken = load_relaxed_cta(&a.tapped[m].taken), idx = load_relaxed_cta(&end.write_idx);
+    u64 read = load_relaxed_cta(&end.read_seen);
+    if (idx - read >= slot_count(end.mailbox))
+        read = lanes.broadcast(load_relaxed_sys(read_idx_of(end.mailbox)), 0);
+    const bool room = idx - read < slot_count(end.mailbox);
+    lanes.sync(); // the payload is there, and the last use of stage and end is over
+    if (room) {
+        if (lanes.rank() == 0)
+            *reinterpret_cast<wm_journal_head*>(stage) = {taken + 1, index, now_ns(), m, 0};
+        stage_payload(lanes, stage + sizeof(wm_journal_head), static_cast<const u8*>(from), len);
+        lanes.sync();
+        write_slot<order::self_contained>(lanes, slot_at(end.mailbox, idx), any_form(end.mailbox),
+                                          lap_tag(idx, end.mailbox.slots_log2), stage,
+                                          static_cast<u32>(sizeof(wm_journal_head)) + len, type);
+    }
     if (lanes.rank() == 0) {
-        a.journals[server].write_idx = p.write_idx;
-        a.journals[server].read_seen = p.read_seen;
-        if (taken)
-            store_relaxed_cta(&a.tapped[m].taken, before.taken + 1);
-        else
-            store_relaxed_cta(&a.tapped[m].dropped, before.dropped + 1);
+        store_relaxed_cta(&end.read_seen, read);
+        if (room) {
+            store_relaxed_cta(&end.write_idx, idx + 1);
+            store_relaxed_sys(write_idx_of(end.mailbox), idx + 1);
+            store_relaxed_cta(&a.tapped[m].taken, taken + 1);
+        } else {
+            store_relaxed_cta(&a.tapped[m].dropped, load_relaxed_cta(&a.tapped[m].dropped) + 1);
+        }
     }
     lanes.sync();
 }

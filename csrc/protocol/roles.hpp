@@ -21,8 +21,9 @@ namespace warpmail {
 WM_FN bool args_are_valid(const wm_arbiter_args& args) {
     return args.magic == WM_ABI_MAGIC && args.version == WM_ABI_VERSION && args.n_mailboxes <= WM_MAX_MAILBOXES &&
            args.n_modules <= WM_MAX_MODULES && args.servers <= WM_MAX_SERVERS && args.scanners <= WM_MAX_SCANNERS &&
-           args.n_device_words <= 2 * WM_MAX_MAILBOXES && args.n_host_words <= 2 * WM_MAX_MAILBOXES &&
-           args.scratch_bytes % 16 == 0 && args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 &&
+           2 + args.servers + args.scanners <= WM_MAX_WARPS && args.n_device_words <= 2 * WM_MAX_MAILBOXES &&
+           args.n_host_words <= 2 * WM_MAX_MAILBOXES && args.scratch_bytes % 16 == 0 &&
+           args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 &&
            (args.idle_spin_ns == 0 || (args.doors != 0 && args.device_bell != 0 && args.host_bell != 0));
 }
 

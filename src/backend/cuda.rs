@@ -235,6 +235,22 @@ impl Backend for Cuda {
         unsafe { sys::cuFuncSetAttribute(launches.function, limit, shared as i32) }
             .result()
             .map_err(driver("cuFuncSetAttribute"))?;
+        let mut most = 0;
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK;
+        // SAFETY: as above.
+        unsafe { sys::cuFuncGetAttribute(&mut most, attribute, launches.function) }
+            .result()
+            .map_err(driver("cuFuncGetAttribute"))?;
+        let threads = threads_of(args);
+        if threads as i32 > most {
+            return Err(Error::refused(
+                format!("an arbiter of {threads} threads with the handler set {}", image.name),
+                format!(
+                    "its kernel has registers for {most} on this device: use fewer servers, or declare the kernel with \
+                     __launch_bounds__(warpmail::arbiter_max_threads, 1)"
+                ),
+            ));
+        }
         for _ in 0..4 {
             let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
             launches.idle.push(result::event::create(flags).map_err(driver("cuEventCreate"))?);
@@ -250,6 +266,11 @@ impl Drop for Cuda {
             let _ = unsafe { result::stream::destroy(stream.0) };
         }
     }
+}
+
+/// Threads of the arbiter's one block: keeper, inbox, servers, scanners.
+fn threads_of(args: &wm_arbiter_args) -> u32 {
+    (2 + args.servers + args.scanners) * 32
 }
 
 struct CudaLaunches {
@@ -288,7 +309,7 @@ impl Launches for CudaLaunches {
         let event = self.idle.pop().ok_or_else(|| Error::State("too many launches are outstanding".into()))?;
         let mut args = *args;
         let mut params = [(&raw mut args).cast::<c_void>()];
-        let threads = (2 + args.servers + args.scanners) * 32;
+        let threads = threads_of(&args);
         // SAFETY: the kernel takes one wm_arbiter_args by value; the runtime keeps its tables alive until this launch has
         // been collected.
         let launched = unsafe {

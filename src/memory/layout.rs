@@ -281,7 +281,7 @@ impl Memory {
             idle_spin_ns: idle_spin.map_or(0, |d| d.as_nanos() as u64),
             residency_ns: residency.as_nanos() as u64,
             servers,
-            scanners: n_device_words.div_ceil(2048).clamp(1, abi::WM_MAX_SCANNERS),
+            scanners: n_device_words.div_ceil(2048).clamp(1, abi::WM_MAX_SCANNERS.min(abi::WM_MAX_WARPS - 2 - servers)),
             scratch_bytes: graph.scratch_bytes(),
             n_device_words,
             n_host_words: ends_of(graph, abi::WM_SIDE_HOST) as u32,

@@ -31,8 +31,9 @@
 #define WM_MAX_MODULES 4096u    /* rows of the module table */
 #define WM_MAX_INPUTS 8u        /* inputs of one module */
 #define WM_MAX_OUTPUTS 8u       /* outputs of one module */
-#define WM_MAX_SERVERS 14u      /* serving warps (twin: threads) of one arbiter */
+#define WM_MAX_SERVERS 13u      /* serving warps (twin: threads) of one arbiter */
 #define WM_MAX_SCANNERS 4u      /* scanning warps of one arbiter */
+#define WM_MAX_WARPS 16u        /* of the arbiter's block: keeper, inbox, servers, scanners; bounds its registers */
 #define WM_MAX_DIMS 8u          /* dimensions of a tensor descriptor */
 #define WM_REJECT_REASONS 8u    /* see WM_REJECT_* */
 #define WM_PRIORITIES 4u        /* priority classes; 0 is the most urgent */

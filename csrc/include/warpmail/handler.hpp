@@ -12,7 +12,8 @@
 //   };
 //
 // In a .cu, compiled to a fatbin that the runtime loads:
-//   extern "C" __global__ void my_arbiter(const __grid_constant__ wm_arbiter_args args) {
+//   extern "C" __global__ void __launch_bounds__(warpmail::arbiter_max_threads, 1)
+//       my_arbiter(const __grid_constant__ wm_arbiter_args args) {
 //       warpmail::arbiter_kernel<my_handlers>(args);
 //   }
 // In a .cpp, linked into the program, for machines without a GPU:

@@ -3,6 +3,7 @@
 
 #include "handlers/kit.hpp"
 
-extern "C" __global__ void kit_arbiter(const __grid_constant__ wm_arbiter_args args) {
+extern "C" __global__ void __launch_bounds__(warpmail::arbiter_max_threads, 1)
+    kit_arbiter(const __grid_constant__ wm_arbiter_args args) {
     warpmail::arbiter_kernel<kit::handlers>(args);
 }

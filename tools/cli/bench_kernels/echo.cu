@@ -3,6 +3,7 @@
 
 #include "bench_kernels/echo.hpp"
 
-extern "C" __global__ void echo_arbiter(const __grid_constant__ wm_arbiter_args args) {
+extern "C" __global__ void __launch_bounds__(warpmail::arbiter_max_threads, 1)
+    echo_arbiter(const __grid_constant__ wm_arbiter_args args) {
     warpmail::arbiter_kernel<bench::echo_handlers>(args);
 }

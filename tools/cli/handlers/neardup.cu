@@ -3,6 +3,7 @@
 
 #include "handlers/neardup.hpp"
 
-extern "C" __global__ void neardup_arbiter(const __grid_constant__ wm_arbiter_args args) {
+extern "C" __global__ void __launch_bounds__(warpmail::arbiter_max_threads, 1)
+    neardup_arbiter(const __grid_constant__ wm_arbiter_args args) {
     warpmail::arbiter_kernel<neardup::handlers>(args);
 }

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
     /// Serving warps of the arbiter; on the twin, threads
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=14))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(warpmail::abi::WM_MAX_SERVERS)))]
     servers: Option<u32>,
     /// Also measure the round trip through the arbiter
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]

@@ -74,7 +74,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     device: Option<u32>,
     /// Warps (on the twin: threads) that run modules, if not as many as the machine suggests
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=14))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(warpmail::abi::WM_MAX_SERVERS)))]
     servers: Option<u32>,
     /// Also write the results and a summary as JSON; - writes it to standard output in place of the text
     #[arg(long, value_name = "FILE")]
