@@ -13,6 +13,7 @@ pub const WARPMAIL_STUCK: i32 = -40;
 pub const WARPMAIL_BAD_STATE: i32 = -41;
 pub const WARPMAIL_BAD_MAILBOX: i32 = -42;
 pub const WARPMAIL_INTERNAL: i32 = -43;
+pub const WARPMAIL_JOURNAL: i32 = -44;
 pub const WARPMAIL_BOUND_MAX_NS: u64 = 86400000000000;
 pub const WARPMAIL_POP_BATCH_MAX: u32 = 64;
 pub const WARPMAIL_SERVERS_DEFAULT: u32 = 4294967295;
@@ -377,6 +378,9 @@ unsafe extern "C" {
     ) -> warpmail_status;
 }
 unsafe extern "C" {
+    pub fn warpmail_builder_tap(builder: *mut warpmail_builder, mailbox: u32, tap: u32) -> warpmail_status;
+}
+unsafe extern "C" {
     pub fn warpmail_builder_budget(builder: *mut warpmail_builder, budget: *const warpmail_budget) -> warpmail_status;
 }
 unsafe extern "C" {
@@ -388,6 +392,21 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn warpmail_builder_destroy(builder: *mut warpmail_builder) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_runtime_journal(
+        runtime: *mut warpmail_runtime,
+        directory: *const ::core::ffi::c_char,
+        sync_every_ns: u64,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_runtime_journal_json(
+        runtime: *mut warpmail_runtime,
+        text: *mut ::core::ffi::c_char,
+        size: usize,
+        needed: *mut usize,
+    ) -> warpmail_status;
 }
 unsafe extern "C" {
     pub fn warpmail_runtime_start(runtime: *mut warpmail_runtime) -> warpmail_status;

@@ -15,8 +15,8 @@ use super::sys::{
 };
 use super::table;
 use crate::abi;
-use crate::graph::{Builder, ModuleId};
-use crate::options::{MailboxOptions, ModuleOptions, Rule, SpinBudget};
+use crate::graph::{Builder, MailboxId, ModuleId};
+use crate::options::{MailboxOptions, ModuleOptions, Rule, SpinBudget, Tap};
 
 // SAFETY: `repr(C)`: the size, integers and a pointer.
 unsafe impl Options for warpmail_module_options {
@@ -153,6 +153,20 @@ pub(super) unsafe extern "C" fn warpmail_builder_mailbox(
     })
 }
 
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_builder_tap(builder: *mut warpmail_builder, mailbox: u32, tap: u32) -> i32 {
+    enter(|| {
+        let tap = match tap {
+            abi::WM_TAP_NONE => Tap::Off,
+            abi::WM_TAP_DROP => Tap::Drop,
+            abi::WM_TAP_BLOCK => Tap::Block,
+            other => return Err(Fault::argument(format!("tap {other} is none of WM_TAP_NONE, _DROP and _BLOCK"))),
+        };
+        table::hold(builder)?.tap(MailboxId(mailbox), tap)?;
+        Ok(OK)
+    })
+}
+
 /// # Safety
 /// `from` is as the header asks.
 pub(super) unsafe fn mailbox_options(from: *const warpmail_mailbox_options) -> Result<MailboxOptions> {
@@ -212,6 +226,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             mailboxes: builder.mailboxes.clone(),
             keep: Vec::new(),
             has_pacer: builder.has_pacer,
+            journal_slots: builder.journal_slots,
         };
         let runtime = copy.build((*image).clone())?;
         out.set(table::insert(Object::Runtime(Cell::new(runtime)))?);

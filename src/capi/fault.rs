@@ -43,6 +43,11 @@ impl From<Error> for Fault {
             Error::Failed(_) => sys::WARPMAIL_FAILED,
             Error::Stuck { .. } => sys::WARPMAIL_STUCK,
             Error::State(_) => sys::WARPMAIL_BAD_STATE,
+            Error::Io { .. }
+            | Error::NotDurable { .. }
+            | Error::Damaged { .. }
+            | Error::Foreign { .. }
+            | Error::Locked { .. } => sys::WARPMAIL_JOURNAL,
         };
         Fault::new(status, e.to_string())
     }

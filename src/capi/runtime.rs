@@ -11,9 +11,33 @@ use super::sys::{warpmail_quiet_fn, warpmail_receiver, warpmail_runtime, warpmai
 use super::table;
 use crate::abi::wm_mailbox;
 use crate::graph::{MailboxId, ModuleId};
+use crate::journal::{Log, LogOptions, SyncPolicy};
+use crate::runtime::Runtime;
 
 /// How long a destroy waits for the arbiter, as the header says.
 const DESTROY_BOUND: Duration = Duration::from_secs(2);
+
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_runtime_journal(
+    runtime: *mut warpmail_runtime,
+    directory: *const c_char,
+    sync_every_ns: u64,
+) -> i32 {
+    enter(|| {
+        let runtime = table::share(runtime)?;
+        // SAFETY: as the header asks of the caller.
+        let directory = unsafe { args::string(directory, "directory") }?;
+        let sync = match sync_every_ns {
+            0 => SyncPolicy::EveryBatch,
+            ns => SyncPolicy::Every(Duration::from_nanos(ns)),
+        };
+        let journal = |r: &mut Runtime, _| {
+            let (log, _) = Log::open(directory, LogOptions { sync, ..LogOptions::default() })?;
+            Ok(r.journal(log)?)
+        };
+        runtime.change(Duration::ZERO, journal).map(|()| OK)
+    })
+}
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn warpmail_runtime_start(runtime: *mut warpmail_runtime) -> i32 {

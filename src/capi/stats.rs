@@ -99,6 +99,22 @@ pub(super) unsafe extern "C" fn warpmail_runtime_stats_json(
     })
 }
 
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_runtime_journal_json(
+    runtime: *mut warpmail_runtime,
+    text: *mut c_char,
+    size: usize,
+    needed: *mut usize,
+) -> i32 {
+    enter(|| {
+        let stats = table::share(runtime)?.look(|r| Ok(r.journal_stats()))?;
+        let none = || Fault::new(sys::WARPMAIL_BAD_STATE, "the runtime has no journal: see warpmail_runtime_journal");
+        let json = version::json(&stats.ok_or_else(none)?)?;
+        // SAFETY: as the header asks of the caller.
+        unsafe { args::give_text(&json, text, size, needed) }
+    })
+}
+
 fn look(runtime: *mut warpmail_runtime) -> Result<Stats> {
     Ok(table::share(runtime)?.memory.stats())
 }

@@ -93,6 +93,7 @@ fn name_of(status: i32) -> &'static CStr {
         sys::WARPMAIL_BAD_STATE,
         sys::WARPMAIL_BAD_MAILBOX,
         sys::WARPMAIL_INTERNAL,
+        sys::WARPMAIL_JOURNAL,
     ]
 }
 

@@ -157,7 +157,6 @@ impl Memory {
         })?;
         memory.tap_counts = pinned.tap_counts as usize;
         memory.durable = pinned.durable as usize;
-        let mut image = vec![0u8; device.bytes as usize];
         memory.fill_mailboxes(&graph, &device, &pinned, &mut image);
         memory.fill_modules(&graph, &device, &mut image);
         memory.fill_journals(&graph, &device, &pinned, &mut image);

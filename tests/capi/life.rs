@@ -1,12 +1,12 @@
 //! The life of a runtime: quiesce, states, stops that are bounded, calls that wait for their turn.
 
-use std::ffi::c_void;
+use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 use warpmail::Device;
-use warpmail::abi::{WM_ABI_VERSION, WM_BAD_ARGUMENT, WM_TIMEOUT, wm_arbiter_args};
-use warpmail_testkit as kit;
+use warpmail::abi::{WM_ABI_VERSION, WM_BAD_ARGUMENT, WM_TAP_BLOCK, WM_TIMEOUT, wm_arbiter_args};
+use warpmail_testkit::{self as kit, ring_record};
 
 use crate::graph::{Loop, module_options};
 use crate::sys::*;
@@ -206,4 +206,59 @@ pub(crate) fn ends_outlive_the_runtime(on: &Device) -> Outcome {
     is(full, WM_TIMEOUT as i32, &["a free slot", "host->module"])?;
     ok(unsafe { warpmail_sender_destroy(l.sender) })?;
     ok(unsafe { warpmail_receiver_destroy(l.receiver) })
+}
+
+pub(crate) fn a_journal_keeps_what_passes(on: &Device) -> Outcome {
+    const RECORDS: u64 = 300;
+    let folder = std::env::temp_dir().join(format!("warpmail-capi-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    let path = CString::new(folder.display().to_string()).map_err(|e| e.to_string())?;
+    let image = handle(|out| unsafe { warpmail_image_builtin(out) })?;
+    let d = crate::device(on)?;
+    let b = handle(|out| unsafe { warpmail_builder_new(d, out) })?;
+    let host = made(0, |id| unsafe { warpmail_builder_host(b, c"host".as_ptr(), id) })?;
+    let options = module_options(WARPMAIL_HANDLER_RELAY);
+    let relay = made(0, |id| unsafe { warpmail_builder_resident(b, c"relay".as_ptr(), &options, id) })?;
+    let there = made(0, |id| unsafe { warpmail_builder_mailbox(b, host, relay, std::ptr::null(), id) })?;
+    let back = made(0, |id| unsafe { warpmail_builder_mailbox(b, relay, host, std::ptr::null(), id) })?;
+    is(unsafe { warpmail_builder_tap(b, 9, WM_TAP_BLOCK) }, WARPMAIL_REFUSED, &["no such mailbox"])?;
+    is(unsafe { warpmail_builder_tap(b, there, 7) }, WM_BAD_ARGUMENT, &["tap 7"])?;
+    ok(unsafe { warpmail_builder_tap(b, there, WM_TAP_BLOCK) })?;
+    let runtime = handle(|out| unsafe { warpmail_builder_build(b, image, out) })?;
+    is(unsafe { warpmail_runtime_start(runtime) }, WARPMAIL_BAD_STATE, &["journal must be set"])?;
+    is(
+        unsafe { warpmail_runtime_journal_json(runtime, null_mut(), 0, null_mut()) },
+        WARPMAIL_BAD_STATE,
+        &["no journal"],
+    )?;
+    is(unsafe { warpmail_runtime_journal(runtime, std::ptr::null(), 0) }, WM_BAD_ARGUMENT, &["directory"])?;
+    is(
+        unsafe { warpmail_runtime_journal(runtime, c"/proc/nowhere".as_ptr(), 0) },
+        WARPMAIL_JOURNAL,
+        &["/proc/nowhere"],
+    )?;
+    ok(unsafe { warpmail_runtime_journal(runtime, path.as_ptr(), MS) })?;
+    let sender = handle(|out| unsafe { warpmail_runtime_sender(runtime, there, out) })?;
+    let receiver = handle(|out| unsafe { warpmail_runtime_receiver(runtime, back, out) })?;
+    ok(unsafe { warpmail_runtime_start(runtime) })?;
+    let ends = Loop { runtime, sender, receiver };
+    (0..RECORDS).try_for_each(|n| ends.echo(n))?;
+    ok(unsafe { warpmail_runtime_stop(runtime, BOUND) })?;
+    let mut text = [0u8; 512];
+    ok(unsafe { warpmail_runtime_journal_json(runtime, text.as_mut_ptr().cast(), text.len(), null_mut()) })?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    expect(text.contains(&format!("\"durable\":{RECORDS}")), || text.clone())?;
+    ends.destroy()?;
+    ok(unsafe { warpmail_builder_destroy(b) })?;
+    ok(unsafe { warpmail_image_destroy(image) })?;
+    ok(unsafe { warpmail_device_destroy(d) })?;
+    let kept = warpmail::journal::Reader::open(&folder, 1).map_err(|e| e.to_string())?;
+    let mut n = 0;
+    for record in kept {
+        let record = record.map_err(|e| e.to_string())?;
+        expect(record.payload == ring_record(n, 0, 248), || format!("record {n} is another in the log"))?;
+        n += 1;
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+    expect(n == RECORDS, || format!("{n} records in the log"))
 }

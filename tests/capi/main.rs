@@ -95,6 +95,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("one_end_each", ends::one_end_each),
     ("quiesce_lends_the_runtime", life::quiesce_lends_the_runtime),
     ("an_idle_arbiter_parks", life::an_idle_arbiter_parks),
+    ("a_journal_keeps_what_passes", life::a_journal_keeps_what_passes),
     ("states_only_at_rest", life::states_only_at_rest),
     ("stop_is_bounded_and_names_the_stuck", life::stop_is_bounded_and_names_the_stuck),
     ("a_failed_launch_is_told", life::a_failed_launch_is_told),

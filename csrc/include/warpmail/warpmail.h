@@ -48,6 +48,7 @@ typedef wm_status warpmail_status;
 #define WARPMAIL_BAD_STATE (-41)    /* the call does not fit the runtime's state */
 #define WARPMAIL_BAD_MAILBOX (-42)  /* a mailbox header that cannot be trusted */
 #define WARPMAIL_INTERNAL (-43)     /* a fault of the library, caught at its border: report it */
+#define WARPMAIL_JOURNAL (-44)      /* a file of the journal: it failed, is damaged, foreign, or has a writer already */
 
 /* The longest bound of a wait: a day. */
 #define WARPMAIL_BOUND_MAX_NS 86400000000000u
@@ -105,7 +106,7 @@ typedef struct warpmail_module_options {
 /* Limits on the time the arbiter may hold an SM. docs/parking.md tells what it does while it has nothing to do. */
 typedef struct warpmail_budget {
     uint32_t struct_size;
-    uint32_t servers;      /* warps (twin: threads) that run handlers, 1 to 14; the twin takes 0 too */
+    uint32_t servers;      /* warps (twin: threads) that run handlers, 1 to 13; the twin takes 0 too */
     uint64_t residency_ns; /* the longest one launch stays: 100 us to 1 s */
     uint64_t idle_spin_ns; /* polls so long without work, then parks: 1 us up to residency_ns; 0: never parks */
     uint64_t max_wait_ns;  /* the longest that a parked arbiter's stream waits for news: 100 us to 1 s */
@@ -238,6 +239,8 @@ warpmail_status warpmail_builder_stream(warpmail_builder* builder, const char* n
  * Null options: the defaults. */
 warpmail_status warpmail_builder_mailbox(warpmail_builder* builder, uint32_t from, uint32_t to,
                                          const warpmail_mailbox_options* options, uint32_t* mailbox);
+/* Sends the records of a mailbox with a resident end to the journal: WM_TAP_DROP, WM_TAP_BLOCK, or WM_TAP_NONE. */
+warpmail_status warpmail_builder_tap(warpmail_builder* builder, uint32_t mailbox, uint32_t tap);
 /* Sets the limits on the arbiter. */
 warpmail_status warpmail_builder_budget(warpmail_builder* builder, const warpmail_budget* budget);
 /* Checks the graph as a whole, allocates, loads the handler set. Nothing runs yet. The builder stays as it is: it may
@@ -247,6 +250,13 @@ warpmail_status warpmail_builder_destroy(warpmail_builder* builder);
 
 /* Running a graph. */
 
+/* Where the records of tapped mailboxes go: a log in a directory, made if it is not there, recovered if a crash left
+ * it. Before the start. Records are durable at the latest `sync_every_ns` after they were drained; 0: with every batch.
+ * warpmail_runtime_stop drains the rest, makes it durable and closes the log. */
+warpmail_status warpmail_runtime_journal(warpmail_runtime* runtime, const char* directory, uint64_t sync_every_ns);
+/* What became of the records that taps saw, as JSON: accepted = durable + in_flight + dropped + lost. See
+ * warpmail_probe_json for `text`, `size` and `needed`. */
+warpmail_status warpmail_runtime_journal_json(warpmail_runtime* runtime, char* text, size_t size, size_t* needed);
 /* Starts the arbiter: once in a runtime's life. */
 warpmail_status warpmail_runtime_start(warpmail_runtime* runtime);
 /* Ends the arbiter. Returns within about `bound_ns` whatever the handlers do; WARPMAIL_STUCK names one that does not
