@@ -87,6 +87,11 @@ impl Builder {
         Ok(self)
     }
 
+    /// The limits on the arbiter as they are now.
+    pub fn current_budget(&self) -> &SpinBudget {
+        &self.budget
+    }
+
     /// Leaves out the thread that bounds the waits of a parked arbiter: for tests that a lost wake-up must fail.
     #[doc(hidden)]
     pub fn without_pacer(&mut self) -> &mut Self {

@@ -141,11 +141,9 @@ fn drain(mut rings: Vec<Receiver>, slot: usize, to_writer: &ToWriter<Batch>, sha
                 merge.take(record, &buffer[i * slot..(i + 1) * slot]);
             }
         }
-        if ending && found == 0 {
-            if merge.waiting() > 0 {
-                tracing::error!(records = merge.waiting(), "journalled records without the ones before them");
-                merge.give_up_waiting();
-            }
+        if ending && found == 0 && merge.waiting() > 0 {
+            tracing::error!(records = merge.waiting(), "journalled records without the ones before them");
+            merge.give_up_waiting();
         }
         if merge.batch.items.len() >= BATCH || (found == 0 && !merge.batch.items.is_empty()) {
             // Waits when the writer is behind; the rings fill meanwhile, which is what back-pressure is.

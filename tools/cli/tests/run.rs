@@ -185,3 +185,32 @@ fn whoever_closes_the_pipe_has_seen_enough() {
     assert_eq!(first, "many.txt:2 ~ many.txt:1 1.0000\n");
     assert_eq!(code(&finish(child)), 0);
 }
+
+#[test]
+fn a_journal_keeps_lines_and_results() {
+    let folder = Folder::new("journal");
+    let input = format!("{SENTENCE}{SENTENCE}{NEARLY}").repeat(50);
+    let kept = folder.json(&["--all", "--journal", "log", "--idle-spin", "50"], input.as_bytes());
+    let plain = folder.json(&["--all"], input.as_bytes());
+    assert_eq!((&kept["results"], &kept["summary"]), (&plain["results"], &plain["summary"]));
+    // A line a record and the end, there and back.
+    let journal = &kept["run"]["journal"];
+    assert_eq!((&journal["durable"], &journal["accepted"]), (&302.into(), &302.into()), "{journal}");
+    let log = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warpmail"));
+        command.arg("log").args(args).arg("log").current_dir(&folder.0).output().unwrap()
+    };
+    let verified = log(&["verify"]);
+    assert_eq!(code(&verified), 0, "{}", text(&verified.stderr));
+    let lines = text(&log(&["cat", "--json", "--mailbox", "0"]).stdout).lines().count();
+    assert_eq!(lines, 151);
+    // A second run goes on where the first ended.
+    let more = folder.json(&["--journal", "log"], SENTENCE.as_bytes());
+    assert_eq!(more["run"]["journal"]["durable"], 3);
+    assert_eq!(code(&log(&["verify"])), 0);
+    // A log in use is not written by two.
+    folder.file("other", "no directory");
+    let refused = folder.run(&["--journal", "other"], SENTENCE.as_bytes());
+    assert_eq!(code(&refused), 1);
+    assert!(text(&refused.stderr).contains("other"), "{}", text(&refused.stderr));
+}

@@ -1,7 +1,11 @@
 //! The module graph: reader (host) -> encoder -> sidecar -> planner -> sink (host), and its memory.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use bytemuck::Zeroable;
-use warpmail::{Builder, Device, Error, MailboxOptions, ModuleOptions, Receiver, Runtime, Sender, SpinBudget};
+use warpmail::journal::{Log, LogOptions, SyncPolicy};
+use warpmail::{Builder, Device, Error, MailboxOptions, ModuleOptions, Receiver, Runtime, Sender, SpinBudget, Tap};
 
 use super::records::{
     BANDS, BUCKET, DIMS, ENCODER, EncoderState, Entry, PLANNER, PlannerState, SIDECAR, SidecarState, TENSORS,
@@ -13,8 +17,8 @@ include!(concat!(env!("OUT_DIR"), "/neardup.rs"));
 const FEATURE_SLOTS: u32 = 64;
 const _: () = assert!(FEATURE_SLOTS as usize + 2 <= TENSORS);
 
-/// What to look for, and how much to remember.
-#[derive(Debug, Clone, Copy)]
+/// What to look for, how much to remember, what to keep.
+#[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// In 1/10000.
     pub(crate) threshold: u32,
@@ -23,6 +27,10 @@ pub(crate) struct Options {
     pub(crate) capacity: u32,
     /// Warps (twin: threads) that run handlers, if not as the library chooses. Results do not depend on it.
     pub(crate) servers: Option<u32>,
+    /// How long an arbiter without work stays before it parks, if it should.
+    pub(crate) idle_spin: Option<Duration>,
+    /// The directory of the log that keeps lines and results, if they are to be kept.
+    pub(crate) journal: Option<PathBuf>,
 }
 
 impl Options {
@@ -54,9 +62,9 @@ pub(crate) struct Graph {
 
 pub(crate) fn build(device: &Device, options: &Options) -> Result<Graph, Error> {
     let mut graph = Builder::new(device.clone());
-    if let Some(servers) = options.servers {
-        graph.budget(SpinBudget { servers, ..SpinBudget::default() })?;
-    }
+    let usual = graph.current_budget().clone();
+    let servers = options.servers.unwrap_or(usual.servers);
+    graph.budget(SpinBudget { servers, idle_spin: options.idle_spin, ..usual })?;
     let tensors = device.alloc(TENSORS * DIMS)?;
     let entries = device.alloc(options.entry_bytes())?;
     let buckets = device.alloc(options.bucket_bytes())?;
@@ -90,7 +98,14 @@ pub(crate) fn build(device: &Device, options: &Options) -> Result<Graph, Error> 
     graph.mailbox(sidecar, planner, MailboxOptions { stride: 64, slots: 64 })?;
     graph.mailbox(sidecar, encoder, MailboxOptions { stride: 64, slots: TENSORS as u32 })?;
     let results = graph.mailbox(planner, sink, MailboxOptions { stride: 64, slots: 1024 })?;
+    if options.journal.is_some() {
+        graph.tap(lines, Tap::Block)?.tap(results, Tap::Block)?;
+    }
     let mut runtime = graph.build(neardup::image())?;
+    if let Some(directory) = &options.journal {
+        let sync = SyncPolicy::Every(Duration::from_millis(100));
+        runtime.journal(Log::open(directory, LogOptions { sync, ..LogOptions::default() })?.0)?;
+    }
     let (lines, results) = (runtime.sender(lines)?, runtime.receiver(results)?);
     Ok(Graph { runtime, lines, results })
 }

@@ -76,6 +76,12 @@ pub(crate) struct Args {
     /// Warps (on the twin: threads) that run modules, if not as many as the machine suggests
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(warpmail::abi::WM_MAX_SERVERS)))]
     servers: Option<u32>,
+    /// Let the arbiter leave after this much time without work, in microseconds, until there is news
+    #[arg(long, value_name = "MICROSECONDS")]
+    idle_spin: Option<u64>,
+    /// Keep the lines and the results, as they pass, in a log in this directory; see warpmail log --help
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
     /// Also write the results and a summary as JSON; - writes it to standard output in place of the text
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -164,8 +170,14 @@ impl Sink for Live<'_> {
 
 fn run(args: &Args) -> Result<ExitCode, String> {
     let device = open(args).map_err(|e| e.to_string())?;
-    let options =
-        Options { threshold: args.threshold, emit_all: args.all, capacity: args.capacity, servers: args.servers };
+    let options = Options {
+        threshold: args.threshold,
+        emit_all: args.all,
+        capacity: args.capacity,
+        servers: args.servers,
+        idle_spin: args.idle_spin.map(std::time::Duration::from_micros),
+        journal: args.journal.clone(),
+    };
     let shared = Arc::new(Shared::default());
     on_interrupt(shared.clone())?;
     let mut output = Output::new(args.json.as_deref())?;

@@ -149,7 +149,7 @@ impl Output {
                 "backend": device.backend, "device": device.name, "driver": device.driver,
                 "commit": warpmail::COMMIT, "interrupted": summary.interrupted, "seconds": seconds,
                 "lines_per_second": account.lines as f64 / seconds, "megabytes_per_second": account.bytes as f64 / seconds / 1e6,
-                "memory_bytes": options.memory_bytes(), "arbiter": summary.stats,
+                "memory_bytes": options.memory_bytes(), "arbiter": summary.stats, "journal": summary.journal,
             });
             json.write(|w| writeln!(w, "\n],\n\"summary\":{fixed},\n\"run\":{run}}}"));
         }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use warpmail::journal::JournalStats;
 use warpmail::{Device, Error, Receiver, Sender, Stats};
 
 use super::graph::{Graph, Options, build};
@@ -19,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Summary {
     pub(crate) end: End,
     pub(crate) stats: Stats,
+    pub(crate) journal: Option<JournalStats>,
     pub(crate) elapsed: Duration,
     /// Ended by Ctrl-C, before the end of the input.
     pub(crate) interrupted: bool,
@@ -193,5 +195,5 @@ pub(crate) fn find(
     let end = end?;
     stopped?;
     let interrupted = shared.interrupted.load(Ordering::Relaxed);
-    Ok(Summary { end, stats: runtime.stats(), elapsed, interrupted })
+    Ok(Summary { end, stats: runtime.stats(), journal: runtime.journal_stats(), elapsed, interrupted })
 }

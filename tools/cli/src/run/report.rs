@@ -53,6 +53,12 @@ pub(crate) fn summary(summary: &Summary, account: &Account, options: &Options, d
         let each = m.busy_ns as f64 / m.steps as f64 / 1e3;
         eprintln!("  {:20} {:>10} steps, {:.2} s, {each:.2} µs each", m.name, m.steps, m.busy_ns as f64 / 1e9);
     }
+    if let Some(j) = &summary.journal {
+        eprintln!(
+            "  journal: {} records passed, {} durable, {} dropped, {} lost",
+            j.accepted, j.durable, j.dropped, j.lost
+        );
+    }
     if detail {
         let s = &summary.stats;
         let (work, idle) = (s.work_ns as f64 / 1e9, s.idle_poll_ns as f64 / 1e9);

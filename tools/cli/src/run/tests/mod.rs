@@ -30,7 +30,7 @@ impl Sink for Keep {
 }
 
 fn options(capacity: u32) -> Options {
-    Options { threshold: THRESHOLD, emit_all: true, capacity, servers: None }
+    Options { threshold: THRESHOLD, emit_all: true, capacity, servers: None, idle_spin: None, journal: None }
 }
 
 fn pipeline(lines: &[Vec<u8>], options: &Options) -> (Vec<Match>, Summary) {
