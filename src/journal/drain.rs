@@ -105,12 +105,13 @@ impl Drain {
 
     /// Drains what is left once the arbiter has gone, makes it durable and ends the threads.
     pub(crate) fn finish(&mut self, until: Instant) -> Result<()> {
+        let begin = Instant::now();
         self.shared.ending.store(true, Ordering::Release);
         for thread in self.threads.drain(..) {
             while !thread.is_finished() {
                 if Instant::now() >= until {
                     let what = "the end of the journal (is the disk full?)".into();
-                    return Err(Error::Timeout { what, waited: Duration::ZERO });
+                    return Err(Error::Timeout { what, waited: begin.elapsed() });
                 }
                 std::thread::sleep(Duration::from_micros(200));
             }

@@ -1,5 +1,6 @@
 //! `warpmail bench`: each bench prints a table and writes rows as JSON.
 
+mod drain;
 mod gpu;
 mod hop;
 mod pair;
@@ -42,6 +43,8 @@ enum Which {
     Throughput(throughput::Args),
     /// Random arrivals under budgets from always polling to always parked: latency, and the share of an SM that it costs
     SpinBudget(spin_budget::Args),
+    /// Journalled records to a sink, and the log to a disk, over the disk's own rate with the same block
+    Drain(drain::Args),
 }
 
 pub(crate) fn execute(args: &Args) -> ExitCode {
@@ -49,6 +52,7 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
         Which::Pair(a) => pair::execute(a),
         Which::Hop(a) => hop::execute(a),
         Which::Throughput(a) => throughput::execute(a),
+        Which::Drain(a) => drain::execute(a),
         Which::SpinBudget(a) => spin_budget::execute(a, args.svg.as_deref()),
     };
     match outcome.and_then(|figures| finish(args, &figures)) {

@@ -1,0 +1,174 @@
+//! `drain.*`: how fast journalled records reach a sink, and how fast the log reaches the disk.
+//!
+//! The disk's own rate is measured in the same directory with the same block and a sync behind each: buffered and, where the
+//! file system allows it, direct; the faster of the two is the floor.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use warpmail::journal::{Entry, Log, LogOptions, NullSink, SyncPolicy};
+use warpmail::{Builder, Device, Error, HandlerImage, MailboxOptions, Tap, builtin};
+
+use super::{Target, median, text};
+use crate::figures::Figures;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A directory on the disk to measure; a folder is made in it and removed
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    directory: PathBuf,
+    /// MiB that each measurement of the disk writes
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    mib: u64,
+    /// KiB of records behind which a sync stands
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(4..=1 << 20))]
+    batch_kib: u64,
+    /// Records through the rings to a sink that forgets them
+    #[arg(long, default_value_t = 1_000_000)]
+    records: u64,
+    /// Measurements of each kind; the row gives the median
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// A folder that is removed in the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(parent: &Path) -> Result<Self, String> {
+        let path = parent.join(format!("warpmail-bench-{}", std::process::id()));
+        std::fs::create_dir(&path).map_err(|e| format!("{} cannot be made: {e}", path.display()))?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Bytes aligned to a page, as direct writes want them, and not all alike.
+fn block(bytes: usize) -> Vec<[u64; 512]> {
+    let mut pages = vec![[0u64; 512]; bytes.div_ceil(4096)];
+    for (i, word) in pages.iter_mut().flatten().enumerate() {
+        *word = (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    pages
+}
+
+/// Bytes a nanosecond of blocks written one after the other, each with a sync behind it.
+fn disk_rate(path: &Path, block: &[u8], blocks: u64, flags: i32) -> io::Result<f64> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path)?;
+    // Space is set aside first, as the log does; without it every sync writes the file's size too.
+    let zeros = vec![0u8; 1 << 20];
+    let all = block.len() as u64 * blocks;
+    let plain = File::options().write(true).open(path)?;
+    for at in (0..all).step_by(zeros.len()) {
+        plain.write_all_at(&zeros[..zeros.len().min((all - at) as usize)], at)?;
+    }
+    plain.sync_all()?;
+    let begin = Instant::now();
+    for i in 0..blocks {
+        file.write_all_at(block, i * block.len() as u64)?;
+        file.sync_data()?;
+    }
+    let rate = all as f64 / begin.elapsed().as_nanos() as f64;
+    std::fs::remove_file(path)?;
+    Ok(rate)
+}
+
+/// The same bytes through the log, in records of `payload` bytes.
+fn log_rate(folder: &Path, payload: &[u8], per_batch: usize, batches: u64) -> Result<f64, Error> {
+    let path = folder.join("log");
+    let options = LogOptions { sync: SyncPolicy::EveryBatch, ..LogOptions::default() };
+    let (mut log, _) = Log::open(&path, options)?;
+    let entries = vec![Entry { payload, ..Entry::default() }; per_batch];
+    let begin = Instant::now();
+    for _ in 0..batches {
+        log.append(&entries)?;
+    }
+    let ns = begin.elapsed().as_nanos() as f64;
+    log.close()?;
+    let _ = std::fs::remove_dir_all(path);
+    Ok((payload.len() * per_batch) as f64 * batches as f64 / ns)
+}
+
+/// Records a nanosecond through a relay whose input is tapped, and the same without the tap.
+fn through_rings(device: &Device, records: u64, tap: Tap) -> Result<f64, String> {
+    let mut graph = Builder::new(device.clone());
+    let host = graph.host("host").map_err(text)?;
+    let sink = graph.resident("sink", builtin::DISCARD).map_err(text)?;
+    let mailbox = graph.mailbox(host, sink, MailboxOptions::slots(4096)).map_err(text)?;
+    graph.tap(mailbox, tap).map_err(text)?.journal_slots(4096).map_err(text)?;
+    let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+    let mut sender = runtime.sender(mailbox).map_err(text)?;
+    if tap != Tap::Off {
+        runtime.journal(NullSink::default()).map_err(text)?;
+    }
+    runtime.start().map_err(text)?;
+    let (batch, mut sent) = (vec![7u8; 248 * 64], 0);
+    let begin = Instant::now();
+    let bound = Duration::from_secs(60);
+    while sent < records {
+        let n = (records - sent).min(64) as usize;
+        match sender.try_push_batch(1, &batch[..248 * n], 248).map_err(text)? {
+            0 if begin.elapsed() > bound => return Err("the records are not taken".into()),
+            0 => std::thread::yield_now(),
+            pushed => sent += pushed as u64,
+        }
+    }
+    let seen = |r: &warpmail::Runtime| r.journal_stats().map_or_else(|| r.stats().mailboxes[0].consumed, |j| j.durable);
+    while seen(&runtime) < records {
+        if begin.elapsed() > bound {
+            return Err(format!("only {} of {records} records were drained", seen(&runtime)));
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    let rate = records as f64 / begin.elapsed().as_nanos() as f64;
+    runtime.stop(Duration::from_secs(10)).map_err(text)?;
+    Ok(rate)
+}
+
+pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
+    const DIRECT: i32 = 0o40000; // O_DIRECT
+    let device = args.target.gpu()?.unwrap_or_else(Device::twin);
+    let folder = Folder::new(&args.directory)?;
+    let bar = ProgressBar::new(u64::from(args.rounds) * 6);
+    let mut figures = Figures::new(device.info());
+    let mut repeat = |run: &mut dyn FnMut() -> Result<f64, String>| {
+        let rates: Result<Vec<f64>, String> = (0..args.rounds).map(|_| run().inspect(|_| bar.inc(1))).collect();
+        rates.map(|mut r| median(&mut r))
+    };
+    let (bytes, blocks) = ((args.batch_kib * 1024) as usize, (args.mib * 1024).div_ceil(args.batch_kib));
+    let pages = block(bytes);
+    let whole: &[u8] = &bytemuck::cast_slice(&pages)[..bytes];
+    let file = folder.0.join("blocks");
+    let failed = |e: io::Error| format!("{} cannot be written: {e}", file.display());
+    let buffered = repeat(&mut || disk_rate(&file, whole, blocks, 0).map_err(failed))?;
+    // Not every file system has direct writes.
+    let direct = repeat(&mut || disk_rate(&file, whole, blocks, DIRECT).or(Ok(0.0)))?;
+    let disk = buffered.max(direct) * 1e3;
+    println!(
+        "The disk itself, {} KiB and a sync at a time: {:.0} MB/s buffered, {:.0} MB/s direct",
+        args.batch_kib,
+        buffered * 1e3,
+        direct * 1e3
+    );
+    for (id, payload) in [("drain.disk_4k", 4096), ("drain.disk_256", 248)] {
+        let per_batch = (bytes / payload).max(1);
+        let rate = repeat(&mut || log_rate(&folder.0, &whole[..payload], per_batch, blocks).map_err(text))?;
+        figures.add(id, rate * 1e3, "MB/s", Some(disk));
+    }
+    let plain = repeat(&mut || through_rings(&device, args.records, Tap::Off))? * 1e3;
+    let tapped = repeat(&mut || through_rings(&device, args.records, Tap::Block))? * 1e3;
+    figures.add("drain.records_256", tapped, "M records/s", Some(plain));
+    bar.finish_and_clear();
+    Ok(figures)
+}
