@@ -72,6 +72,16 @@ impl Folder {
     }
 }
 
+/// A lock file that is held.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that another thread is starting just now has it open too.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 impl Disk for Folder {
     fn path(&self) -> &Path {
         &self.path
@@ -80,7 +90,7 @@ impl Disk for Folder {
     fn lock(&self) -> io::Result<Box<dyn Any + Send>> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.path.join(LOCK))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(file))
+        Ok(Box::new(Lock(file)))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -112,3 +112,19 @@ pub(crate) fn no_room_to_begin() {
     let (mut log, _) = Log::open(&log, LogOptions { segment_bytes: 4096, ..LogOptions::default() }).unwrap();
     log.append(&[Entry { payload: b"there is room for this", ..Entry::default() }]).unwrap();
 }
+
+pub(crate) fn a_read_only_disk_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Small::mount(&dir.path().join("small")).unwrap();
+    let options = LogOptions { segment_bytes: 4096, ..LogOptions::default() };
+    let (mut log, _) = Log::open(&small.0, options.clone()).unwrap();
+    log.append(&[Entry { payload: b"kept", ..Entry::default() }]).unwrap();
+    drop(log);
+    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(&small.0).status().unwrap();
+    assert!(remount.success());
+    let error = Log::open(&small.0, options).unwrap_err();
+    assert!(matches!(error, Error::Io { kind: ErrorKind::ReadOnlyFilesystem, .. }), "{error:?}");
+    assert!(error.to_string().contains("LOCK") && error.to_string().contains("can be read and written"), "{error}");
+    let disk: Arc<dyn Disk> = Arc::new(Folder::new(&small.0));
+    assert_eq!(read(&disk, 1, 1).unwrap(), [(0, 0, b"kept".to_vec(), vec![])]);
+}

@@ -4,11 +4,13 @@
 mod child;
 mod crash;
 mod damage;
+mod files;
 mod full;
 mod model;
 mod power;
 mod roundtrip;
 mod sim;
+mod sim_disk;
 
 use std::process::ExitCode;
 
@@ -29,18 +31,19 @@ fn cases() -> Vec<Case> {
         can("damage::every_flipped_bit", damage::every_flipped_bit),
         can("damage::every_truncation", damage::every_truncation),
         can("damage::records_inside_payloads", damage::records_inside_payloads),
-        can("damage::segments_in_disorder", damage::segments_in_disorder),
-        can("damage::files_that_are_something_else", damage::files_that_are_something_else),
-        can("damage::empty_and_sparse_files", damage::empty_and_sparse_files),
-        can("damage::one_writer", damage::one_writer),
-        can("damage::a_directory_that_vanishes", damage::a_directory_that_vanishes),
+        can("files::segments_in_disorder", files::segments_in_disorder),
+        can("files::files_that_are_something_else", files::files_that_are_something_else),
+        can("files::empty_and_sparse_files", files::empty_and_sparse_files),
+        can("files::one_writer", files::one_writer),
+        can("files::a_directory_that_vanishes", files::a_directory_that_vanishes),
         can("damage::a_cut_makes_it_whole", damage::a_cut_makes_it_whole),
         can("power::every_acknowledged_record_survives", power::every_acknowledged_record_survives),
         can("power::planted_mistakes_are_found", power::planted_mistakes_are_found),
         ("crash::every_system_call", crash::every_system_call, crash::why_not()),
         can("full::writes_cut_short_by_a_limit", full::writes_cut_short_by_a_limit),
         ("full::a_full_disk_is_back_pressure", full::a_full_disk_is_back_pressure, no_mount.clone()),
-        ("full::no_room_to_begin", full::no_room_to_begin, no_mount),
+        ("full::no_room_to_begin", full::no_room_to_begin, no_mount.clone()),
+        ("full::a_read_only_disk_can_be_read", full::a_read_only_disk_can_be_read, no_mount),
     ]
 }
 

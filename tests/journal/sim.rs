@@ -1,14 +1,11 @@
 //! A disk in memory that remembers every operation, and from any prefix of them makes what a power loss could have left:
 //! writes that were not synced are lost sector by sector, and names that were not synced come and go one by one.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use fastrand::Rng;
-use warpmail::journal::disk::{Disk, DiskFile};
 
 const SECTOR: u64 = 512;
 
@@ -63,48 +60,34 @@ pub(crate) struct Faults {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    names: BTreeMap<String, usize>,
-    files: Vec<Vec<u8>>,
-    ops: Vec<Op>,
-    lies: Lies,
-    faults: Faults,
-    rng: Option<Rng>,
-    locked: bool,
+pub(crate) struct State {
+    pub(crate) names: BTreeMap<String, usize>,
+    pub(crate) files: Vec<Vec<u8>>,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) lies: Lies,
+    pub(crate) faults: Faults,
+    pub(crate) rng: Option<Rng>,
+    pub(crate) locked: bool,
     /// A write has failed and nothing was synced since: syncs fail more often then.
-    trouble: bool,
+    pub(crate) trouble: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct SimDisk {
     base: Image,
-    state: Arc<Mutex<State>>,
+    pub(crate) state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug)]
-struct SimFile {
-    state: Arc<Mutex<State>>,
-    inode: usize,
-}
-
-struct Guard(Arc<Mutex<State>>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        lock(&self.0).locked = false;
-    }
-}
-
-fn lock(state: &Arc<Mutex<State>>) -> MutexGuard<'_, State> {
+pub(crate) fn lock(state: &Arc<Mutex<State>>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl State {
-    fn fails(&mut self, per_mille: u32) -> bool {
+    pub(crate) fn fails(&mut self, per_mille: u32) -> bool {
         self.rng.as_mut().is_some_and(|rng| rng.u32(..1000) < per_mille)
     }
 
-    fn fault(&mut self) -> io::Result<()> {
+    pub(crate) fn fault(&mut self) -> io::Result<()> {
         let rate = self.faults.other;
         if self.fails(rate) { Err(io::Error::from(ErrorKind::StorageFull)) } else { Ok(()) }
     }
@@ -210,136 +193,8 @@ fn settle(file: &mut Vec<u8>, pending: &mut Vec<&Op>, keep: &mut dyn FnMut() -> 
     }
 }
 
-fn put(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+pub(crate) fn put(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
     let end = offset as usize + bytes.len();
     file.resize(file.len().max(end), 0);
     file[offset as usize..end].copy_from_slice(bytes);
-}
-
-impl Disk for SimDisk {
-    fn path(&self) -> &Path {
-        Path::new("sim")
-    }
-
-    fn lock(&self) -> io::Result<Box<dyn Any + Send>> {
-        let taken = std::mem::replace(&mut lock(&self.state).locked, true);
-        if taken { Err(ErrorKind::WouldBlock.into()) } else { Ok(Box::new(Guard(self.state.clone()))) }
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        Ok(lock(&self.state).names.keys().cloned().collect())
-    }
-
-    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = lock(&self.state);
-        state.fault()?;
-        if state.names.contains_key(name) {
-            return Err(ErrorKind::AlreadyExists.into());
-        }
-        let inode = state.files.len();
-        state.files.push(Vec::new());
-        state.names.insert(name.into(), inode);
-        state.ops.push(Op::Create(name.into(), inode));
-        Ok(Box::new(SimFile { state: self.state.clone(), inode }))
-    }
-
-    fn open(&self, name: &str, _write: bool) -> io::Result<Box<dyn DiskFile>> {
-        let inode = *lock(&self.state).names.get(name).ok_or(ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile { state: self.state.clone(), inode }))
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        let mut state = lock(&self.state);
-        state.fault()?;
-        state.names.remove(name).ok_or(ErrorKind::NotFound)?;
-        state.ops.push(Op::Remove(name.into()));
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut state = lock(&self.state);
-        let rate = state.faults.sync;
-        if state.fails(rate) {
-            return Err(ErrorKind::Other.into());
-        }
-        if !state.lies.name_sync_does_nothing {
-            state.ops.push(Op::SyncNames);
-        }
-        Ok(())
-    }
-}
-
-impl SimFile {
-    fn resize(&self, bytes: u64, remembered: bool) {
-        let mut state = lock(&self.state);
-        state.files[self.inode].resize(bytes as usize, 0);
-        if remembered {
-            state.ops.push(Op::Resize(self.inode, bytes));
-        }
-    }
-}
-
-impl DiskFile for SimFile {
-    fn size(&self) -> io::Result<u64> {
-        Ok(lock(&self.state).files[self.inode].len() as u64)
-    }
-
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let state = lock(&self.state);
-        let file = state.files[self.inode].get(offset as usize..).unwrap_or_default();
-        let len = into.len().min(file.len());
-        into[..len].copy_from_slice(&file[..len]);
-        Ok(len)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut state = lock(&self.state);
-        let rate = state.faults.write;
-        let fails = state.fails(rate);
-        state.trouble |= fails;
-        let part = if fails { state.rng.as_mut().map_or(0, |rng| rng.usize(..=bytes.len())) } else { bytes.len() };
-        put(&mut state.files[self.inode], offset, &bytes[..part]);
-        let mut kept = bytes[..part].to_vec();
-        if state.lies.write_flips_a_bit && kept.len() > 300 {
-            kept[200] ^= 4;
-        }
-        let inode = self.inode;
-        state.ops.push(Op::Write(inode, offset, kept));
-        if fails { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
-    }
-
-    fn truncate(&self, bytes: u64) -> io::Result<()> {
-        let remembered = {
-            let mut state = lock(&self.state);
-            state.fault()?;
-            !state.lies.truncate_is_forgotten
-        };
-        self.resize(bytes, remembered);
-        Ok(())
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        lock(&self.state).fault()?;
-        if bytes > self.size()? {
-            self.resize(bytes, true);
-        }
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut state = lock(&self.state);
-        let rate = state.faults.sync * if std::mem::take(&mut state.trouble) { 12 } else { 1 };
-        if state.fails(rate) {
-            state.ops.push(Op::SyncFailed(self.inode));
-            return Err(ErrorKind::Other.into());
-        }
-        if !state.lies.sync_does_nothing {
-            state.ops.push(Op::Sync(self.inode));
-        }
-        Ok(())
-    }
-
-    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
-        Ok((offset < self.size()?).then_some(offset))
-    }
 }
