@@ -29,7 +29,8 @@
 //! ```
 //!
 //! Where to look: [`Builder`] makes a module graph, [`Runtime`] runs it, [`Sender`] and [`Receiver`] are the host's ends,
-//! [`probe()`] says what this machine can do, [`HandlerImage`] is how your own resident handlers come in.
+//! [`probe()`] says what this machine can do, [`HandlerImage`] is how your own resident handlers come in, [`journal`] keeps
+//! records on disk.
 
 pub mod abi;
 mod backend;
