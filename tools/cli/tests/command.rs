@@ -81,10 +81,12 @@ fn benches_say_where_they_ran(device: &Device) -> Outcome {
     for (bench, options, wanted) in [
         ("hop", &["--rounds", "300", "--pairs", "2"][..], "hop.ordered"),
         ("throughput", &["--rounds", "1"], "throughput.pair"),
+        ("drain", &["--mib", "4", "--records", "20000", "--rounds", "1"], "drain.disk_4k"),
         ("spin-budget", &["--rates", "500,5000", "--seconds", "0.05"], "park.latency.parked.500"),
     ] {
         let picture = Scratch::new("svg");
         let mut run = command();
+        run.current_dir(std::env::temp_dir());
         run.args(["bench", bench, "--backend", backend(device)]).args(options).arg("--svg").arg(&picture.0);
         let rows = json_of(&mut run, &Scratch::new(bench)).map_err(|e| format!("bench {bench}: {e}"))?;
         let rows = rows.as_array().cloned().unwrap_or_default();

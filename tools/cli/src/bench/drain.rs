@@ -54,10 +54,15 @@ impl Drop for Folder {
     }
 }
 
-/// Bytes aligned to a page, as direct writes want them, and not all alike.
-fn block(bytes: usize) -> Vec<[u64; 512]> {
-    let mut pages = vec![[0u64; 512]; bytes.div_ceil(4096)];
-    for (i, word) in pages.iter_mut().flatten().enumerate() {
+/// Aligned as direct writes want it.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(4096))]
+struct Page([u64; 512]);
+
+/// Pages whose bytes are not all alike.
+fn block(bytes: usize) -> Vec<Page> {
+    let mut pages = vec![Page([0; 512]); bytes.div_ceil(4096)];
+    for (i, word) in pages.iter_mut().flat_map(|p| &mut p.0).enumerate() {
         *word = (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
     pages
@@ -142,7 +147,7 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     let folder = Folder::new(&args.directory)?;
     let bar = ProgressBar::new(u64::from(args.rounds) * 6);
     let mut figures = Figures::new(device.info());
-    let mut repeat = |run: &mut dyn FnMut() -> Result<f64, String>| {
+    let repeat = |run: &mut dyn FnMut() -> Result<f64, String>| {
         let rates: Result<Vec<f64>, String> = (0..args.rounds).map(|_| run().inspect(|_| bar.inc(1))).collect();
         rates.map(|mut r| median(&mut r))
     };
