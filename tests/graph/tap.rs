@@ -96,16 +96,27 @@ pub(crate) fn taps_keep_every_record_in_order(device: &Device) -> Outcome {
     Ok(())
 }
 
-/// Takes its time with each batch, and remembers what it took.
-struct Slow {
+/// Takes its time with each batch, remembers what it took, and after some batches takes no more.
+struct Trial {
     null: NullSink,
     delay: Duration,
+    batches: u32,
     seen: Arc<Mutex<Vec<(u32, u16)>>>,
 }
 
-impl Sink for Slow {
+impl Trial {
+    fn new(delay: Duration, batches: u32) -> Self {
+        Trial { null: NullSink::default(), delay, batches, seen: Arc::default() }
+    }
+}
+
+impl Sink for Trial {
     fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>, Error> {
         std::thread::sleep(self.delay);
+        if self.batches == 0 {
+            return Err(Error::State("the disk is gone".into()));
+        }
+        self.batches -= 1;
         if let Ok(mut seen) = self.seen.lock() {
             seen.extend(entries.iter().map(|e| (e.mailbox, e.msg_type)));
         }
@@ -121,7 +132,7 @@ impl Sink for Slow {
         None
     }
     fn finish(self: Box<Self>) -> Result<u64, Error> {
-        Box::new(self.null).finish()
+        Ok(self.null.durable())
     }
 }
 
@@ -129,9 +140,9 @@ pub(crate) fn a_slow_sink_holds_back_or_drops(device: &Device) -> Outcome {
     const RECORDS: u64 = 3000;
     for tap in [Tap::Block, Tap::Drop] {
         let (mut runtime, mut sender, mut receiver) = chain(device, tap, 4, least_servers(device)).map_err(text)?;
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let delay = Duration::from_millis(1);
-        runtime.journal(Slow { null: NullSink::default(), delay, seen: seen.clone() }).map_err(text)?;
+        let slow = Trial::new(Duration::from_millis(1), u32::MAX);
+        let seen = slow.seen.clone();
+        runtime.journal(slow).map_err(text)?;
         runtime.start().map_err(text)?;
         echo(&mut sender, &mut receiver, 0, RECORDS)?;
         runtime.stop(BOUND).map_err(text)?;
@@ -151,38 +162,10 @@ pub(crate) fn a_slow_sink_holds_back_or_drops(device: &Device) -> Outcome {
     Ok(())
 }
 
-/// Takes some batches and then no more.
-struct Failing {
-    null: NullSink,
-    batches: u32,
-}
-
-impl Sink for Failing {
-    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>, Error> {
-        if self.batches == 0 {
-            return Err(Error::State("the disk is gone".into()));
-        }
-        self.batches -= 1;
-        self.null.append(entries)
-    }
-    fn tick(&mut self) -> Result<u64, Error> {
-        self.null.tick()
-    }
-    fn durable(&self) -> u64 {
-        self.null.durable()
-    }
-    fn due_in(&self) -> Option<Duration> {
-        None
-    }
-    fn finish(self: Box<Self>) -> Result<u64, Error> {
-        Ok(self.null.durable())
-    }
-}
-
 pub(crate) fn a_failed_sink_is_told(device: &Device) -> Outcome {
     // Where records may be dropped the modules go on, and what was lost is counted.
     let (mut runtime, mut sender, mut receiver) = chain(device, Tap::Drop, 64, least_servers(device)).map_err(text)?;
-    runtime.journal(Failing { null: NullSink::default(), batches: 3 }).map_err(text)?;
+    runtime.journal(Trial::new(Duration::ZERO, 3)).map_err(text)?;
     runtime.start().map_err(text)?;
     echo(&mut sender, &mut receiver, 0, 2000)?;
     let stopped = runtime.stop(BOUND);
@@ -193,7 +176,7 @@ pub(crate) fn a_failed_sink_is_told(device: &Device) -> Outcome {
 
     // Where all must be kept the runtime fails, and whoever waits is told.
     let (mut runtime, mut sender, _receiver) = chain(device, Tap::Block, 64, least_servers(device)).map_err(text)?;
-    runtime.journal(Failing { null: NullSink::default(), batches: 0 }).map_err(text)?;
+    runtime.journal(Trial::new(Duration::ZERO, 0)).map_err(text)?;
     runtime.start().map_err(text)?;
     let begin = Instant::now();
     let told = loop {
