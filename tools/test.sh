@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 target=${CARGO_TARGET_DIR:-$root/target}
 
-all="fmt clang-format shell layers header bindings build-no-nvcc clippy rustdoc ptxas test tsan model consumers"
+all="fmt clang-format shell layers header build-no-nvcc bindings clippy rustdoc ptxas test tsan model consumers"
 quick="fmt clang-format shell layers header clippy"
 
 usage() {
@@ -67,8 +67,8 @@ gate_bindings() {
 }
 
 gate_build-no-nvcc() {
-    WARPMAIL_NVCC=none CARGO_TARGET_DIR="$target/no-nvcc" cargo build --locked -p warpmail-cli || return 1
-    "$target/no-nvcc/debug/warpmail" probe | tee "$scratch/probe" && grep -q 'not built' "$scratch/probe"
+    WARPMAIL_NVCC=none cargo build --locked -p warpmail-cli || return 1
+    "$target/debug/warpmail" probe | tee "$scratch/probe" && grep -q 'not built' "$scratch/probe"
 }
 
 gate_clippy() { cargo clippy --workspace --all-targets --locked -- -D warnings; }

@@ -60,7 +60,8 @@ sound $host PUSHES=3 RESIDENCY
 sound DEVICE_ENDS=2 HOST_ENDS=0 RESIDENCY
 sound $both PUSHES=2
 sound $both RESIDENCY
-sound $both PACER=1
+sound $device PUSHES=2 PACER=1
+sound $host PUSHES=2 PACER=1
 sound $both STOPPING
 sound $device STOPPING RESIDENCY PACER=1
 
