@@ -31,7 +31,7 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
     begin(block_lanes{}, a);
 
     if (warp == 0) {
-        keep_state k = keep_begin(a);
+        keep_state k = keep_begin(lanes, a);
         while (keep_turn(lanes, a, k)) {
         }
     } else if (warp == 1) {

@@ -47,8 +47,8 @@ WM_FN u64 allowance_after(const wm_arbiter_args& args, u64 allowance, u64 ns, bo
     return allowance > spent ? allowance - spent : 0;
 }
 
-WM_FN keep_state keep_begin(const arbiter& a) {
-    const u64 now = now_ns();
+template <class L> WM_FN keep_state keep_begin(L lanes, const arbiter& a) {
+    const u64 now = lanes.broadcast(now_ns(), 0); // what follows from it must be the same for all lanes
     keep_state k{WM_EXIT_NONE, 0, now, now, now, 0, a.flags[flag_allowance]};
     if (a.last_exit == WM_EXIT_PARK) {
         const u64 stay = a.args.idle_spin_ns < wake_grace_ns ? a.args.idle_spin_ns : wake_grace_ns;

@@ -73,7 +73,7 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
                 t.join();
             return WM_FULL;
         }
-        keep_state k = keep_begin(a);
+        keep_state k = keep_begin(lanes, a);
         inbox_state b = inbox_begin(lanes, a);
         bool keeping = true, serving = args->servers == 0;
         u64 granted = 0;
