@@ -1,6 +1,7 @@
-//! The thread that keeps the arbiter running: it enqueues launches, two ahead, and does nothing else.
+//! The thread that keeps the arbiter running: it enqueues launches ahead of need, and does nothing else.
 //!
-//! With parking, a launch is a *credit*: it waits for its door. The steps C1-C5 and S1-S4 are those of the model
+//! With parking, a launch is a *credit*: it waits for its door. Doors are cleared far ahead, so that a launch can leave
+//! although the next one is not enqueued yet. The steps C1-C4, Q1-Q2 and S1-S4 are those of the model
 //! tests/model/park.pml; the other halves are csrc/protocol/park.hpp and bell.hpp.
 
 use std::sync::Arc;
@@ -8,13 +9,18 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::abi::wm_arbiter_args;
+use crate::abi::{self, wm_arbiter_args};
 use crate::backend::Launches;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 
-/// Launches kept in the queue: the next begins when one ends, or when its door opens, without the host.
+/// Launches kept in the queue that have not begun, while nothing happens: the next one begins when one ends, or when its
+/// door opens, without the host.
 const AHEAD: u64 = 2;
+/// The same while records are served.
+const AHEAD_BUSY: u64 = 4;
+/// How soon launches are replaced while records are served and the arbiter parks in between.
+const TICK_BUSY: Duration = Duration::from_micros(200);
 
 pub(crate) enum Command {
     /// Let the arbiter leave and answer when it has.
@@ -30,18 +36,23 @@ pub(crate) struct Launcher {
     args: wm_arbiter_args,
     launches: Box<dyn Launches>,
     launched: u64,
-    /// The next launch is the first, or the first after a pause: it waits for nobody.
+    /// Credits whose doors are clear.
+    cleared: u64,
+    /// The next launch is the first, or the first after a pause: it waits for nobody and takes nothing up.
     at_once: bool,
+    /// What the telemetry said of grants at the last turn, and whether that was news.
+    grants: u64,
+    busy: bool,
 }
 
 impl Launcher {
     pub(crate) fn new(memory: Arc<Memory>, args: wm_arbiter_args, launches: Box<dyn Launches>) -> Self {
-        Launcher { memory, args, launches, launched: 0, at_once: true }
+        Launcher { memory, args, launches, launched: 0, cleared: 0, at_once: true, grants: 0, busy: false }
     }
 
     /// Runs until told to stop. Gives the launches back when none is outstanding.
     pub(crate) fn run(mut self, commands: &Receiver<Command>) {
-        let tick =
+        let quiet =
             Duration::from_nanos(self.args.residency_ns / 4).clamp(Duration::from_micros(50), Duration::from_millis(5));
         let mut running = true;
         let mut outcome = self.launches.adopt_thread();
@@ -52,6 +63,7 @@ impl Launcher {
                 running = false;
             }
             outcome = if running { self.top_up() } else { Ok(()) };
+            let tick = if self.busy && self.parks() { TICK_BUSY.min(quiet) } else { quiet };
             match commands.recv_timeout(tick) {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Command::Resume) => (running, self.at_once) = (true, true),
@@ -70,30 +82,53 @@ impl Launcher {
         }
     }
 
+    fn parks(&self) -> bool {
+        self.args.idle_spin_ns != 0
+    }
+
     fn top_up(&mut self) -> Result<()> {
         let outstanding = self.launches.outstanding()? as u64;
-        let ended = self.memory.telemetry().launches_ended;
-        if ended + outstanding < self.launched {
+        let telemetry = self.memory.telemetry();
+        if telemetry.launches_ended + outstanding < self.launched {
             return Err(Error::Failed("a launch of the arbiter left without running: it refused its arguments".into()));
         }
-        // One may be running; its door is used again only by a credit that comes WM_DOORS later.
-        for _ in outstanding..AHEAD {
+        self.busy = telemetry.grants != std::mem::replace(&mut self.grants, telemetry.grants);
+        if self.parks() {
+            self.clear_doors(telemetry.launches);
+        }
+        let ahead = if self.busy && self.parks() { AHEAD_BUSY } else { AHEAD };
+        while self.launched < telemetry.launches + ahead {
             let n = self.launched;
-            let door = (self.args.idle_spin_ns != 0).then(|| self.clear_door(n));
-            self.launches.launch(&self.args, door)?; // C5
+            self.args.resume = u32::from(!std::mem::take(&mut self.at_once));
+            let door = self.parks().then(|| self.memory.door_address(n));
+            if door.is_some() {
+                if self.args.resume == 0 {
+                    self.memory.set_door(n, true);
+                }
+                self.memory.publish_enqueued(n + 1); // Q1: before the driver call, which may wait for somebody's lock
+            }
+            self.launches.launch(&self.args, door)?; // Q2
             self.launched += 1;
         }
         Ok(())
     }
 
-    /// Makes credit n ready to be rung for. Returns its door's address.
-    fn clear_door(&mut self, n: u64) -> u64 {
-        self.memory.set_door(n, false); // C1
-        self.memory.publish_credits(n + 1); // C2, C3: before the driver call, which may wait for somebody's lock
-        if std::mem::take(&mut self.at_once) || self.memory.telemetry().wanted > n {
+    /// Makes credits ready to be rung for, as far ahead as there are doors: a door is used again when its last credit has
+    /// begun.
+    fn clear_doors(&mut self, begun: u64) {
+        let cleared = self.cleared;
+        self.cleared = begun + u64::from(abi::WM_DOORS);
+        if cleared == self.cleared {
+            return;
+        }
+        for n in cleared..self.cleared {
+            self.memory.set_door(n, false); // C1
+        }
+        self.memory.publish_credits(self.cleared); // C2, C3
+        let wanted = self.memory.telemetry().wanted;
+        for n in cleared..self.cleared.min(wanted) {
             self.memory.set_door(n, true); // C4
         }
-        self.memory.door_address(n)
     }
 
     /// Opens the doors of all credits that have not begun.

@@ -164,19 +164,27 @@ impl Memory {
         unsafe { abi::wm_host_store_release(self.pinned.host.add(self.door(credit)).cast(), u64::from(open)) };
     }
 
-    /// C2 and C3 of the parking protocol: publishes how many credits there are, and fences.
+    /// C2 and C3 of the parking protocol: publishes how many credits may be rung for, and fences.
     pub(crate) fn publish_credits(&self, credits: u64) {
-        let word = self.control + std::mem::offset_of!(abi::wm_control, credits);
+        self.publish(std::mem::offset_of!(abi::wm_control, credits), credits);
+    }
+
+    /// Q1: publishes how many credits the driver has been asked to enqueue, and fences.
+    pub(crate) fn publish_enqueued(&self, credits: u64) {
+        self.publish(std::mem::offset_of!(abi::wm_control, enqueued), credits);
+    }
+
+    fn publish(&self, offset: usize, credits: u64) {
         // SAFETY: an aligned word inside the allocation whose one writer is the launcher thread; a fence.
         unsafe {
-            abi::wm_host_store_release(self.pinned.host.add(word).cast(), credits);
+            abi::wm_host_store_release(self.pinned.host.add(self.control + offset).cast(), credits);
             abi::wm_host_fence();
         }
     }
 
-    /// Credits published so far.
-    pub(crate) fn credits(&self) -> u64 {
-        self.read_pinned::<abi::wm_control>(self.control).credits
+    /// Credits that the driver has been asked to enqueue.
+    pub(crate) fn enqueued(&self) -> u64 {
+        self.read_pinned::<abi::wm_control>(self.control).enqueued
     }
 
     /// Records that a host producer has pushed, from the word it keeps for the arbiter; none for other producers.

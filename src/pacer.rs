@@ -50,9 +50,9 @@ impl Drop for Pacer {
     }
 }
 
-/// T1 and T2 of the model: the credits that were published and have not begun.
+/// T1 and T2 of the model: the credits that the driver has or is about to have, and that have not begun.
 fn open_doors(memory: &Memory) {
-    for n in memory.telemetry().launches..memory.credits() {
+    for n in memory.telemetry().launches..memory.enqueued() {
         memory.set_door(n, true);
     }
 }

@@ -25,13 +25,16 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
                        blockDim.x == (first_scanner_warp + args.scanners) * 32;
     if (!valid)
         return; // the host made these arguments; it sees that launches_ended did not move
+    const u64 begin_ns = now_ns();
+    u64 kept_bytes;
     if (threadIdx.x == 0)
-        place(a, args, warpmail_shared);
+        place(a, args, warpmail_shared, kept_bytes);
+    resume_image(block_lanes{}, args, warpmail_shared);
     __syncthreads();
     begin(block_lanes{}, a);
 
     if (warp == 0) {
-        keep_state k = keep_begin(lanes, a);
+        keep_state k = keep_begin(lanes, a, begin_ns);
         while (keep_turn(lanes, a, k)) {
         }
     } else if (warp == 1) {
@@ -39,12 +42,15 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
         while (inbox_turn(lanes, a, b)) {
         }
     } else if (warp >= first_scanner_warp) {
+        scan_begin(lanes, a, warp - first_scanner_warp, args.scanners);
         while (scan_turn(lanes, a, warp - first_scanner_warp, args.scanners)) {
         }
     } else {
         while (serve_turn<Handlers>(lanes, a, warp - first_server_warp) != served::left) {
         }
     }
+    __syncthreads();
+    leave_image(block_lanes{}, args, warpmail_shared);
 }
 
 } // namespace warpmail

@@ -12,6 +12,9 @@
 // There is no separate decider: an idle server takes the next module itself (claim.hpp). Handing a decision from warp
 // to warp costs more than deciding.
 //
+// What the arbiter knows goes on over launches: the working memory is copied to an image in device memory when a launch
+// ends and taken up by the next one (begin.hpp).
+//
 // A module runs on one server at a time, and what a server wrote reaches the next server of the same module through
 // RELEASE of the owned bit -> ACQUIRE by the next claim.
 //
@@ -74,7 +77,6 @@ struct arbiter {
     u32* look;   // [WM_PRIORITIES][words of modules]: a bit a module: its rule or credit may have changed
     u32* owned;  // [words of modules]: a bit a module: a server runs it, or is finding out whether it may
     u32* cursor; // [WM_PRIORITIES]: the module to begin the next search with; any server, a hint
-    u32 classes; // priority classes in use
     u64* written;
     u64* consumed;
     u32* quarantined; // 0, or 1 + WM_REJECT_*; set once
@@ -82,9 +84,8 @@ struct arbiter {
     wm_grant* grants; // [servers]
     u64* granted;     // [servers]: grants so far, those of earlier launches too
     u64* flags;
-    u64 launch;            // number of this launch, and of its credit
-    u64 last_exit;         // WM_EXIT_* of the one before
-    u64 last_end_ns;       // when that was
+    u64* kept;             // see the kept_ constants
+    u32* looked;           // a bit for the inbox and one for each scanner: it has looked at all its words once
     wm_producer* journals; // [servers]: each server's own end of its journal ring
     wm_tap_counts* tapped; // per mailbox; whoever owns the module that taps it
     u8* stage;             // [servers][journal_stage_bytes]
@@ -94,11 +95,21 @@ struct arbiter {
 constexpr u32 flag_stop = 0;      // scan of the host side -> keeper: the stop doorbell was rung
 constexpr u32 flag_closing = 1;   // keeper -> servers: take no more grants
 constexpr u32 flag_leave = 2;     // keeper -> scans: all servers have left; the WM_EXIT_* reason
-constexpr u32 flag_rounds = 3;    // keeper
-constexpr u32 flag_work = 4;      // keeper: ns
-constexpr u32 flag_idle = 5;      // keeper: ns
-constexpr u32 flag_allowance = 6; // keeper: as in wm_telemetry
-constexpr u32 flag_count = 8;
+constexpr u32 flag_count = 4;
+
+// What goes on over launches; the names are those of wm_telemetry. The keeper's:
+constexpr u32 kept_launch = 0; // number of this launch, and of its credit; whoever begins
+constexpr u32 kept_classes = 1; // priority classes in use; whoever begins
+constexpr u32 kept_rounds = 2;
+constexpr u32 kept_work_ns = 3;
+constexpr u32 kept_idle_ns = 4;
+constexpr u32 kept_allowance = 5;
+// The inbox's:
+constexpr u32 kept_exit = 6; // WM_EXIT_* of the launch before, and when it was
+constexpr u32 kept_end_ns = 7;
+constexpr u32 kept_parks = 8;
+constexpr u32 kept_parked_ns = 9;
+constexpr u32 kept_count = 10;
 
 WM_FN u64 align16(u64 n) {
     return (n + 15) & ~15ull;
@@ -119,7 +130,8 @@ WM_FN u32 server_count(const wm_arbiter_args& args) {
 }
 
 // Places the working memory at `base` (16-byte aligned) and returns its size in bytes; with base null only the size.
-WM_FN u64 place(arbiter& a, const wm_arbiter_args& args, u8* base) {
+// `kept_bytes`: how much of it goes on over launches, from the beginning.
+WM_FN u64 place(arbiter& a, const wm_arbiter_args& args, u8* base, u64& kept_bytes) {
     const u64 mailboxes = args.n_mailboxes, servers = server_count(args);
     u64 at_byte = 0;
     auto take = [&](u64 bytes) {
@@ -156,12 +168,27 @@ WM_FN u64 place(arbiter& a, const wm_arbiter_args& args, u8* base) {
     a.grants = reinterpret_cast<wm_grant*>(take(servers * sizeof(wm_grant)));
     a.granted = wide(servers);
     a.flags = wide(flag_count);
+    a.kept = wide(kept_count);
+    a.looked = narrow(1);
     const u64 journals = args.journals ? servers : 0;
     a.journals = reinterpret_cast<wm_producer*>(take(journals * sizeof(wm_producer)));
     a.tapped = reinterpret_cast<wm_tap_counts*>(take(args.journals ? mailboxes * sizeof(wm_tap_counts) : 0));
+    kept_bytes = at_byte; // the rest means nothing between two steps
     a.stage = take(journals * args.journal_stage_bytes);
     a.scratch = take(servers * args.scratch_bytes);
     return at_byte;
+}
+
+WM_FN u32 classes_of(const arbiter& a) {
+    return static_cast<u32>(load_relaxed_cta(&a.kept[kept_classes]));
+}
+// Number of this launch, and of its credit.
+WM_FN u64 launch_of(const arbiter& a) {
+    return load_relaxed_cta(&a.kept[kept_launch]);
+}
+// By the word's one writer.
+WM_FN void add_kept(arbiter& a, u32 which, u64 n) {
+    store_relaxed_cta(&a.kept[which], load_relaxed_cta(&a.kept[which]) + n);
 }
 
 // Records waiting in mailbox m as far as the arbiter has seen. A consumer that takes records by their tag can be ahead

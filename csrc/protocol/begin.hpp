@@ -1,13 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// The beginning of a launch: working memory is filled from the tables, and the mailboxes are taken up where their
-// headers say they were left. A mailbox whose header cannot be trusted is quarantined; the others go on.
+// The beginning of a launch. The first one, and one after the host may have changed something, fills working memory
+// from the tables and takes the mailboxes up where their headers say they were left; a mailbox whose header cannot be
+// trusted is quarantined, and the others go on. Every other launch takes up the image that the one before left: one copy
+// inside device memory, so that a parked arbiter is awake soon.
 #ifndef WARPMAIL_PROTOCOL_BEGIN_HPP
 #define WARPMAIL_PROTOCOL_BEGIN_HPP
 
 #include "protocol/arbiter.hpp"
 
 namespace warpmail {
+
+// Has every resident module looked at once.
+template <class L> WM_FN void look_at_all(L lanes, arbiter& a) {
+    for (u32 w = lanes.rank(); w < words_for(a.args.n_modules); w += lanes.width()) {
+        for (u32 i = w * 32; i < w * 32 + 32 && i < a.args.n_modules; i++) {
+            if (a.modules[i].kind == WM_KIND_RESIDENT)
+                *look_word(a, i) |= 1u << (i % 32);
+        }
+    }
+}
 
 template <class L> WM_FN void begin_modules(L lanes, arbiter& a) {
     const wm_module* table = at<const wm_module>(a.args.modules);
@@ -41,18 +53,12 @@ template <class L> WM_FN void begin_modules(L lanes, arbiter& a) {
         a.cursor[c] = next < a.args.n_modules ? static_cast<u32>(next) : 0;
     }
     lanes.sync();
-    // Every resident module is looked at once.
-    for (u32 w = lanes.rank(); w < words; w += lanes.width()) {
-        for (u32 i = w * 32; i < w * 32 + 32 && i < a.args.n_modules; i++) {
-            if (a.modules[i].kind == WM_KIND_RESIDENT)
-                *look_word(a, i) |= 1u << (i % 32);
-        }
-    }
-    u32 classes = 1;
+    look_at_all(lanes, a);
+    u64 classes = 1;
     for (u32 i = 0; i < a.args.n_modules && lanes.rank() == 0; i++)
         classes = a.modules[i].priority + 1u > classes ? a.modules[i].priority + 1u : classes;
     if (lanes.rank() == 0)
-        a.classes = classes;
+        a.kept[kept_classes] = classes;
 }
 
 // Notes which index the readiness word at `address` stands for, and takes it up at `value`.
@@ -102,33 +108,88 @@ template <class L> WM_FN void begin_journal(L lanes, arbiter& a) {
         a.tapped[m] = {load_relaxed_sys(&counts[m].taken), load_relaxed_sys(&counts[m].dropped)};
 }
 
-// What this launch must know of the one before; and that the arbiter is awake (R0 of the model).
-template <class L> WM_FN void begin_launch(L lanes, arbiter& a) {
+// What goes on over launches, from the telemetry that the last one wrote.
+template <class L> WM_FN void begin_kept(L lanes, arbiter& a) {
+    const wm_telemetry* t = at<const wm_telemetry>(a.args.telemetry);
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
+        a.granted[s] = load_relaxed_sys(&t->turns[s]);
     if (lanes.rank() != 0)
         return;
-    const wm_telemetry* t = at<const wm_telemetry>(a.args.telemetry);
-    a.launch = load_relaxed_sys(&t->launches);
-    a.last_exit = load_relaxed_sys(&t->exit_reason);
-    a.last_end_ns = load_relaxed_sys(&t->heartbeat_ns);
-    a.flags[flag_allowance] = load_relaxed_sys(&t->allowance);
-    if (a.args.idle_spin_ns) {
-        store_relaxed_gpu(&at<wm_bell>(a.args.device_bell)->parked, u64{0});
-        store_relaxed_sys(&at<wm_bell>(a.args.host_bell)->parked, u64{0});
-    }
+    a.kept[kept_launch] = load_relaxed_sys(&t->launches);
+    a.kept[kept_rounds] = load_relaxed_sys(&t->rounds);
+    a.kept[kept_work_ns] = load_relaxed_sys(&t->work_ns);
+    a.kept[kept_idle_ns] = load_relaxed_sys(&t->idle_poll_ns);
+    a.kept[kept_allowance] = load_relaxed_sys(&t->allowance);
+    a.kept[kept_parks] = load_relaxed_sys(&t->parks);
+    a.kept[kept_parked_ns] = load_relaxed_sys(&t->parked_ns);
+    a.kept[kept_exit] = load_relaxed_sys(&t->exit_reason);
+    a.kept[kept_end_ns] = load_relaxed_sys(&t->heartbeat_ns);
 }
 
-template <class L> WM_FN void begin(L lanes, arbiter& a) {
+// A first launch, or one after the host may have changed something: from the tables.
+template <class L> WM_FN void begin_anew(L lanes, arbiter& a) {
     begin_modules(lanes, a);
     begin_mailboxes(lanes, a);
-    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
-        a.grants[s] = {0, 0};
-        a.granted[s] = load_relaxed_sys(&at<const wm_telemetry>(a.args.telemetry)->turns[s]);
+    begin_kept(lanes, a);
+    begin_journal(lanes, a);
+}
+
+// What is copied at once.
+struct alignas(16) image_chunk {
+    u64 words[2];
+};
+
+template <class L> WM_FN void copy_image(L lanes, void* to, const void* from, u32 bytes) {
+    image_chunk* t = static_cast<image_chunk*>(to);
+    const image_chunk* f = static_cast<const image_chunk*>(from);
+    constexpr u32 ahead = 4;
+    const u32 n = bytes / sizeof(image_chunk);
+    u32 i = lanes.rank();
+    for (; i + (ahead - 1) * lanes.width() < n; i += ahead * lanes.width()) {
+        image_chunk c[ahead];
+        for (u32 k = 0; k < ahead; k++)
+            c[k] = f[i + k * lanes.width()];
+        for (u32 k = 0; k < ahead; k++)
+            t[i + k * lanes.width()] = c[k];
     }
+    for (; i < n; i += lanes.width())
+        t[i] = f[i];
+}
+
+// The working memory at `base` as the launch before left it. The stream's order is what makes that launch's image
+// visible: it has ended.
+template <class L> WM_FN void resume_image(L lanes, const wm_arbiter_args& args, u8* base) {
+    if (args.resume)
+        copy_image(lanes, base, at<const u8>(args.image), args.image_bytes);
+}
+// Leaves it for the next launch. By all lanes, when every role has returned.
+template <class L> WM_FN void leave_image(L lanes, const wm_arbiter_args& args, const u8* base) {
+    copy_image(lanes, at<u8>(args.image), base, args.image_bytes);
+}
+
+// The beginning of a launch, after `place` and `resume_image`.
+template <class L> WM_FN void begin(L lanes, arbiter& a) {
+    if (a.args.resume) {
+        for (u32 w = lanes.rank(); w < words_for(a.args.n_modules); w += lanes.width())
+            a.owned[w] = 0;
+        if (a.args.journals)
+            look_at_all(lanes, a); // some may wait for their records to be durable, of which there is no other news
+    } else {
+        begin_anew(lanes, a);
+    }
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
+        a.grants[s] = {0, 0};
     for (u32 f = lanes.rank(); f < flag_count; f += lanes.width())
         a.flags[f] = 0;
-    lanes.sync();
-    begin_launch(lanes, a);
-    begin_journal(lanes, a);
+    if (lanes.rank() == 0) {
+        *a.looked = 0;
+        if (a.args.resume)
+            a.kept[kept_launch]++;
+        if (a.args.idle_spin_ns) { // R0 of the model: awake
+            store_relaxed_gpu(&at<wm_bell>(a.args.device_bell)->parked, u64{0});
+            store_relaxed_sys(&at<wm_bell>(a.args.host_bell)->parked, u64{0});
+        }
+    }
     lanes.sync();
 }
 

@@ -64,7 +64,7 @@ template <class L> WM_FN void disown(L lanes, arbiter& a, u32 i) {
 
 // A module for this server to run, owned by it, or no_module. `turn` counts the server's grants.
 template <class L> WM_FN u32 claim(L lanes, arbiter& a, u64 turn) {
-    const u32 classes = a.classes, words = words_for(a.args.n_modules);
+    const u32 classes = classes_of(a), words = words_for(a.args.n_modules);
     const u32 first = turn % WM_FAIR_TURNS == WM_FAIR_TURNS - 1 ? static_cast<u32>(turn / WM_FAIR_TURNS) % classes : 0;
     for (u32 k = 0; k < classes; k++) {
         const u32 c = first + k < classes ? first + k : first + k - classes;

@@ -13,21 +13,28 @@
 
 namespace warpmail {
 
-// A launch that a ring or the pacer has started stays this long at least, so that what the ringer wrote is seen.
-constexpr u64 wake_grace_ns = 5000;
-
 WM_FN bool can_park(const wm_arbiter_args& args) {
     return args.idle_spin_ns != 0;
 }
 
-// P1 Whether there is a credit to ring for.
+// P1 Whether there is a door to ring at.
 WM_FN bool may_park(const arbiter& a) {
-    return load_relaxed_sys(&at<wm_control>(a.args.control)->credits) >= a.launch + 2;
+    return load_relaxed_sys(&at<wm_control>(a.args.control)->credits) >= launch_of(a) + 2;
+}
+// Whether the next launch stands behind that door already; else a ring is answered when the launcher comes to it.
+WM_FN bool is_backed(const arbiter& a) {
+    return load_relaxed_sys(&at<wm_control>(a.args.control)->enqueued) >= launch_of(a) + 2;
+}
+
+// Whether every readiness word has been looked at in this launch.
+WM_FN bool has_looked(const arbiter& a) {
+    const u32 scanners = a.args.scanners ? a.args.scanners : 1;
+    return load_relaxed_cta(a.looked) == (1u << (scanners + 1)) - 1;
 }
 
 // Whether some module's rule or credit may have changed and nobody has looked yet.
 template <class L> WM_FN bool has_looks(L lanes, const arbiter& a) {
-    const u32 words = a.classes * words_for(a.args.n_modules);
+    const u32 words = classes_of(a) * words_for(a.args.n_modules);
     u32 bits = 0;
     for (u32 w = lanes.rank(); w < words; w += lanes.width())
         bits |= load_relaxed_cta(&a.look[w]);
@@ -43,8 +50,8 @@ WM_FN bool was_seen(const watch_list& w, u32 i, u64 word) {
 // news from here on opens the next door. False: there is; leave_wanted then.
 template <class L> WM_FN bool park(L lanes, arbiter& a) {
     if (lanes.rank() == 0) {
-        store_relaxed_gpu(&at<wm_bell>(a.args.device_bell)->parked, a.launch + 2); // P2
-        store_relaxed_sys(&at<wm_bell>(a.args.host_bell)->parked, a.launch + 2);
+        store_relaxed_gpu(&at<wm_bell>(a.args.device_bell)->parked, launch_of(a) + 2); // P2
+        store_relaxed_sys(&at<wm_bell>(a.args.host_bell)->parked, launch_of(a) + 2);
     }
     lanes.sync();
     fence_sc_sys(); // P3: a release for the marks of P4; with H2 for the loads of P5
@@ -61,10 +68,10 @@ template <class L> WM_FN bool park(L lanes, arbiter& a) {
 // Says that the next launch should begin at once.
 template <class L> WM_FN void leave_wanted(L lanes, arbiter& a) {
     if (lanes.rank() == 0) {
-        store_relaxed_sys(&at<wm_telemetry>(a.args.telemetry)->wanted, a.launch + 2); // L1
+        store_relaxed_sys(&at<wm_telemetry>(a.args.telemetry)->wanted, launch_of(a) + 2); // L1
         fence_sc_sys();                                                               // L2, with C3
         if (may_park(a))                                                              // L3
-            open_door(a.args.doors, a.launch + 1);
+            open_door(a.args.doors, launch_of(a) + 1);
     }
     lanes.sync();
 }

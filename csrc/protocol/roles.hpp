@@ -23,20 +23,29 @@ WM_FN bool args_are_valid(const wm_arbiter_args& args) {
            args.n_modules <= WM_MAX_MODULES && args.servers <= WM_MAX_SERVERS && args.scanners <= WM_MAX_SCANNERS &&
            2 + args.servers + args.scanners <= WM_MAX_WARPS && args.n_device_words <= 2 * WM_MAX_MAILBOXES &&
            args.n_host_words <= 2 * WM_MAX_MAILBOXES && args.scratch_bytes % 16 == 0 &&
-           args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 &&
+           args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 && args.image != 0 &&
+           args.image_bytes % 16 == 0 &&
            (args.idle_spin_ns == 0 || (args.doors != 0 && args.device_bell != 0 && args.host_bell != 0));
 }
 
 // The keeper's own state.
 struct keep_state {
     u32 reason; // WM_EXIT_* once it has begun to close
-    u64 turns;
     u64 begin_ns;
     u64 now_ns;
     u64 idle_since_ns;
-    u64 granted;   // by all servers, when it last looked
-    u64 allowance; // as in wm_telemetry
+    u64 granted;        // by all servers, when it last looked
+    u64 granted_before; // by earlier launches
+    u64 allowance;      // as in wm_telemetry
 };
+
+// Grants given by all servers, over all launches.
+template <class L> WM_FN u64 granted_so_far(L lanes, const arbiter& a) {
+    u64 granted = 0;
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
+        granted += load_relaxed_cta(&a.granted[s]);
+    return lanes.sum(granted);
+}
 
 // The token bucket of sm_share: it fills with the time, idle polling empties it.
 WM_FN u64 allowance_after(const wm_arbiter_args& args, u64 allowance, u64 ns, bool idle) {
@@ -47,44 +56,45 @@ WM_FN u64 allowance_after(const wm_arbiter_args& args, u64 allowance, u64 ns, bo
     return allowance > spent ? allowance - spent : 0;
 }
 
-template <class L> WM_FN keep_state keep_begin(L lanes, const arbiter& a) {
-    const u64 now = lanes.broadcast(now_ns(), 0); // what follows from it must be the same for all lanes
-    keep_state k{WM_EXIT_NONE, 0, now, now, now, 0, a.flags[flag_allowance]};
-    if (a.last_exit == WM_EXIT_PARK) {
-        const u64 stay = a.args.idle_spin_ns < wake_grace_ns ? a.args.idle_spin_ns : wake_grace_ns;
-        k.idle_since_ns = now + stay - a.args.idle_spin_ns;
-        k.allowance = allowance_after(a.args, k.allowance, now - a.last_end_ns, false);
+// `begin_ns`: when the launch began.
+template <class L> WM_FN keep_state keep_begin(L lanes, const arbiter& a, u64 begin_ns) {
+    const u64 begin = lanes.broadcast(begin_ns, 0); // what follows from it must be the same for all lanes
+    keep_state k{WM_EXIT_NONE, begin, begin, begin, 0, 0, load_relaxed_cta(&a.kept[kept_allowance])};
+    k.granted = k.granted_before = granted_so_far(lanes, a);
+    if (load_relaxed_cta(&a.kept[kept_exit]) == WM_EXIT_PARK) {
+        k.idle_since_ns = begin - a.args.idle_spin_ns; // it was idle before, too
+        k.allowance = allowance_after(a.args, k.allowance, begin - load_relaxed_cta(&a.kept[kept_end_ns]), false);
     }
     return k;
 }
 
 // Why this launch should end now, if it should.
-template <class L> WM_FN u32 reason_to_leave(L lanes, const arbiter& a, const keep_state& k) {
+template <class L> WM_FN u32 reason_to_leave(L lanes, const arbiter& a, const keep_state& k, bool looked) {
     if (lanes.broadcast(load_relaxed_cta(&a.flags[flag_stop]), 0) != 0)
         return WM_EXIT_STOP;
     if (k.now_ns - k.begin_ns >= a.args.residency_ns)
         return WM_EXIT_RESIDENCY;
-    const u64 idle_ns = k.now_ns - k.idle_since_ns;
-    const bool limited = a.args.sm_share_ppm < 1000000, spent = limited && k.allowance == 0;
-    const bool enough = idle_ns >= a.args.idle_spin_ns || (spent && idle_ns >= wake_grace_ns);
-    if (can_park(a.args) && enough && lanes.broadcast(may_park(a) ? 1u : 0u, 0) != 0)
-        return WM_EXIT_PARK;
-    return WM_EXIT_NONE;
+    const bool spent = a.args.sm_share_ppm < 1000000 && k.allowance == 0;
+    if (!can_park(a.args) || !(k.now_ns - k.idle_since_ns >= a.args.idle_spin_ns || spent))
+        return WM_EXIT_NONE;
+    // Without a next launch behind its door a wake-up would be late: where there was work, more is to be expected soon.
+    const bool wait_for_backing = k.granted != k.granted_before && !spent;
+    const bool may = looked && may_park(a) && (!wait_for_backing || is_backed(a));
+    return lanes.broadcast(may ? 1u : 0u, 0) != 0 ? WM_EXIT_PARK : WM_EXIT_NONE;
 }
 
 // One turn: how the time since the last was spent, by whether a grant is held now; whether it is time to leave. Returns
 // false when every server has left.
 template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     bool busy = false, here = false;
-    u64 granted = 0;
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
         const u64 module = load_acquire_cta(&a.grants[s].module_plus_one); // ACQUIRE of serve_turn
         busy = busy || (module != 0 && module != WM_GRANT_LEFT);
         here = here || module != WM_GRANT_LEFT;
-        granted += load_relaxed_cta(&a.granted[s]);
     }
     busy = lanes.any(busy);
-    granted = lanes.sum(granted);
+    const bool looked = has_looked(a); // before has_looks: what the first look found is seen there
+    const u64 granted = granted_so_far(lanes, a);
     const u64 now = lanes.broadcast(now_ns(), 0), spent = now - k.now_ns;
     const bool idle = !busy && granted == k.granted && !has_looks(lanes, a);
     k.now_ns = now;
@@ -93,15 +103,14 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
         k.idle_since_ns = now;
     k.allowance = allowance_after(a.args, k.allowance, spent, idle);
     if (k.reason == WM_EXIT_NONE) {
-        k.reason = reason_to_leave(lanes, a, k);
+        k.reason = reason_to_leave(lanes, a, k, looked);
         if (k.reason != WM_EXIT_NONE && lanes.rank() == 0)
             store_relaxed_cta(&a.flags[flag_closing], u64{1});
     }
     if (lanes.rank() == 0) {
-        const u32 flag = busy ? flag_work : flag_idle;
-        store_relaxed_cta(&a.flags[flag], load_relaxed_cta(&a.flags[flag]) + spent);
-        store_relaxed_cta(&a.flags[flag_allowance], k.allowance);
-        store_relaxed_cta(&a.flags[flag_rounds], ++k.turns);
+        add_kept(a, busy ? kept_work_ns : kept_idle_ns, spent);
+        store_relaxed_cta(&a.kept[kept_allowance], k.allowance);
+        add_kept(a, kept_rounds, 1);
     }
     if (lanes.any(here))
         return true;
@@ -114,6 +123,14 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     return false;
 }
 
+// The first look of scanner `part` of `parts`.
+template <class L> WM_FN void scan_begin(L lanes, arbiter& a, u32 part, u32 parts) {
+    scan(lanes, a, a.device_side, part, parts);
+    lanes.sync();
+    if (lanes.rank() == 0)
+        or_release_cta(a.looked, 2u << part);
+}
+
 // One turn of scanner `part` of `parts`. False when the launch is over.
 template <class L> WM_FN bool scan_turn(L lanes, arbiter& a, u32 part, u32 parts) {
     scan(lanes, a, a.device_side, part, parts);
@@ -121,25 +138,27 @@ template <class L> WM_FN bool scan_turn(L lanes, arbiter& a, u32 part, u32 parts
 }
 
 struct inbox_state {
-    telemetry_base base;
     u64 written_ns; // when telemetry was last written
+    bool looked;    // at all its words, once
 };
 
 template <class L> WM_FN inbox_state inbox_begin(L lanes, arbiter& a) {
-    return {telemetry_begin(lanes, a), 0};
+    const u64 now = lanes.broadcast(now_ns(), 0);
+    telemetry_begin(lanes, a, now);
+    return {now, false};
 }
 
 // One turn. False when the launch is over and the last telemetry is written.
 template <class L> WM_FN bool inbox_turn(L lanes, arbiter& a, inbox_state& b) {
     const u64 reason = lanes.broadcast(load_acquire_cta(&a.flags[flag_leave]), 0); // ACQUIRE of keep_turn
     const u64 now = lanes.broadcast(now_ns(), 0);
-    if (reason != WM_EXIT_NONE || now - b.written_ns >= WM_TELEMETRY_NS) {
-        telemetry_write(lanes, a, b.base, now);
-        b.written_ns = now;
-    }
     if (reason != WM_EXIT_NONE) {
-        telemetry_end(lanes, a, reason);
+        telemetry_end(lanes, a, now, reason);
         return false;
+    }
+    if (now - b.written_ns >= WM_TELEMETRY_NS) {
+        telemetry_write(lanes, a, now);
+        b.written_ns = now;
     }
     // Used after the scan, so that its way over the bus overlaps with the scan's.
     const u64 stop = load_relaxed_sys(&at<wm_control>(a.args.control)->stop.rung);
@@ -147,6 +166,9 @@ template <class L> WM_FN bool inbox_turn(L lanes, arbiter& a, inbox_state& b) {
     if (stop && lanes.rank() == 0)
         store_relaxed_cta(&a.flags[flag_stop], stop);
     lanes.sync();
+    if (!b.looked && lanes.rank() == 0)
+        or_release_cta(a.looked, 1u);
+    b.looked = true;
     return true;
 }
 

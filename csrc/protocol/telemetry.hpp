@@ -14,23 +14,12 @@ template <class L> WM_FN void copy_words(L lanes, u64* to, const u64* from, u64 
         store_relaxed_sys(to + i, load_relaxed_gpu(from + i));
 }
 
-WM_FN void add_sys(u64* word, u64 n) {
-    store_relaxed_sys(word, load_relaxed_sys(word) + n);
-}
-
-// Base values of the counters that go on over launches.
-struct telemetry_base {
-    u64 rounds, work_ns, idle_poll_ns;
-};
-
-template <class L> WM_FN telemetry_base telemetry_begin(L lanes, arbiter& a) {
-    wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
-    if (lanes.rank() == 0) {
-        if (a.last_exit == WM_EXIT_PARK)
-            add_sys(&t->parked_ns, now_ns() - a.last_end_ns);
-        add_sys(&t->launches, 1);
-    }
-    return {load_relaxed_sys(&t->rounds), load_relaxed_sys(&t->work_ns), load_relaxed_sys(&t->idle_poll_ns)};
+template <class L> WM_FN void telemetry_begin(L lanes, arbiter& a, u64 now) {
+    if (lanes.rank() != 0)
+        return;
+    if (load_relaxed_cta(&a.kept[kept_exit]) == WM_EXIT_PARK)
+        add_kept(a, kept_parked_ns, now - load_relaxed_cta(&a.kept[kept_end_ns]));
+    store_relaxed_sys(&at<wm_telemetry>(a.args.telemetry)->launches, launch_of(a) + 1);
 }
 
 // Who is being served.
@@ -43,7 +32,7 @@ template <class L> WM_FN void telemetry_grants(L lanes, arbiter& a) {
 }
 
 // One copy of everything.
-template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemetry_base& base, u64 now) {
+template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now) {
     wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
     u64 bad = 0;
     for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width()) {
@@ -78,26 +67,32 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, const telemet
     for (u32 c = lanes.rank(); c < WM_PRIORITIES; c += lanes.width())
         store_relaxed_sys(&t->cursor[c], u64{load_relaxed_cta(&a.cursor[c])});
     if (lanes.rank() == 0) {
-        store_relaxed_sys(&t->rounds, base.rounds + load_relaxed_cta(&a.flags[flag_rounds]));
+        store_relaxed_sys(&t->rounds, load_relaxed_cta(&a.kept[kept_rounds]));
         store_relaxed_sys(&t->grants, granted);
-        store_relaxed_sys(&t->work_ns, base.work_ns + load_relaxed_cta(&a.flags[flag_work]));
-        store_relaxed_sys(&t->idle_poll_ns, base.idle_poll_ns + load_relaxed_cta(&a.flags[flag_idle]));
+        store_relaxed_sys(&t->work_ns, load_relaxed_cta(&a.kept[kept_work_ns]));
+        store_relaxed_sys(&t->idle_poll_ns, load_relaxed_cta(&a.kept[kept_idle_ns]));
         store_relaxed_sys(&t->quarantined, bad);
-        store_relaxed_sys(&t->allowance, load_relaxed_cta(&a.flags[flag_allowance]));
+        store_relaxed_sys(&t->allowance, load_relaxed_cta(&a.kept[kept_allowance]));
+        store_relaxed_sys(&t->parks, load_relaxed_cta(&a.kept[kept_parks]));
+        store_relaxed_sys(&t->parked_ns, load_relaxed_cta(&a.kept[kept_parked_ns]));
         store_relaxed_sys(&t->heartbeat_ns, now);
     }
     lanes.sync();
 }
 
 // The last words of a launch. RELEASE of launches_ended: a host that acquires it sees the final counters.
-template <class L> WM_FN void telemetry_end(L lanes, arbiter& a, u64 reason) {
+template <class L> WM_FN void telemetry_end(L lanes, arbiter& a, u64 now, u64 reason) {
     wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
+    if (lanes.rank() == 0) {
+        store_relaxed_cta(&a.kept[kept_exit], reason);
+        store_relaxed_cta(&a.kept[kept_end_ns], now);
+        add_kept(a, kept_parks, reason == WM_EXIT_PARK);
+    }
     lanes.sync();
+    telemetry_write(lanes, a, now);
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->exit_reason, reason);
-        if (reason == WM_EXIT_PARK)
-            add_sys(&t->parks, 1);
-        store_release_sys(&t->launches_ended, load_relaxed_sys(&t->launches_ended) + 1);
+        store_release_sys(&t->launches_ended, launch_of(a) + 1);
     }
 }
 

@@ -12,7 +12,15 @@ uint32_t wm_host_payload_bytes(uint32_t stride) {
 
 uint64_t wm_host_shared_bytes(const wm_arbiter_args* args) {
     arbiter a;
-    return place(a, *args, nullptr);
+    u64 kept_bytes;
+    return place(a, *args, nullptr, kept_bytes);
+}
+
+uint64_t wm_host_image_bytes(const wm_arbiter_args* args) {
+    arbiter a;
+    u64 kept_bytes;
+    place(a, *args, nullptr, kept_bytes);
+    return kept_bytes;
 }
 
 wm_status wm_host_check_header(const wm_mailbox* mailbox) {

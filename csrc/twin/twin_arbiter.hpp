@@ -60,8 +60,12 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
     arbiter a;
     std::vector<std::thread> servers;
     try {
-        std::vector<u64> memory(place(a, *args, nullptr) / 8 + 2);
-        place(a, *args, reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(memory.data()))));
+        const u64 begin_ns = now_ns();
+        u64 kept_bytes;
+        std::vector<u64> memory(place(a, *args, nullptr, kept_bytes) / 8 + 2);
+        u8* const base = reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(memory.data())));
+        place(a, *args, base, kept_bytes);
+        resume_image(lanes, *args, base);
         begin(lanes, a);
         servers.reserve(args->servers);
         try {
@@ -73,11 +77,14 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
                 t.join();
             return WM_FULL;
         }
-        keep_state k = keep_begin(lanes, a);
+        keep_state k = keep_begin(lanes, a, begin_ns);
         inbox_state b = inbox_begin(lanes, a);
         bool keeping = true, serving = args->servers == 0;
         u64 granted = 0;
         idle_backoff idle(!can_park(*args));
+        const u32 parts = args->scanners ? args->scanners : 1;
+        for (u32 part = 0; part < parts; part++)
+            scan_begin(lanes, a, part, parts);
         while (inbox_turn(lanes, a, b)) {
             scan(lanes, a, a.device_side, 0, 1);
             if (serving)
@@ -95,6 +102,7 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         }
         for (auto& t : servers)
             t.join();
+        leave_image(lanes, *args, base);
         return WM_OK;
     } catch (const std::bad_alloc&) {
         return WM_FULL;

@@ -251,7 +251,7 @@ impl Backend for Cuda {
                 ),
             ));
         }
-        for _ in 0..4 {
+        for _ in 0..abi::WM_DOORS {
             let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
             launches.idle.push(result::event::create(flags).map_err(driver("cuEventCreate"))?);
         }

@@ -50,13 +50,14 @@ struct OnDevice {
     words: u64,
     bell: u64,
     journals: u64,
+    image: u64,
     states: Vec<u64>,
     boxes: Vec<u64>,
     bytes: u64,
 }
 
 impl OnDevice {
-    fn of(graph: &Builder) -> Self {
+    fn of(graph: &Builder, image_bytes: u32) -> Self {
         let mut plan = Plan(0);
         OnDevice {
             table: plan.array::<abi::wm_mailbox>(graph.mailboxes.len()),
@@ -65,6 +66,7 @@ impl OnDevice {
             words: plan.array::<u64>(ends_of(graph, abi::WM_SIDE_DEVICE)),
             bell: plan.array::<abi::wm_bell>(1),
             journals: plan.array::<abi::wm_mailbox>(rings(graph)),
+            image: plan.take(image_bytes.into(), 256),
             states: graph.modules.iter().map(|m| plan.take(m.options.state.len() as u64, 256)).collect(),
             boxes: boxes(graph, &mut plan, false),
             bytes: plan.0,
@@ -142,7 +144,8 @@ fn put(image: &mut [u8], offset: u64, bytes: &[u8]) {
 impl Memory {
     /// Lays out and fills the memory of a graph; returns it with the launch arguments.
     pub(crate) fn of_graph(graph: Builder) -> Result<(Self, abi::wm_arbiter_args)> {
-        let (device, pinned) = (OnDevice::of(&graph), InPinned::of(&graph));
+        let counts = counts(&graph);
+        let (device, pinned) = (OnDevice::of(&graph, counts.image_bytes), InPinned::of(&graph));
         let mut memory = Memory::allocate(graph.device.clone(), device.bytes as usize, pinned.bytes as usize)?;
         memory.control = pinned.control as usize;
         memory.telemetry = pinned.telemetry as usize;
@@ -162,7 +165,7 @@ impl Memory {
         memory.fill_journals(&graph, &device, &pinned, &mut image);
         memory.fill_words(&device, &pinned, &mut image);
         memory.device.backend.upload(memory.arena.0, &image)?;
-        let args = memory.args(&graph, &device, &pinned);
+        let args = memory.args(counts, &device, &pinned);
         memory._keep = graph.keep;
         Ok((memory, args))
     }
@@ -251,17 +254,10 @@ impl Memory {
         self.write_pinned(pinned.bell as usize, bytes_of(&bell));
     }
 
-    fn args(&self, graph: &Builder, device: &OnDevice, pinned: &InPinned) -> abi::wm_arbiter_args {
+    fn args(&self, counts: abi::wm_arbiter_args, device: &OnDevice, pinned: &InPinned) -> abi::wm_arbiter_args {
         let (arena, base) = (self.arena.0, self.pinned.device);
-        let n_device_words = ends_of(graph, abi::WM_SIDE_DEVICE) as u32;
         let has_journal = !pinned.rings.is_empty();
-        let stage = graph.journal_stride().next_multiple_of(16);
-        let SpinBudget { idle_spin, sm_share, residency, servers, .. } = graph.budget;
         abi::wm_arbiter_args {
-            magic: abi::WM_ABI_MAGIC,
-            version: abi::WM_ABI_VERSION,
-            n_mailboxes: graph.mailboxes.len() as u32,
-            n_modules: graph.modules.len() as u32,
             mailboxes: arena + device.table,
             modules: arena + device.modules,
             module_stats: arena + device.module_stats,
@@ -277,16 +273,35 @@ impl Memory {
             journals: if has_journal { arena + device.journals } else { 0 },
             tap_counts: base + pinned.tap_counts,
             durable: if has_journal { base + pinned.durable } else { 0 },
-            idle_spin_ns: idle_spin.map_or(0, |d| d.as_nanos() as u64),
-            residency_ns: residency.as_nanos() as u64,
-            servers,
-            scanners: n_device_words.div_ceil(2048).clamp(1, abi::WM_MAX_SCANNERS.min(abi::WM_MAX_WARPS - 2 - servers)),
-            scratch_bytes: graph.scratch_bytes(),
-            n_device_words,
-            n_host_words: ends_of(graph, abi::WM_SIDE_HOST) as u32,
-            sm_share_ppm: (sm_share * 1e6).round() as u32,
-            journal_stage_bytes: stage,
-            journal_need: graph.journal_need(),
+            image: arena + device.image,
+            ..counts
         }
     }
+}
+
+/// The launch arguments but for the addresses; what the arbiter's working memory needs follows from these.
+fn counts(graph: &Builder) -> abi::wm_arbiter_args {
+    let n_device_words = ends_of(graph, abi::WM_SIDE_DEVICE) as u32;
+    let SpinBudget { idle_spin, sm_share, residency, servers, .. } = graph.budget;
+    let mut counts = abi::wm_arbiter_args {
+        magic: abi::WM_ABI_MAGIC,
+        version: abi::WM_ABI_VERSION,
+        n_mailboxes: graph.mailboxes.len() as u32,
+        n_modules: graph.modules.len() as u32,
+        journals: rings(graph) as u64, // not 0 where its address will not be
+        idle_spin_ns: idle_spin.map_or(0, |d| d.as_nanos() as u64),
+        residency_ns: residency.as_nanos() as u64,
+        servers,
+        scanners: n_device_words.div_ceil(2048).clamp(1, abi::WM_MAX_SCANNERS.min(abi::WM_MAX_WARPS - 2 - servers)),
+        scratch_bytes: graph.scratch_bytes(),
+        n_device_words,
+        n_host_words: ends_of(graph, abi::WM_SIDE_HOST) as u32,
+        sm_share_ppm: (sm_share * 1e6).round() as u32,
+        journal_stage_bytes: graph.journal_stride().next_multiple_of(16),
+        journal_need: graph.journal_need(),
+        ..abi::wm_arbiter_args::zeroed()
+    };
+    // SAFETY: a pure function of the counts.
+    counts.image_bytes = unsafe { abi::wm_host_image_bytes(&counts) } as u32;
+    counts
 }

@@ -6,7 +6,7 @@
  *
  * What is modelled: one arbiter, whose launches use credits 0, 1, 2, ... in order, each waiting for its door; device ends,
  * which publish by exchanging a readiness word that carries a park bit; host ends, which publish by a store and look at
- * `parked` behind a fence; a launcher that clears doors, publishes credits and enqueues; optionally residency ends, a pacer
+ * `parked` behind a fence; a launcher that clears doors, publishes credits and enqueues them; optionally residency ends, a pacer
  * and a stop at any moment. A readiness word stands for records pushed, or for slots given back: both are news.
  *
  * Memory: a plain store goes into a buffer and reaches memory at any later moment, in any order with other words, unless
@@ -17,7 +17,7 @@
  * off nothing else would ever mend it), nobody is blocked who should not be, and after a stop every credit has run.
  */
 
-#define DOORS 2  /* the code has four */
+#define DOORS 2  /* the code has sixteen */
 #ifndef DEVICE_ENDS
 #define DEVICE_ENDS 1 /* up to two */
 #endif
@@ -32,10 +32,11 @@
 #define PARKED_DEVICE 0 /* arbiter -> device ends: 1 + the credit to ring for, 0 while it runs */
 #define PARKED_HOST 1   /* the same for host ends, in pinned memory */
 #define WANTED 2        /* arbiter -> launcher: credits below this one may begin without a ring */
-#define CREDITS 3       /* launcher -> arbiter, pacer: credits whose doors are clear */
+#define CREDITS 3       /* launcher -> arbiter: credits whose doors are clear; a credit may be rung for before it is enqueued */
 #define HOST_WORD 4     /* host end -> arbiter: readiness */
 #define STOP 5          /* launcher -> arbiter */
-#define WORDS 6
+#define ENQUEUED 6      /* launcher -> pacer: credits that the driver has or is about to have */
+#define WORDS 7
 
 byte memory[WORDS];
 byte buffer[WORDS];
@@ -63,6 +64,7 @@ end:
     :: d_step { pending[CREDITS] -> memory[CREDITS] = buffer[CREDITS]; pending[CREDITS] = 0 }
     :: d_step { pending[HOST_WORD] -> memory[HOST_WORD] = buffer[HOST_WORD]; pending[HOST_WORD] = 0 }
     :: d_step { pending[STOP] -> memory[STOP] = buffer[STOP]; pending[STOP] = 0 }
+    :: d_step { pending[ENQUEUED] -> memory[ENQUEUED] = buffer[ENQUEUED]; pending[ENQUEUED] = 0 }
     od
 }
 
@@ -96,7 +98,7 @@ poll:
 #endif
     fi;
 park:
-    /* P1 is there a credit to ring for? If not, poll on. */
+    /* P1 is there a door to ring at? If not, poll on. */
 #ifndef PLANT_NO_CREDIT_CHECK
     if
     :: memory[CREDITS] < n + 2 -> goto poll
@@ -229,7 +231,7 @@ proctype host_end() {
     ends_done++
 }
 
-/* The launcher: keeps credits enqueued, and at the end drains them. */
+/* The launcher: clears doors ahead, keeps credits enqueued, and at the end drains them. */
 active proctype launcher() {
     byte c = 0, d;
     memory[WANTED] = 1; /* the first launch is wanted */
@@ -240,13 +242,11 @@ end_launcher:
 #ifndef PLANT_CLEAR_LATE
         door[c % DOORS] = 0;
 #endif
-#ifndef PLANT_PUBLISH_LATE
-        /* C2 publish the credit, before any driver call */
+        /* C2 publish that it may be rung for */
         STORE(CREDITS, c + 1);
         /* C3 fence */
 #ifndef PLANT_NO_CREDITS_FENCE
         FENCE(CREDITS);
-#endif
 #endif
 #ifdef PLANT_CLEAR_LATE
         door[c % DOORS] = 0;
@@ -257,14 +257,20 @@ end_launcher:
             :: memory[WANTED] > c -> door[c % DOORS] = 1
             :: else
             fi;
-            /* C5 the driver takes the wait and the launch */
-            queued = c + 1
-        };
-#ifdef PLANT_PUBLISH_LATE
-        STORE(CREDITS, c + 1);
-        FENCE(CREDITS);
+            c++
+        }
+    :: queued < c ->
+#if defined(PACER) && !defined(PLANT_PUBLISH_LATE)
+        /* Q1 (for the pacer alone) publish that it will be enqueued, before any driver call, which may wait for somebody's lock */
+        STORE(ENQUEUED, queued + 1);
+        FENCE(ENQUEUED);
 #endif
-        c++
+        /* Q2 the driver takes the wait and the launch */
+        queued++;
+#ifdef PLANT_PUBLISH_LATE
+        STORE(ENQUEUED, queued);
+        FENCE(ENQUEUED);
+#endif
 #ifdef STOPPING
     :: true ->
         /* S1 stop, S2 fence */
@@ -274,25 +280,25 @@ end_launcher:
 #ifndef PLANT_NO_DRAIN
         d = begun;
         do
-        :: d < c -> door[d % DOORS] = 1; d++
+        :: d < queued -> door[d % DOORS] = 1; d++
         :: else -> break
         od;
 #endif
         /* S4 wait until all have run */
-        (ended == c);
+        (ended == queued);
         break
 #endif
     od
 }
 
 #ifdef PACER
-/* The pacer: every tick it opens the doors of all credits that were published and have not begun. Stores only. */
+/* The pacer: every tick it opens the doors of all credits that were enqueued and have not begun. Stores only. */
 active proctype pacer() {
     byte ticks = 0, d, upto;
     do
     :: ticks < PACER ->
         /* T1 whatever the driver may be waiting behind must be known here */
-        d_step { upto = memory[CREDITS]; d = begun; assert(upto >= queued) };
+        d_step { upto = memory[ENQUEUED]; d = begun; assert(upto >= queued) };
         do
         :: d < upto -> door[d % DOORS] = 1; d++ /* T2 */
         :: else -> break

@@ -95,15 +95,17 @@ struct counting_relay {
 };
 
 // One launch after the other until the stop doorbell rings: the launcher of the model, whose steps these are.
-void launch_all(const wm_arbiter_args& args, wm_control& control, const wm_telemetry& telemetry, wm_doorbell* doors) {
+void launch_all(wm_arbiter_args args, wm_control& control, const wm_telemetry& telemetry, wm_doorbell* doors) {
     u64 next = 0;
     for (u64 n = 0; load_acquire_sys(&control.stop.rung) == 0; n++) {
+        args.resume = n > 0;
         for (; args.idle_spin_ns && next < n + 2; next++) {
             store_release_sys(&doors[next % WM_DOORS].rung, 0); // C1
             store_release_sys(&control.credits, next + 1);      // C2
             fence_sc_sys();                                     // C3
             if (next == 0 || load_relaxed_sys(&telemetry.wanted) > next)
                 store_release_sys(&doors[next % WM_DOORS].rung, 1); // C4
+            store_release_sys(&control.enqueued, next + 1);         // Q1
         }
         while (args.idle_spin_ns && load_acquire_sys(&doors[n % WM_DOORS].rung) == 0 &&
                load_acquire_sys(&control.stop.rung) == 0)
@@ -165,6 +167,12 @@ void whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns) {
     args.sm_share_ppm = 1000000;
     args.servers = servers;
     args.scratch_bytes = 2048;
+    u64 kept_bytes;
+    arbiter size_of;
+    place(size_of, args, nullptr, kept_bytes);
+    std::vector<u64> image(kept_bytes / 8 + 2);
+    args.image = align16(address(image.data()));
+    args.image_bytes = static_cast<u32>(kept_bytes);
     std::vector<item> items(records);
     std::thread arbiter_thread([&] { launch_all(args, control, telemetry, doors); });
     std::thread producer([&] { produce(attach_producer(table[0]), records, items, idle_spin_ns); });

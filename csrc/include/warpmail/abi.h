@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 5u        /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 6u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u      /* a word that one side spins on stands alone on such a line */
@@ -37,7 +37,7 @@
 #define WM_MAX_DIMS 8u          /* dimensions of a tensor descriptor */
 #define WM_REJECT_REASONS 8u    /* see WM_REJECT_* */
 #define WM_PRIORITIES 4u        /* priority classes; 0 is the most urgent */
-#define WM_DOORS 4u             /* doors that the arbiter's credits use in turn */
+#define WM_DOORS 16u            /* doors that the arbiter's credits use in turn */
 #define WM_FAIR_TURNS 16u       /* every so many grants of a server the search begins at another class in turn */
 
 /* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
@@ -227,9 +227,10 @@ typedef struct wm_control {
     uint32_t magic;
     uint32_t version;
     uint8_t pad0[WM_LINE_BYTES - 8];
-    wm_doorbell stop; /* asks the running launch to leave */
-    uint64_t credits; /* credits whose doors have been cleared; published before the driver is asked to enqueue them */
-    uint8_t pad1[WM_LINE_BYTES - 8];
+    wm_doorbell stop;  /* asks the running launch to leave */
+    uint64_t credits;  /* credits whose doors have been cleared: they may be rung for */
+    uint64_t enqueued; /* credits that the driver has been asked to enqueue; published before it is */
+    uint8_t pad1[WM_LINE_BYTES - 16];
 } wm_control;
 
 /*
@@ -254,7 +255,7 @@ typedef struct wm_telemetry {
     uint64_t rounds;         /* turns of the keeper */
     uint64_t grants;         /* grants given */
     uint64_t work_ns;        /* time with at least one grant outstanding */
-    uint64_t idle_poll_ns;   /* time resident without a grant outstanding */
+    uint64_t idle_poll_ns;   /* other time resident: polling, beginning, leaving */
     uint64_t quarantined;    /* mailboxes that the arbiter refuses to touch */
     uint64_t wanted;         /* credits below this one may begin without a ring */
     uint64_t parks;          /* launches that ended parked */
@@ -323,6 +324,7 @@ typedef struct wm_arbiter_args {
     uint64_t journals;          /* wm_mailbox[servers], device memory: journal rings; 0: nothing is tapped */
     uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;        /* uint64_t[n_mailboxes], pinned: tapped records known to be durable; the host writes it */
+    uint64_t image;          /* device memory for what the arbiter knows, between two launches; wm_host_image_bytes */
     uint64_t idle_spin_ns;   /* polling without work before it parks; 0: it never parks, and launches need no door */
     uint64_t residency_ns;   /* longest stay of this launch; it then finishes the steps it has granted and leaves */
     uint32_t servers;        /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
@@ -333,6 +335,8 @@ typedef struct wm_arbiter_args {
     uint32_t sm_share_ppm;        /* idle polling allowed in the long run, in millionths of the time */
     uint32_t journal_stage_bytes; /* staging memory of each server, a multiple of 16 */
     uint32_t journal_need;        /* free slots that a step needs in its server's ring; 0: none blocks */
+    uint32_t resume;      /* not 0: the launch before left its image, and nobody but the modules changed anything */
+    uint32_t image_bytes; /* a multiple of 16 */
 } wm_arbiter_args;
 
 #ifdef __cplusplus
@@ -359,7 +363,7 @@ WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it stays aligned");
 WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 184,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 200,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */
