@@ -18,9 +18,9 @@ use crate::memory::Memory;
 /// door opens, without the host.
 const AHEAD: u64 = 2;
 /// The same while records are served.
-const AHEAD_BUSY: u64 = 4;
+const AHEAD_BUSY: u64 = 8;
 /// How soon launches are replaced while records are served and the arbiter parks in between.
-const TICK_BUSY: Duration = Duration::from_micros(200);
+const TICK_BUSY: Duration = Duration::from_micros(500);
 
 pub(crate) enum Command {
     /// Let the arbiter leave and answer when it has.
@@ -43,17 +43,25 @@ pub(crate) struct Launcher {
     /// What the telemetry said of grants at the last turn, and whether that was news.
     grants: u64,
     busy: bool,
+    /// How often it looks while nothing happens: the pacer opens a door as often.
+    quiet: Duration,
 }
 
 impl Launcher {
-    pub(crate) fn new(memory: Arc<Memory>, args: wm_arbiter_args, launches: Box<dyn Launches>) -> Self {
-        Launcher { memory, args, launches, launched: 0, cleared: 0, at_once: true, grants: 0, busy: false }
+    pub(crate) fn new(
+        memory: Arc<Memory>,
+        args: wm_arbiter_args,
+        launches: Box<dyn Launches>,
+        max_wait: Option<Duration>,
+    ) -> Self {
+        let residency = Duration::from_nanos(args.residency_ns);
+        let quiet = max_wait.filter(|_| args.idle_spin_ns != 0).map_or(residency / 4, |wait| wait / 2);
+        let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(5));
+        Launcher { memory, args, launches, launched: 0, cleared: 0, at_once: true, grants: 0, busy: false, quiet }
     }
 
     /// Runs until told to stop. Gives the launches back when none is outstanding.
     pub(crate) fn run(mut self, commands: &Receiver<Command>) {
-        let quiet =
-            Duration::from_nanos(self.args.residency_ns / 4).clamp(Duration::from_micros(50), Duration::from_millis(5));
         let mut running = true;
         let mut outcome = self.launches.adopt_thread();
         loop {
@@ -63,7 +71,7 @@ impl Launcher {
                 running = false;
             }
             outcome = if running { self.top_up() } else { Ok(()) };
-            let tick = if self.busy && self.parks() { TICK_BUSY.min(quiet) } else { quiet };
+            let tick = if self.busy && self.parks() { TICK_BUSY.min(self.quiet) } else { self.quiet };
             match commands.recv_timeout(tick) {
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Command::Resume) => (running, self.at_once) = (true, true),

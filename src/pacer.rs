@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, RecvTimeoutError, Sender};
 
@@ -20,17 +20,20 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    /// With `max_wait`, opens every door that has been closed for that long or nearly so: every `max_wait`, all of them.
+    /// With `max_wait`, opens every door before it has been closed for that long.
     pub(crate) fn start(memory: Arc<Memory>, max_wait: Option<Duration>) -> Result<Self> {
         let (stop, stopped) = channel::bounded::<()>(0);
-        let tick = max_wait.unwrap_or(SUSPICIOUS / 10);
+        let tick = max_wait.map_or(SUSPICIOUS / 10, |wait| wait / 2);
         let body = move || {
-            let mut warned = false;
+            let (mut warned, mut watched, mut due) = (false, Instant::now(), 0);
             while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
                 if max_wait.is_some() {
-                    open_doors(&memory);
+                    open_doors(&memory, &mut due);
                 }
-                watch(&memory, &mut warned);
+                if watched.elapsed() >= SUSPICIOUS / 10 {
+                    watched = Instant::now();
+                    watch(&memory, &mut warned);
+                }
             }
         };
         let thread = std::thread::Builder::new()
@@ -50,11 +53,13 @@ impl Drop for Pacer {
     }
 }
 
-/// T1 and T2 of the model: the credits that the driver has or is about to have, and that have not begun.
-fn open_doors(memory: &Memory) {
-    for n in memory.telemetry().launches..memory.enqueued() {
+/// T1 and T2 of the model: of the credits that have not begun, those that the driver had, or was about to have, at the last
+/// tick already. The newer ones stay, so that whoever has news meanwhile finds one to ring for.
+fn open_doors(memory: &Memory, due: &mut u64) {
+    for n in memory.telemetry().launches..*due {
         memory.set_door(n, true);
     }
+    *due = memory.enqueued();
 }
 
 /// Names a handler that has been running for suspiciously long, once.

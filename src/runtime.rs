@@ -262,7 +262,7 @@ impl Runtime {
         let _entered = span.enter();
         self.pacer = Some(Pacer::start(self.memory.clone(), self.max_wait)?);
         let (commands, inbox) = channel::unbounded();
-        let launcher = Launcher::new(self.memory.clone(), self.args, launches);
+        let launcher = Launcher::new(self.memory.clone(), self.args, launches, self.max_wait);
         let thread = std::thread::Builder::new()
             .name("warpmail-launcher".into())
             .spawn(move || launcher.run(&inbox))

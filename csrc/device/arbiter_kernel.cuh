@@ -17,7 +17,7 @@ constexpr u32 arbiter_max_threads = WM_MAX_WARPS * 32;
 
 template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args) {
     extern __shared__ __align__(16) unsigned char warpmail_shared[];
-    __shared__ arbiter a;
+    arbiter a(args);
     const warp_lanes lanes;
     const u32 warp = threadIdx.x / 32;
     const u32 first_scanner_warp = first_server_warp + args.servers;
@@ -27,8 +27,7 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
         return; // the host made these arguments; it sees that launches_ended did not move
     const u64 begin_ns = now_ns();
     u64 kept_bytes;
-    if (threadIdx.x == 0)
-        place(a, args, warpmail_shared, kept_bytes);
+    place(a, warpmail_shared, kept_bytes);
     resume_image(block_lanes{}, args, warpmail_shared);
     __syncthreads();
     begin(block_lanes{}, a);
@@ -46,7 +45,9 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
         while (scan_turn(lanes, a, warp - first_scanner_warp, args.scanners)) {
         }
     } else {
-        while (serve_turn<Handlers>(lanes, a, warp - first_server_warp) != served::left) {
+        const u32 server = warp - first_server_warp;
+        serve_state state = serve_begin(lanes, a, server);
+        while (serve_turn<Handlers>(lanes, a, server, state) != served::left) {
         }
     }
     __syncthreads();

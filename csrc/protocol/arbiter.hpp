@@ -68,8 +68,11 @@ struct watch_list {
     u32 scope;
 };
 
+// Where the parts of the working memory are: the same for every lane, each of which keeps its own copy, in registers as
+// far as it needs it. The arguments stay where they are: on the device in constant memory.
 struct arbiter {
-    wm_arbiter_args args;
+    WM_FN explicit arbiter(const wm_arbiter_args& from) : args(from) {}
+    const wm_arbiter_args& args;
     const wm_mailbox* rows; // the mailbox table, or its copy in working memory
     mailbox_brief* boxes;
     module_brief* modules;
@@ -92,13 +95,13 @@ struct arbiter {
     u8* scratch;           // [servers][scratch_bytes]
 };
 
-constexpr u32 flag_stop = 0;      // scan of the host side -> keeper: the stop doorbell was rung
-constexpr u32 flag_closing = 1;   // keeper -> servers: take no more grants
-constexpr u32 flag_leave = 2;     // keeper -> scans: all servers have left; the WM_EXIT_* reason
+constexpr u32 flag_stop = 0;    // scan of the host side -> keeper: the stop doorbell was rung
+constexpr u32 flag_closing = 1; // keeper -> servers: take no more grants
+constexpr u32 flag_leave = 2;   // keeper -> scans: all servers have left; the WM_EXIT_* reason
 constexpr u32 flag_count = 4;
 
 // What goes on over launches; the names are those of wm_telemetry. The keeper's:
-constexpr u32 kept_launch = 0; // number of this launch, and of its credit; whoever begins
+constexpr u32 kept_launch = 0;  // number of this launch, and of its credit; whoever begins
 constexpr u32 kept_classes = 1; // priority classes in use; whoever begins
 constexpr u32 kept_rounds = 2;
 constexpr u32 kept_work_ns = 3;
@@ -131,7 +134,8 @@ WM_FN u32 server_count(const wm_arbiter_args& args) {
 
 // Places the working memory at `base` (16-byte aligned) and returns its size in bytes; with base null only the size.
 // `kept_bytes`: how much of it goes on over launches, from the beginning.
-WM_FN u64 place(arbiter& a, const wm_arbiter_args& args, u8* base, u64& kept_bytes) {
+WM_FN u64 place(arbiter& a, u8* base, u64& kept_bytes) {
+    const wm_arbiter_args& args = a.args;
     const u64 mailboxes = args.n_mailboxes, servers = server_count(args);
     u64 at_byte = 0;
     auto take = [&](u64 bytes) {
@@ -150,7 +154,6 @@ WM_FN u64 place(arbiter& a, const wm_arbiter_args& args, u8* base, u64& kept_byt
         w.scope = scope;
         return w;
     };
-    a.args = args;
     const bool copied = mailboxes <= rows_in_working_memory;
     const u8* rows = take(copied ? mailboxes * sizeof(wm_mailbox) : 0);
     a.rows = copied ? reinterpret_cast<const wm_mailbox*>(rows) : at<const wm_mailbox>(args.mailboxes);

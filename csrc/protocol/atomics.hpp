@@ -21,14 +21,11 @@
 
 #include "warpmail/abi.h"
 
-// WM_COLD: a function off the hot path, called and not inlined, so that it does not cost the callers registers.
 #if defined(__CUDACC__)
 #define WM_FN __host__ __device__ inline
-#define WM_COLD __host__ __device__ __noinline__
 #define WM_DEV __device__ inline
 #else
 #define WM_FN inline
-#define WM_COLD __attribute__((noinline))
 #endif
 
 #if !defined(__CUDA_ARCH__)
@@ -49,47 +46,47 @@ template <class T> WM_FN T* at(u64 address) {
 #if defined(__CUDA_ARCH__)
 
 // `_gpu` and `_sys` are for device and mapped host memory, `_cta` for the arbiter's working memory, which is shared
-// memory: naming the space saves the hardware from finding it out. The clobber keeps the compiler from moving plain
-// accesses across, which is what makes an acquire or release mean something for the caller's own data.
-#define WM_LOAD(name, op)                                                                                              \
+// memory: naming the space saves the hardware from finding it out. An acquire or a release has the clobber that keeps
+// the compiler from moving plain accesses across; a relaxed access orders nothing, here as in C++, and has none.
+#define WM_LOAD(name, op, ...)                                                                                         \
     WM_FN u64 name(const u64* p) {                                                                                     \
         u64 v;                                                                                                         \
-        asm volatile(op ".global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");                                        \
+        asm volatile(op ".global.u64 %0, [%1];" : "=l"(v) : "l"(p) : __VA_ARGS__);                                     \
         return v;                                                                                                      \
     }
-#define WM_STORE(name, op)                                                                                             \
+#define WM_STORE(name, op, ...)                                                                                        \
     WM_FN void name(u64* p, u64 v) {                                                                                   \
-        asm volatile(op ".global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");                                          \
+        asm volatile(op ".global.u64 [%0], %1;" ::"l"(p), "l"(v) : __VA_ARGS__);                                       \
     }
-#define WM_LOAD_SHARED(name, op, type, reg)                                                                            \
+#define WM_LOAD_SHARED(name, op, type, reg, ...)                                                                       \
     WM_FN type name(const type* p) {                                                                                   \
         type v;                                                                                                        \
-        asm volatile(op " %0, [%1];" : "=" reg(v) : "r"(shared_address(p)) : "memory");                                \
+        asm volatile(op " %0, [%1];" : "=" reg(v) : "r"(shared_address(p)) : __VA_ARGS__);                             \
         return v;                                                                                                      \
     }
-#define WM_STORE_SHARED(name, op, type, reg)                                                                           \
+#define WM_STORE_SHARED(name, op, type, reg, ...)                                                                      \
     WM_FN void name(type* p, type v) {                                                                                 \
-        asm volatile(op " [%0], %1;" ::"r"(shared_address(p)), reg(v) : "memory");                                     \
+        asm volatile(op " [%0], %1;" ::"r"(shared_address(p)), reg(v) : __VA_ARGS__);                                  \
     }
 WM_FN u32 shared_address(const void* p) {
     return static_cast<u32>(__cvta_generic_to_shared(p));
 }
-WM_LOAD(load_relaxed_gpu, "ld.relaxed.gpu")
-WM_LOAD(load_relaxed_sys, "ld.relaxed.sys")
-WM_LOAD(load_acquire_gpu, "ld.acquire.gpu")
-WM_LOAD(load_acquire_sys, "ld.acquire.sys")
-WM_STORE(store_relaxed_gpu, "st.relaxed.gpu")
-WM_STORE(store_relaxed_sys, "st.relaxed.sys")
-WM_STORE(store_release_gpu, "st.release.gpu")
-WM_STORE(store_release_sys, "st.release.sys")
-WM_LOAD_SHARED(load_relaxed_cta, "ld.relaxed.cta.shared.u64", u64, "l")
-WM_LOAD_SHARED(load_acquire_cta, "ld.acquire.cta.shared.u64", u64, "l")
-WM_LOAD_SHARED(load_relaxed_cta, "ld.relaxed.cta.shared.u32", u32, "r")
-WM_STORE_SHARED(store_relaxed_cta, "st.relaxed.cta.shared.u64", u64, "l")
-WM_STORE_SHARED(store_release_cta, "st.release.cta.shared.u64", u64, "l")
-WM_STORE_SHARED(store_relaxed_cta, "st.relaxed.cta.shared.u32", u32, "r")
-WM_LOAD_SHARED(load_acquire_cta, "ld.acquire.cta.shared.u32", u32, "r")
-WM_STORE_SHARED(store_release_cta, "st.release.cta.shared.u32", u32, "r")
+WM_LOAD(load_relaxed_gpu, "ld.relaxed.gpu", )
+WM_LOAD(load_relaxed_sys, "ld.relaxed.sys", )
+WM_LOAD(load_acquire_gpu, "ld.acquire.gpu", "memory")
+WM_LOAD(load_acquire_sys, "ld.acquire.sys", "memory")
+WM_STORE(store_relaxed_gpu, "st.relaxed.gpu", )
+WM_STORE(store_relaxed_sys, "st.relaxed.sys", )
+WM_STORE(store_release_gpu, "st.release.gpu", "memory")
+WM_STORE(store_release_sys, "st.release.sys", "memory")
+WM_LOAD_SHARED(load_relaxed_cta, "ld.relaxed.cta.shared.u64", u64, "l", )
+WM_LOAD_SHARED(load_acquire_cta, "ld.acquire.cta.shared.u64", u64, "l", "memory")
+WM_LOAD_SHARED(load_relaxed_cta, "ld.relaxed.cta.shared.u32", u32, "r", )
+WM_LOAD_SHARED(load_acquire_cta, "ld.acquire.cta.shared.u32", u32, "r", "memory")
+WM_STORE_SHARED(store_relaxed_cta, "st.relaxed.cta.shared.u64", u64, "l", )
+WM_STORE_SHARED(store_release_cta, "st.release.cta.shared.u64", u64, "l", "memory")
+WM_STORE_SHARED(store_relaxed_cta, "st.relaxed.cta.shared.u32", u32, "r", )
+WM_STORE_SHARED(store_release_cta, "st.release.cta.shared.u32", u32, "r", "memory")
 #undef WM_LOAD
 #undef WM_STORE
 #undef WM_LOAD_SHARED
@@ -122,19 +119,19 @@ WM_FN u32 clear_acquire_cta(u32* p, u32 bits) {
 }
 // Adds to a counter in device memory; nothing waits for it.
 WM_FN void add_relaxed_gpu(u64* p, u64 n) {
-    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(p), "l"(n) : "memory");
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(p), "l"(n));
 }
 
 // Put a word into a readiness word, or a bit to it, and say what was there. Relaxed: all that matters is who came
 // first.
 WM_FN u64 exchange_relaxed_gpu(u64* p, u64 v) {
     u64 old;
-    asm volatile("atom.relaxed.gpu.global.exch.b64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(v) : "memory");
+    asm volatile("atom.relaxed.gpu.global.exch.b64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(v));
     return old;
 }
 WM_FN u64 or_relaxed_gpu(u64* p, u64 bits) {
     u64 old;
-    asm volatile("atom.relaxed.gpu.global.or.b64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(bits) : "memory");
+    asm volatile("atom.relaxed.gpu.global.or.b64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(bits));
     return old;
 }
 
@@ -159,6 +156,13 @@ WM_FN void fence_acquire(u32 scope) {
 // least one sees the other's store.
 WM_FN void fence_sc_sys() {
     asm volatile("fence.sc.sys;" ::: "memory");
+}
+
+// The upper half of a word. In PTX, because the compiler would otherwise make a comparison of it one of all 64 bits.
+WM_FN u32 upper_half(u64 v) {
+    u32 high;
+    asm("{ .reg .b32 low; mov.b64 {low, %0}, %1; }" : "=r"(high) : "l"(v));
+    return high;
 }
 
 // Nanoseconds of the device-wide timer. Its tick is coarse (32 ns to about 1 µs, by device).
@@ -258,6 +262,9 @@ WM_FN void fence_sc_sys() {
 WM_FN void fence_acquire(u32 /*scope*/) {
     fence_sc_sys();
 }
+WM_FN void fence_release(u32 /*scope*/) {
+    fence_sc_sys();
+}
 #else
 WM_FN void fence_sc_sys() {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -265,7 +272,14 @@ WM_FN void fence_sc_sys() {
 WM_FN void fence_acquire(u32 /*scope*/) {
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
 }
+WM_FN void fence_release(u32 /*scope*/) {
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+}
 #endif
+
+WM_FN u32 upper_half(u64 v) {
+    return static_cast<u32>(v >> 32);
+}
 
 WM_FN u64 now_ns() {
     struct timespec t;

@@ -2,8 +2,8 @@
 //
 // The beginning of a launch. The first one, and one after the host may have changed something, fills working memory
 // from the tables and takes the mailboxes up where their headers say they were left; a mailbox whose header cannot be
-// trusted is quarantined, and the others go on. Every other launch takes up the image that the one before left: one copy
-// inside device memory, so that a parked arbiter is awake soon.
+// trusted is quarantined, and the others go on. Every other launch takes up the image that the one before left: one
+// copy inside device memory, so that a parked arbiter is awake soon.
 #ifndef WARPMAIL_PROTOCOL_BEGIN_HPP
 #define WARPMAIL_PROTOCOL_BEGIN_HPP
 
@@ -92,8 +92,15 @@ template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
         if (s != WM_OK)
             quarantine(a, m, s == WM_BAD_INDEX ? WM_REJECT_INDEX : WM_REJECT_HEADER);
         const bool host_producer = box.producer_side == WM_SIDE_HOST, host_consumer = box.consumer_side == WM_SIDE_HOST;
-        begin_watch(host_producer ? a.host_side : a.device_side, box.written, m * 2, a.written[m]);
-        begin_watch(host_consumer ? a.host_side : a.device_side, box.consumed, m * 2 + 1, a.consumed[m]);
+        // Not `? :`, which would make the compiler keep both lists in memory.
+        if (host_producer)
+            begin_watch(a.host_side, box.written, m * 2, a.written[m]);
+        else
+            begin_watch(a.device_side, box.written, m * 2, a.written[m]);
+        if (host_consumer)
+            begin_watch(a.host_side, box.consumed, m * 2 + 1, a.consumed[m]);
+        else
+            begin_watch(a.device_side, box.consumed, m * 2 + 1, a.consumed[m]);
     }
 }
 
@@ -144,16 +151,15 @@ template <class L> WM_FN void copy_image(L lanes, void* to, const void* from, u3
     const image_chunk* f = static_cast<const image_chunk*>(from);
     constexpr u32 ahead = 4;
     const u32 n = bytes / sizeof(image_chunk);
-    u32 i = lanes.rank();
-    for (; i + (ahead - 1) * lanes.width() < n; i += ahead * lanes.width()) {
+    for (u32 first = lanes.rank(); first < n; first += ahead * lanes.width()) {
         image_chunk c[ahead];
         for (u32 k = 0; k < ahead; k++)
-            c[k] = f[i + k * lanes.width()];
-        for (u32 k = 0; k < ahead; k++)
-            t[i + k * lanes.width()] = c[k];
+            c[k] = f[first + k * lanes.width() < n ? first + k * lanes.width() : first];
+        for (u32 k = 0; k < ahead; k++) {
+            if (first + k * lanes.width() < n)
+                t[first + k * lanes.width()] = c[k];
+        }
     }
-    for (; i < n; i += lanes.width())
-        t[i] = f[i];
 }
 
 // The working memory at `base` as the launch before left it. The stream's order is what makes that launch's image

@@ -15,7 +15,7 @@
 namespace warpmail {
 
 // The module with a look bit and without an owner that comes first from `from` on, round the end, or no_module.
-template <class L> WM_FN u32 next_look(L lanes, const arbiter& a, const u32* look, u32 from) {
+template <class L> WM_FN u32 next_look_of_many(L lanes, const arbiter& a, const u32* look, u32 from) {
     const u32 words = words_for(a.args.n_modules), first = from / 32;
     // One turn more than there are words: the first word is looked at from `from` on, and at the end from its
     // beginning.
@@ -35,6 +35,18 @@ template <class L> WM_FN u32 next_look(L lanes, const arbiter& a, const u32* loo
         return lanes.broadcast(module, lane);
     }
     return no_module;
+}
+
+// The same from a class's cursor on. Small graphs have one word, and mostly one module in it.
+template <class L> WM_FN u32 next_look(L lanes, const arbiter& a, const u32* look, const u32* cursor) {
+    if (a.args.n_modules > 32)
+        return next_look_of_many(lanes, a, look, lanes.broadcast(load_relaxed_cta(cursor), 0));
+    const u32 looks = load_relaxed_cta(look), owned = load_relaxed_cta(a.owned);
+    const u32 found = lanes.agree(looks & ~owned);
+    if ((found & (found - 1)) == 0)
+        return found ? lowest_bit(found) : no_module;
+    const u32 from = lanes.broadcast(load_relaxed_cta(cursor), 0), behind = found & ~0u << (from % 32);
+    return lowest_bit(behind ? behind : found);
 }
 
 // Takes module `i` for this server if its rule and credit hold: sets its owned bit, clears its look bit, evaluates.
@@ -62,21 +74,20 @@ template <class L> WM_FN void disown(L lanes, arbiter& a, u32 i) {
         clear_release_cta(&a.owned[i / 32], 1u << (i % 32));
 }
 
-// A module for this server to run, owned by it, or no_module. `turn` counts the server's grants.
-template <class L> WM_FN u32 claim(L lanes, arbiter& a, u64 turn) {
-    const u32 classes = classes_of(a), words = words_for(a.args.n_modules);
+// A module for this server to run, owned by it, or no_module. `turn` counts the server's grants, `classes` are in use.
+template <class L> WM_FN u32 claim(L lanes, arbiter& a, u64 turn, u32 classes) {
+    const u32 words = words_for(a.args.n_modules);
     const u32 first = turn % WM_FAIR_TURNS == WM_FAIR_TURNS - 1 ? static_cast<u32>(turn / WM_FAIR_TURNS) % classes : 0;
     for (u32 k = 0; k < classes; k++) {
         const u32 c = first + k < classes ? first + k : first + k - classes;
         u32* look = a.look + c * words;
         // A look costs a bit, so this ends; the bound is for bits that come back meanwhile.
         for (u32 tries = 0; tries <= a.args.n_modules; tries++) {
-            const u32 i = next_look(lanes, a, look, lanes.broadcast(load_relaxed_cta(&a.cursor[c]), 0));
+            const u32 i = next_look(lanes, a, look, &a.cursor[c]);
             if (i == no_module)
                 break;
             if (lanes.rank() == 0)
                 store_relaxed_cta(&a.cursor[c], i + 1 < a.args.n_modules ? i + 1 : 0);
-            lanes.sync();
             if (try_own(lanes, a, look, i))
                 return i;
         }

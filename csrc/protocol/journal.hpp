@@ -48,7 +48,7 @@ template <class L> WM_FN void stage_payload(L lanes, u8* to, const u8* from, u32
 // end of its ring stays in working memory: the few words that are needed are read where they are needed, which keeps
 // the registers of the kernel down.
 template <class L>
-WM_COLD void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void* from, u32 len, u32 type) {
+WM_FN void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void* from, u32 len, u32 type) {
     u8* stage = a.stage + static_cast<u64>(server) * a.args.journal_stage_bytes;
     wm_producer& end = a.journals[server];
     const u64 taken = load_relaxed_cta(&a.tapped[m].taken), idx = load_relaxed_cta(&end.write_idx);

@@ -36,6 +36,10 @@ struct one_lane {
     WM_FN bool all(bool p) const {
         return p;
     }
+    // Bits that lanes saw in one word, the same for all lanes.
+    WM_FN u32 agree(u32 v) const {
+        return v;
+    }
     template <class T> WM_FN T broadcast(T v, u32 /*from*/) const {
         return v;
     }
@@ -99,6 +103,10 @@ struct warp_lanes {
 #else
         return p;
 #endif
+    }
+    // Lane i's word decides bit i.
+    WM_FN u32 agree(u32 v) const {
+        return ballot((v >> rank() & 1u) != 0);
     }
     // The bits that are set in every lane's v.
     WM_FN u32 common_bits(u32 v) const {

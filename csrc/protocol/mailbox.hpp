@@ -122,6 +122,14 @@ template <class L> WM_FN u64 reserve(L lanes, wm_producer& p, u64 want) {
     return n < want ? n : want;
 }
 
+// For order::fenced: everything the calling lanes wrote before it is visible to whoever pops a record that is pushed
+// after it. One fence then serves any number of pushes, and is paid where nobody waits for it.
+template <class L> WM_FN void fence(L lanes, const wm_producer& p) {
+    lanes.sync();
+    if (lanes.rank() == 0)
+        fence_release(p.mailbox.scope);
+}
+
 // Writes record `i` of those reserved, in place. WM_OK, WM_BAD_LENGTH, WM_BAD_ARGUMENT (src null with a length). The
 // consumer may take it at once; write_idx says so after `commit`. A slot that was put must be committed.
 // Ordering: with order::ordered everything the calling lanes wrote before is visible to whoever pops the record.

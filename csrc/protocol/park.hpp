@@ -69,8 +69,8 @@ template <class L> WM_FN bool park(L lanes, arbiter& a) {
 template <class L> WM_FN void leave_wanted(L lanes, arbiter& a) {
     if (lanes.rank() == 0) {
         store_relaxed_sys(&at<wm_telemetry>(a.args.telemetry)->wanted, launch_of(a) + 2); // L1
-        fence_sc_sys();                                                               // L2, with C3
-        if (may_park(a))                                                              // L3
+        fence_sc_sys();                                                                   // L2, with C3
+        if (may_park(a))                                                                  // L3
             open_door(a.args.doors, launch_of(a) + 1);
     }
     lanes.sync();

@@ -174,11 +174,21 @@ template <class L> WM_FN bool inbox_turn(L lanes, arbiter& a, inbox_state& b) {
 
 enum class served : u32 { left, nothing, grant };
 
+// A server's own state.
+struct serve_state {
+    u64 turns; // grants it has given, over all launches
+    u32 classes;
+};
+
+template <class L> WM_FN serve_state serve_begin(L lanes, const arbiter& a, u32 server) {
+    return {lanes.broadcast(load_relaxed_cta(&a.granted[server]), 0), classes_of(a)};
+}
+
 // One turn.
-template <class H, class L> WM_FN served serve_turn(L lanes, arbiter& a, u32 server) {
-    const u64 turn = lanes.broadcast(load_relaxed_cta(&a.granted[server]), 0);
+template <class H, class L> WM_FN served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state) {
     const bool closing = lanes.any(load_relaxed_cta(&a.flags[flag_closing]) != 0);
-    const u32 module = closing || !journal_has_room(lanes, a, server) ? no_module : claim(lanes, a, turn);
+    const u32 module =
+        closing || !journal_has_room(lanes, a, server) ? no_module : claim(lanes, a, state.turns, state.classes);
     if (module != no_module) {
         const u64 begin_ns = now_ns();
         if (lanes.rank() == 0) {
@@ -191,8 +201,9 @@ template <class H, class L> WM_FN served serve_turn(L lanes, arbiter& a, u32 ser
         disown(lanes, a, module);
         if (lanes.rank() == 0) {
             store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});
-            store_relaxed_cta(&a.granted[server], turn + 1);
+            store_relaxed_cta(&a.granted[server], state.turns + 1);
         }
+        state.turns++;
         return served::grant;
     }
     if (!closing)

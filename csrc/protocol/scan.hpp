@@ -15,6 +15,23 @@ WM_FN u64 near(u64 low, u64 last) {
     return last + static_cast<u64>(static_cast<int64_t>((low - last) << 1) >> 1);
 }
 
+// Whether two indices of mailbox m, one of them just loaded from its far end, can both be. The other one may have been
+// noted long ago, or not yet by a server that is between two stores; so before this says no it looks at the header,
+// which is never behind what is noted. A consumer may be ahead of `write_idx`: it goes by the tags.
+WM_FN bool is_plausible(const arbiter& a, u32 m, bool of_producer, u64 seen, u64 other) {
+    const int64_t slots = int64_t{1} << a.boxes[m].slots_log2;
+    for (bool fresh = false;; fresh = true) {
+        const int64_t depth = static_cast<int64_t>(of_producer ? seen - other : other - seen);
+        if (depth <= slots && depth >= -slots)
+            return true;
+        if (fresh)
+            return false;
+        const wm_mailbox& row = a.rows[m];
+        fence_acquire(WM_SCOPE_SYS); // `seen` was loaded before what follows
+        other = load_relaxed(of_producer ? read_idx_of(row) : write_idx_of(row), row.scope);
+    }
+}
+
 // What a far end says of its index: news are stored and made known; an index that cannot be quarantines the mailbox,
 // and the others go on.
 WM_FN void take_news(arbiter& a, u32 what, u64 word, u32 scope) {
@@ -22,15 +39,14 @@ WM_FN void take_news(arbiter& a, u32 what, u64 word, u32 scope) {
     const bool of_producer = what % 2 == 0;
     if (is_quarantined(a, m))
         return;
+    u64* const mine = of_producer ? a.written : a.consumed;
+    u64* const others = of_producer ? a.consumed : a.written;
     u64 seen = index_in(word, scope);
     if (scope == WM_SCOPE_GPU)
-        seen = near(seen, load_relaxed_cta(of_producer ? &a.written[m] : &a.consumed[m]));
-    const u64 written = of_producer ? seen : load_relaxed_cta(&a.written[m]);
-    const u64 consumed = of_producer ? load_relaxed_cta(&a.consumed[m]) : seen;
-    const int64_t depth = static_cast<int64_t>(written - consumed), slots = int64_t{1} << a.boxes[m].slots_log2;
-    if (depth > slots || depth < -slots)
+        seen = near(seen, load_relaxed_cta(&mine[m]));
+    if (!is_plausible(a, m, of_producer, seen, load_relaxed_cta(&others[m])))
         return quarantine(a, m, WM_REJECT_INDEX);
-    store_relaxed_cta(of_producer ? &a.written[m] : &a.consumed[m], seen);
+    store_relaxed_cta(&mine[m], seen);
     if (of_producer)
         mark_consumer(a, m);
     else

@@ -25,7 +25,14 @@ namespace warpmail {
 enum class order : u32 {
     ordered,        // everything the producer wrote before: a pointer inside the record is safe to follow
     self_contained, // the record's own bytes only
+    fenced,         // as ordered, for what the producer wrote before its last `fence`: the push itself has none
 };
+WM_FN constexpr bool releases(order o) {
+    return o == order::ordered;
+}
+WM_FN constexpr bool acquires(order o) {
+    return o != order::self_contained;
+}
 
 constexpr u64 tag_mask = 1ull << WM_TAG_SHIFT;
 
@@ -130,14 +137,14 @@ WM_FN bool is_wide(const void* p) {
 // The first head word is the slot's synchronisation word.
 // RELEASE here, ACQUIRE in load_head.
 template <order O> WM_FN void store_head(u64* word, u64 v, u32 scope) {
-    if (O == order::ordered) {
+    if (releases(O)) {
         store_release(word, v, scope);
     } else {
         store_relaxed(word, v, scope);
     }
 }
 template <order O> WM_FN u64 load_head(const u64* word, u32 scope) {
-    return O == order::ordered ? load_acquire(word, scope) : load_relaxed(word, scope);
+    return acquires(O) ? load_acquire(word, scope) : load_relaxed(word, scope);
 }
 
 // Fills a slot with the tag that the record before `idx` would have left there, so that a ring can start at any index.

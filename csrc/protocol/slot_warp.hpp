@@ -26,15 +26,16 @@ WM_FN void lane_store(u8* dst, u32 len, u32 w, u64 v, bool even) {
 // The lane's slot word for its payload word `v`, of one group; what lane 0 passes does not matter, its word is the
 // head, with `meta`.
 WM_FN u64 tagged(warp_lanes lanes, u64 v, u64 tag, u64 meta) {
-    const u64 displaced = static_cast<u64>(lanes.ballot(static_cast<int64_t>(v) < 0) >> 1) << WM_HEAD_BITS_SHIFT;
-    if (lanes.rank() == 0)
-        v = displaced | meta;
-    return (v & ~tag_mask) | tag;
+    u32 high = upper_half(v), low = static_cast<u32>(v);
+    const u32 displaced = lanes.ballot(static_cast<int32_t>(high) < 0) >> 1;
+    high = lanes.rank() == 0 ? displaced : high & 0x7FFFFFFFu;
+    low = lanes.rank() == 0 ? static_cast<u32>(meta) : low;
+    return static_cast<u64>(high | upper_half(tag)) << 32 | low;
 }
 
 // Whether the lane's slot word carries the tag.
 WM_FN bool is_fresh(u64 v, u64 tag) {
-    return static_cast<int32_t>(static_cast<u32>(v >> 32) ^ static_cast<u32>(tag >> 32)) >= 0;
+    return static_cast<int32_t>(upper_half(v) ^ upper_half(tag)) >= 0;
 }
 
 // The payload word that the lane's slot word stands for; `head` is the upper half of the group's head. Lanes from 1 on.
@@ -46,7 +47,7 @@ WM_FN u64 restored(warp_lanes lanes, u64 v, u32 head) {
 // The release of S4 by a warp's or block's lane 0: the barrier hands it what the other lanes wrote before; the fence
 // stands before the slot's own words, so it waits for nothing that was not written before the push.
 template <order O, class L> WM_FN void release_slot(L lanes, u32 scope) {
-    if (O != order::ordered)
+    if (!releases(O))
         return;
     lanes.sync();
     if (lanes.rank() == 0)
@@ -56,7 +57,7 @@ template <order O, class L> WM_FN void release_slot(L lanes, u32 scope) {
 // The acquire of S4, once the words are seen to be fresh: by every lane, whether it loaded the head itself or learned
 // of it from lane 0.
 template <order O, class L> WM_FN void acquire_slot(L lanes, u32 scope) {
-    if (O != order::ordered)
+    if (!acquires(O))
         return;
     fence_acquire(scope);
     lanes.sync();

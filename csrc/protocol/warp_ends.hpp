@@ -5,19 +5,22 @@
 // without a detour through memory. The bytes are those of mailbox.hpp; either side may use either.
 //
 //   warp_producer<> p(attach_producer(mailbox));
+//   p.fence();                                      // what the warp wrote so far: tensors
 //   fragment<1> f{{my_word}};                       // lane l of 32: payload word l - 1; lane 0 has none
-//   while (p.try_push<order::ordered>(f, 248, type) == WM_FULL) {}
+//   p.push<order::fenced>(f, 248, type, budget_ns);
 //
 //   warp_consumer<> c(attach_consumer(mailbox));
-//   while (c.peek<order::ordered>(f, meta) == WM_EMPTY) {}
+//   c.wait<order::ordered>(f, meta, budget_ns);
 //   ...                                             // the slot is still the consumer's
 //   c.release(1);
 //
 // Every call is made by a converged warp. An end is attached once and dropped when done: the header has the indices.
+// What is waited for is polled with one load a lane at a time: several under way at once, tried on an H200, arrive
+// later.
 #ifndef WARPMAIL_PROTOCOL_WARP_ENDS_HPP
 #define WARPMAIL_PROTOCOL_WARP_ENDS_HPP
 
-#include "protocol/mailbox.hpp"
+#include "protocol/wait.hpp"
 
 #if defined(__CUDACC__)
 
@@ -129,21 +132,16 @@ public:
         }
         return room_ < want ? room_ : want;
     }
-    // Orders what the warp wrote before it before the records that are put after it.
-    template <order O> WM_DEV void fence() {
-        release_slot<O>(warp_lanes{}, F::scope());
+    // Orders what the warp wrote before it before the records that are put after it, however many: order::fenced.
+    WM_DEV void fence() {
+        release_slot<order::ordered>(warp_lanes{}, F::scope());
     }
     // Writes record i of those reserved. Self-contained unless `fence` came before.
     WM_DEV void put(u32 i, const fragment<groups>& f, u32 len, u32 type) {
-        const warp_lanes lanes;
-        lanes.check();
-        u64* to = this->next_ + i * cursor::words;
-#pragma unroll
-        for (u32 g = 0; g < groups; g++) {
-            const u64 word = tagged(lanes, f.word[g], this->tag_, g == 0 ? pack_meta(len, type) : 0);
-            if (cursor::has_word(g))
-                store_relaxed(to + g * WM_GROUP_WORDS, word, F::scope());
-        }
+        warp_lanes{}.check();
+        u64 word[groups];
+        tag(f, len, type, word);
+        store(i, word);
     }
     // Publishes the first n of the reserved records.
     WM_DEV void commit(u32 n) {
@@ -159,28 +157,54 @@ public:
     template <order O> WM_DEV wm_status try_push(const fragment<groups>& f, u32 len, u32 type) {
         if (len > payload)
             return WM_BAD_LENGTH;
-        if (reserve(1) == 0)
+        u64 word[groups];
+        tag(f, len, type, word); // its votes are under way while the room is looked at
+        if (room_ == 0 && reserve(1) == 0)
             return WM_FULL;
-        fence<O>();
-        put(0, f, len, type);
+        if (releases(O))
+            fence();
+        store(0, word);
         commit(1);
         return WM_OK;
     }
-    // Up to N records, one fence and one publication: make(i, fragment&, len&, type&) for each. Returns their number;
-    // fewer than N when the ring is nearly full or about to wrap. A length beyond the payload ends the batch before it.
+    // The same, waiting for a free slot up to budget_ns: WM_OK, WM_TIMEOUT, WM_BAD_LENGTH.
+    template <order O> WM_DEV wm_status push(const fragment<groups>& f, u32 len, u32 type, u64 budget_ns) {
+        wm_status s = WM_FULL;
+        wait_until(warp_lanes{}, budget_ns, [&] {
+            s = try_push<O>(f, len, type);
+            return s != WM_FULL;
+        });
+        return s == WM_FULL ? WM_TIMEOUT : s;
+    }
+    // Up to N records (of at most 32 groups in all), one fence and one publication: make(i, fragment&, len&, type&) for
+    // each. Returns their number; fewer than N when the ring is nearly full or about to wrap. A length beyond the
+    // payload ends the batch before it.
     template <order O, u32 N, class Make> WM_DEV u32 try_push_batch(Make&& make) {
+        static_assert(N * groups <= 32, "the words of a batch stay in registers");
         const u32 n = reserve(N);
         if (n == 0)
             return 0;
-        fence<O>();
+        if (releases(O))
+            fence();
         u32 done = 0;
         if (n == N) {
+            // All votes before the first store; else each store would wait for its own vote.
+            u64 word[N][groups];
 #pragma unroll
             for (u32 i = 0; i < N; i++)
-                done += done == i && make_one(i, make);
+                done += done == i && make_one(i, make, word[i]);
+#pragma unroll
+            for (u32 i = 0; i < N; i++) {
+                if (i < done)
+                    store(i, word[i]);
+            }
         } else {
 #pragma unroll 1
-            for (; done < n && make_one(done, make); done++) {
+            for (; done < n; done++) {
+                u64 word[groups];
+                if (!make_one(done, make, word))
+                    break;
+                store(done, word);
             }
         }
         if (done)
@@ -194,14 +218,26 @@ private:
         const u32 free = this->mask_ + 1 - static_cast<u32>(this->idx_ - read_seen_);
         room_ = free < this->straight() ? free : this->straight();
     }
-    template <class Make> WM_DEV bool make_one(u32 i, Make& make) {
+    template <class Make> WM_DEV bool make_one(u32 i, Make& make, u64 (&word)[groups]) {
         fragment<groups> f;
         u32 len = 0, type = 0;
         make(i, f, len, type);
-        if (len > payload)
-            return false;
-        put(i, f, len, type);
-        return true;
+        tag(f, len, type, word);
+        return len <= payload;
+    }
+    WM_DEV void tag(const fragment<groups>& f, u32 len, u32 type, u64 (&word)[groups]) const {
+        const warp_lanes lanes;
+#pragma unroll
+        for (u32 g = 0; g < groups; g++)
+            word[g] = tagged(lanes, f.word[g], this->tag_, g == 0 ? pack_meta(len, type) : 0);
+    }
+    WM_DEV void store(u32 i, const u64 (&word)[groups]) {
+        u64* to = this->next_ + i * cursor::words;
+#pragma unroll
+        for (u32 g = 0; g < groups; g++) {
+            if (cursor::has_word(g))
+                store_relaxed(to + g * WM_GROUP_WORDS, word[g], F::scope());
+        }
     }
 
     u64* write_idx_;
@@ -232,18 +268,33 @@ public:
         const warp_lanes lanes;
         lanes.check();
         u64 v[groups];
-        bool fresh = true;
-#pragma unroll
-        for (u32 g = 0; g < groups; g++) {
-            const u64* from = this->next_ + g * WM_GROUP_WORDS;
-            v[g] = cursor::has_word(g) ? load_relaxed(from, F::scope()) : this->tag_;
-            fresh = fresh && is_fresh(v[g], this->tag_);
-        }
-        if (!lanes.all(fresh))
+        load(0, v);
+        if (!lanes.all(all_fresh(v)))
             return WM_EMPTY;
         acquire_slot<O>(lanes, F::scope());
         take(v, f, meta);
         return WM_OK;
+    }
+    // The same, waiting up to budget_ns: WM_OK, WM_TIMEOUT. The clock is read every 64 looks.
+    template <order O> WM_DEV wm_status wait(fragment<groups>& f, fragment_meta& meta, u64 budget_ns) {
+        const warp_lanes lanes;
+        lanes.check();
+        u64 v[groups], begin = 0;
+        for (;;) {
+#pragma unroll 16 // a jump at every look would make looks rarer
+            for (u32 k = 0; k < 64; k++) {
+                load(0, v);
+                if (lanes.all(all_fresh(v))) {
+                    acquire_slot<O>(lanes, F::scope());
+                    take(v, f, meta);
+                    return WM_OK;
+                }
+            }
+            const u64 now = lanes.broadcast(now_ns(), 0);
+            begin = begin ? begin : now;
+            if (now - begin >= budget_ns)
+                return WM_TIMEOUT;
+        }
     }
     // Gives n slots back. Precondition: peek saw them.
     WM_DEV void release(u32 n) {
@@ -260,65 +311,89 @@ public:
             release(1);
         return s;
     }
+    template <order O> WM_DEV wm_status pop(fragment<groups>& f, fragment_meta& meta, u64 budget_ns) {
+        const wm_status s = wait<O>(f, meta, budget_ns);
+        if (s == WM_OK)
+            release(1);
+        return s;
+    }
     // Up to N records that are ready, up to the end of the ring, one publication: use(i, const fragment&, meta) for
     // each. Returns their number. All N slots are asked for at once.
     template <order O, u32 N, class Use> WM_DEV u32 try_pop_batch(Use&& use) {
-        static_assert(N <= 32, "a bit a record");
+        static_assert(N * groups <= 32, "the words of a batch stay in registers");
         const warp_lanes lanes;
         lanes.check();
         const u32 limit = this->straight() < N ? this->straight() : N;
         u64 v[N][groups];
+#pragma unroll
+        for (u32 i = 0; i < N; i++)
+            load(i < limit ? i : 0, v[i]); // the ring may end before
         u32 fresh = 0;
 #pragma unroll
-        for (u32 i = 0; i < N; i++) {
-            const u64* from = this->next_ + i * cursor::words;
-#pragma unroll
-            for (u32 g = 0; g < groups; g++)
-                v[i][g] = i < limit && cursor::has_word(g) ? load_relaxed(from + g * WM_GROUP_WORDS, F::scope())
-                          : i < limit                      ? this->tag_
-                                                           : ~this->tag_;
-        }
-#pragma unroll
-        for (u32 i = 0; i < N; i++) {
-            bool ok = true;
-#pragma unroll
-            for (u32 g = 0; g < groups; g++)
-                ok = ok && is_fresh(v[i][g], this->tag_);
-            fresh |= static_cast<u32>(ok) << i;
-        }
+        for (u32 i = 0; i < N; i++)
+            fresh |= static_cast<u32>(all_fresh(v[i])) << i;
         fresh = lanes.common_bits(fresh);
-        const u32 n = fresh == ~0u ? 32 : lowest_bit(~fresh);
+        const u32 ready = fresh == ~0u ? 32 : lowest_bit(~fresh), n = ready < limit ? ready : limit;
         if (n == 0)
             return 0;
         acquire_slot<O>(lanes, F::scope()); // once for the batch
-        if (n >= N) {
+        u32 head[N][groups];
+        if (n == N) { // all heads first: none waits for another's use
 #pragma unroll
             for (u32 i = 0; i < N; i++)
-                use_one(i, v[i], use);
-        } else {
+                heads(v[i], head[i]);
 #pragma unroll
-            for (u32 i = 0; i < N; i++) {
-                if (i < n)
-                    use_one(i, v[i], use);
+            for (u32 i = 0; i < N; i++)
+                use_one(i, v[i], head[i], use);
+            release(N);
+            return N;
+        }
+#pragma unroll
+        for (u32 i = 0; i < N; i++) {
+            if (i < n) {
+                heads(v[i], head[i]);
+                use_one(i, v[i], head[i], use);
             }
         }
-        release(n < N ? n : N);
-        return n < N ? n : N;
+        release(n);
+        return n;
     }
 
 private:
+    // This lane's words of slot i from here.
+    WM_DEV void load(u32 i, u64 (&v)[groups]) const {
+        const u64* from = this->next_ + i * cursor::words;
+#pragma unroll
+        for (u32 g = 0; g < groups; g++)
+            v[g] = cursor::has_word(g) ? load_relaxed(from + g * WM_GROUP_WORDS, F::scope()) : this->tag_;
+    }
+    WM_DEV bool all_fresh(const u64 (&v)[groups]) const {
+        bool fresh = true;
+#pragma unroll
+        for (u32 g = 0; g < groups; g++)
+            fresh = fresh && is_fresh(v[g], this->tag_);
+        return fresh;
+    }
+    WM_DEV static void heads(const u64 (&v)[groups], u32 (&head)[groups]) {
+#pragma unroll
+        for (u32 g = 0; g < groups; g++)
+            head[g] = warp_lanes{}.broadcast(static_cast<u32>(v[g] >> WM_HEAD_BITS_SHIFT), 0);
+    }
     WM_DEV static void take(const u64 (&v)[groups], fragment<groups>& f, fragment_meta& meta) {
-        const warp_lanes lanes;
+        u32 head[groups];
+        heads(v, head);
         meta = fragment_meta(v[0]);
 #pragma unroll
         for (u32 g = 0; g < groups; g++)
-            f.word[g] = restored(lanes, v[g], lanes.broadcast(static_cast<u32>(v[g] >> WM_HEAD_BITS_SHIFT), 0));
+            f.word[g] = restored(warp_lanes{}, v[g], head[g]);
     }
-    template <class Use> WM_DEV static void use_one(u32 i, const u64 (&v)[groups], Use& use) {
+    template <class Use>
+    WM_DEV static void use_one(u32 i, const u64 (&v)[groups], const u32 (&head)[groups], Use& use) {
         fragment<groups> f;
-        fragment_meta meta;
-        take(v, f, meta);
-        use(i, f, meta);
+#pragma unroll
+        for (u32 g = 0; g < groups; g++)
+            f.word[g] = restored(warp_lanes{}, v[g], head[g]);
+        use(i, f, fragment_meta(v[0]));
     }
 
     u64* read_idx_;

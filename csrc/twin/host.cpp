@@ -11,15 +11,15 @@ uint32_t wm_host_payload_bytes(uint32_t stride) {
 }
 
 uint64_t wm_host_shared_bytes(const wm_arbiter_args* args) {
-    arbiter a;
+    arbiter a(*args);
     u64 kept_bytes;
-    return place(a, *args, nullptr, kept_bytes);
+    return place(a, nullptr, kept_bytes);
 }
 
 uint64_t wm_host_image_bytes(const wm_arbiter_args* args) {
-    arbiter a;
+    arbiter a(*args);
     u64 kept_bytes;
-    place(a, *args, nullptr, kept_bytes);
+    place(a, nullptr, kept_bytes);
     return kept_bytes;
 }
 

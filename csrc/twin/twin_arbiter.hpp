@@ -41,8 +41,9 @@ private:
 
 template <class Handlers> void twin_serve(arbiter& a, u32 server) {
     idle_backoff idle(!can_park(a.args));
+    serve_state state = serve_begin(one_lane{}, a, server);
     for (;;) {
-        const served outcome = serve_turn<Handlers>(one_lane{}, a, server);
+        const served outcome = serve_turn<Handlers>(one_lane{}, a, server, state);
         if (outcome == served::left)
             return;
         if (outcome == served::grant)
@@ -57,14 +58,14 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
     if (args == nullptr || !args_are_valid(*args))
         return WM_BAD_ARGUMENT;
     const one_lane lanes;
-    arbiter a;
+    arbiter a(*args);
     std::vector<std::thread> servers;
     try {
         const u64 begin_ns = now_ns();
         u64 kept_bytes;
-        std::vector<u64> memory(place(a, *args, nullptr, kept_bytes) / 8 + 2);
+        std::vector<u64> memory(place(a, nullptr, kept_bytes) / 8 + 2);
         u8* const base = reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(memory.data())));
-        place(a, *args, base, kept_bytes);
+        place(a, base, kept_bytes);
         resume_image(lanes, *args, base);
         begin(lanes, a);
         servers.reserve(args->servers);
@@ -79,6 +80,7 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         }
         keep_state k = keep_begin(lanes, a, begin_ns);
         inbox_state b = inbox_begin(lanes, a);
+        serve_state own = serve_begin(lanes, a, 0);
         bool keeping = true, serving = args->servers == 0;
         u64 granted = 0;
         idle_backoff idle(!can_park(*args));
@@ -88,13 +90,15 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         while (inbox_turn(lanes, a, b)) {
             scan(lanes, a, a.device_side, 0, 1);
             if (serving)
-                serving = serve_turn<Handlers>(lanes, a, 0) != served::left;
+                serving = serve_turn<Handlers>(lanes, a, 0, own) != served::left;
             if (keeping)
                 keeping = keep_turn(lanes, a, k);
             u64 now_granted = 0;
             for (u32 s = 0; s < server_count(*args); s++)
                 now_granted += load_relaxed_cta(&a.granted[s]);
-            if (now_granted != granted || k.reason != WM_EXIT_NONE)
+            if (k.reason != WM_EXIT_NONE)
+                std::this_thread::yield(); // the servers need the core to leave
+            else if (now_granted != granted)
                 idle.reset();
             else
                 idle.wait();

@@ -81,7 +81,7 @@ pub(crate) fn short_residency_loses_nothing(device: &Device) -> Outcome {
     let (mut runtime, mut sender, mut receiver) =
         relay(device, MailboxOptions::slots(8), Some(budget)).map_err(text)?;
     runtime.start().map_err(text)?;
-    echo(&mut sender, &mut receiver, 0, 50_000)?;
+    echo(&mut sender, &mut receiver, 0, 50_000).map_err(|e| format!("{e}; {:?}", runtime.stats()))?;
     runtime.stop(BOUND).map_err(text)?;
     let launches = runtime.stats().launches;
     expect(launches > 20, || format!("only {launches} launches"))

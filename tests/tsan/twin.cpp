@@ -168,8 +168,8 @@ void whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns) {
     args.servers = servers;
     args.scratch_bytes = 2048;
     u64 kept_bytes;
-    arbiter size_of;
-    place(size_of, args, nullptr, kept_bytes);
+    arbiter measured(args);
+    place(measured, nullptr, kept_bytes);
     std::vector<u64> image(kept_bytes / 8 + 2);
     args.image = align16(address(image.data()));
     args.image_bytes = static_cast<u32>(kept_bytes);

@@ -31,6 +31,7 @@ WM_DEV u64 word_of(u64 n, u32 i) {
 
 // Gives up a wait after that many looks, some seconds.
 constexpr u32 give_up = 1u << 24;
+constexpr u64 give_up_ns = 2000000000;
 
 WM_DEV void report(u64* faults, u64 wrong) {
     wrong = warp_lanes{}.sum(wrong);

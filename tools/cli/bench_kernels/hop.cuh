@@ -16,9 +16,9 @@ enum kind : u32 {
     flag_release,
     tag_b128,
     ours_self_contained,
-    ours_ordered,
-    ours_bytes, // the general form: any stride, scope and length known at run time, payload in shared memory
-    fence_after_pop
+    ours_ordered,    // the fence stands behind the tensor, long before the push
+    ours_fence_each, // a fence in every push
+    ours_bytes       // the general form: any stride, scope and length known at run time, payload in shared memory
 };
 
 struct channel {
@@ -72,8 +72,11 @@ template <kind K> struct sender {
             __syncwarp();
             try_push<order::self_contained>(warp_lanes{}, general, staged, payload_words * 8, 1);
         } else {
+            constexpr order o = K == ours_ordered      ? order::fenced
+                                : K == ours_fence_each ? order::ordered
+                                                       : order::self_contained;
             fragment<1> f{{word}};
-            fast.try_push<K == ours_ordered ? order::ordered : order::self_contained>(f, payload_words * 8, 1);
+            fast.try_push<o>(f, payload_words * 8, 1);
         }
     }
 };
@@ -122,21 +125,18 @@ template <kind K> struct receiver {
             }
             word = staged[lane ? lane - 1 : 0];
         } else {
+            constexpr order o = K == ours_self_contained ? order::self_contained : order::ordered;
             fragment<1> f;
             fragment_meta meta;
-            while (fast.peek < K == ours_ordered ? order::ordered : order::self_contained > (f, meta) != WM_OK) {
-                if (++looks > give_up)
-                    return false;
-            }
+            if (fast.wait<o>(f, meta, give_up_ns) != WM_OK)
+                return false;
             word = f.word[0];
-            if (K == fence_after_pop)
-                fence_acquire(WM_SCOPE_GPU);
         }
         return true;
     }
     // The record was used; its slot may go back.
     WM_DEV void done() {
-        if (K == ours_self_contained || K == ours_ordered || K == fence_after_pop)
+        if (K == ours_self_contained || K == ours_ordered || K == ours_fence_each)
             fast.release(1);
     }
     WM_DEV static bool carries(u32 lane) {
@@ -160,6 +160,8 @@ WM_DEV void ping_pong(u32 ping_sm, u32 pong_sm, const channel& there, const chan
         to.tensor[i] = word_of(role, i);
     sender<K> tx(to, staged[0]);
     receiver<K> rx(from, staged[1]);
+    if (K == ours_ordered)
+        tx.fast.fence();
     u64 wrong = 0, word = 0;
     for (u32 n = 0; n < rounds; n++) {
         const u64 mine = word_of(n, lane);
@@ -178,7 +180,7 @@ WM_DEV void ping_pong(u32 ping_sm, u32 pong_sm, const channel& there, const chan
         wrong += rx.carries(lane) && word != mine;
         if (role == 1 && lane == 0)
             times[n] = end - begin;
-        if (n == 0 && K == ours_ordered) {
+        if (n == 0 && (K == ours_ordered || K == ours_fence_each)) {
             // What the other side wrote before its push is visible by plain loads.
             for (u32 i = lane; i < tensor_words; i += 32)
                 wrong += from.tensor[i] != word_of(3 - role, i);
@@ -199,8 +201,8 @@ HOP(hop_flag_release, flag_release)
 HOP(hop_tag_b128, tag_b128)
 HOP(hop_ours_self_contained, ours_self_contained)
 HOP(hop_ours_ordered, ours_ordered)
+HOP(hop_ours_fence_each, ours_fence_each)
 HOP(hop_ours_bytes, ours_bytes)
-HOP(hop_fence_after_pop, fence_after_pop)
 #undef HOP
 
 // Keeps device memory busy until `stop` is set, or for `limit_ns`; adds to `moved` the bytes that it read and wrote.
@@ -227,13 +229,9 @@ WM_DEV void grant_ping(const wm_mailbox& there, const wm_mailbox& back, u32 roun
         const u64 mine = word_of(n, lane);
         fragment<1> f{{mine}};
         fragment_meta meta;
-        u32 looks = 0;
         const u64 begin = cycles();
         wm_status s = p.try_push<O>(f, payload_bytes_256, 1);
-        while (s == WM_OK && c.peek<O>(f, meta) != WM_OK) {
-            if (++looks > give_up)
-                s = WM_TIMEOUT;
-        }
+        s = s == WM_OK ? c.wait<O>(f, meta, give_up_ns) : s;
         const u64 end = cycles();
         if (s != WM_OK || __any_sync(~0u, lane != 0 && f.word[0] != mine) || meta.len() != payload_bytes_256) {
             if (lane == 0)
@@ -251,6 +249,58 @@ extern "C" __global__ void grant_ping_self_contained(wm_mailbox there, wm_mailbo
 }
 extern "C" __global__ void grant_ping_ordered(wm_mailbox there, wm_mailbox back, u32 rounds, u64* times, u64* faults) {
     grant_ping<order::ordered>(there, back, rounds, times, faults);
+}
+
+// A module outside the arbiter that has something for a resident module every now and then: waits `idle_ns`, pushes,
+// and waits for the answer, whose second payload word is when the handler began; times[2 * n] is from the push to then,
+// in nanoseconds of the device's clock, times[2 * n + 1] until the answer was here.
+extern "C" __global__ void wake_ping(wm_mailbox there, wm_mailbox back, u32 rounds, u64 idle_ns, u64* times,
+                                     u64* faults) {
+    warp_producer<> p(attach_producer(there));
+    warp_consumer<> c(attach_consumer(back));
+    const u32 lane = threadIdx.x;
+    for (u32 n = 0; n < rounds; n++) {
+        // Not in step with anything else that has a period.
+        const u64 until = warp_lanes{}.broadcast(now_ns(), 0) + idle_ns + word_of(n, 0) % (idle_ns / 4 + 1);
+        while (warp_lanes{}.any(now_ns() < until)) {
+        }
+        fragment<1> f{{word_of(n, lane)}};
+        fragment_meta meta;
+        const u64 begin = now_ns();
+        wm_status s = p.try_push<order::self_contained>(f, payload_bytes_256, 1);
+        s = s == WM_OK ? c.wait<order::self_contained>(f, meta, give_up_ns) : s;
+        const u64 end = now_ns();
+        if (s != WM_OK || __any_sync(~0u, lane > 2 && f.word[0] != word_of(n, lane))) {
+            if (lane == 0)
+                *faults += 1;
+            return;
+        }
+        c.release(1);
+        if (lane == 2) { // payload word 1
+            times[2 * n] = f.word[0] - begin;
+            times[2 * n + 1] = end - begin;
+        }
+        __syncwarp();
+    }
+}
+
+// The floor of a wake-up: rings the door of a stream's wait and waits for the one warp behind it, which says when it
+// began.
+extern "C" __global__ void door_ping(u64* door, const u64* answer, u64 idle_ns, u64* times, u64* faults) {
+    const u64 until = now_ns() + idle_ns;
+    while (now_ns() < until) {
+    }
+    const u64 begin = now_ns();
+    store_relaxed_sys(door, 1);
+    u64 began = 0;
+    while (began == 0 && now_ns() - begin < give_up_ns)
+        began = load_relaxed_gpu(answer);
+    times[0] = began - begin;
+    *faults += began == 0;
+}
+extern "C" __global__ void door_answer(u64* answer) {
+    if (threadIdx.x == 0)
+        store_relaxed_gpu(answer, now_ns());
 }
 
 // Clock calibration: cycles and nanoseconds over about `ns`.

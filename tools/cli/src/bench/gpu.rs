@@ -90,6 +90,15 @@ impl Kernels {
             .map_err(failed("cuLaunchKernel"))
     }
 
+    /// Makes the stream wait until the mapped word at `address` is not 0. Whoever calls this opens it in any case.
+    pub(crate) fn wait_for_value(&self, stream: Stream, address: u64) -> Result<(), String> {
+        let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
+        // SAFETY: an aligned word of mapped memory that outlives the wait.
+        unsafe { sys::cuStreamWaitValue32_v2(stream.0, address, 1, flags) }
+            .result()
+            .map_err(failed("cuStreamWaitValue32"))
+    }
+
     /// Whether everything on a stream has ended.
     pub(crate) fn is_done(&self, stream: Stream) -> Result<bool, String> {
         // SAFETY: the stream belongs to this context and is never destroyed.
@@ -104,6 +113,46 @@ impl Kernels {
         self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
         // SAFETY: the stream belongs to this context and is never destroyed.
         unsafe { result::stream::synchronize(stream.0) }.map_err(failed("cuStreamSynchronize"))
+    }
+}
+
+/// Zeroed words in pinned memory that the device reaches too.
+pub(crate) struct Mapped {
+    host: *mut u64,
+    device: u64,
+    words: usize,
+}
+
+impl Mapped {
+    pub(crate) fn new(words: usize) -> Result<Self, String> {
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
+        // SAFETY: a plain allocation, owned by the value.
+        let host = unsafe { result::malloc_host(words * 8, flags) }.map_err(failed("cuMemHostAlloc"))?.cast::<u64>();
+        // SAFETY: just allocated with that many words.
+        unsafe { host.write_bytes(0, words) };
+        let mut device = 0;
+        // SAFETY: mapped memory of the current context.
+        unsafe { sys::cuMemHostGetDevicePointer_v2(&mut device, host.cast(), 0) }
+            .result()
+            .map_err(failed("cuMemHostGetDevicePointer"))?;
+        Ok(Mapped { host, device, words })
+    }
+
+    pub(crate) fn device(&self) -> u64 {
+        self.device
+    }
+
+    pub(crate) fn store(&self, word: usize, value: u64) {
+        assert!(word < self.words);
+        // SAFETY: an aligned word of the allocation; kernels reach it with atomic accesses too.
+        unsafe { abi::wm_host_store_release(self.host.add(word), value) };
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new`; whoever used it on the device was waited for.
+        let _ = unsafe { result::free_host(self.host.cast()) };
     }
 }
 

@@ -6,13 +6,18 @@
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use warpmail::{Builder, Device, DeviceBuffer, MailboxOptions, ModuleOptions, SpinBudget, abi};
+use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, ModuleOptions, SpinBudget, abi};
 
 use super::gpu::{DeviceMailbox, Kernel, Kernels, Stream, arg};
 use super::{Target, median, percentiles, text, twin};
 use crate::figures::Figures;
 
 include!(concat!(env!("OUT_DIR"), "/echo.rs"));
+
+/// The handlers that answer the benches' kernels.
+pub(crate) fn answerers() -> HandlerImage {
+    echo::image()
+}
 
 /// More than half of an SM's shared memory: one block a SM, so that a grid of one block a SM covers every SM.
 const ONE_PER_SM: usize = 120 * 1024;
@@ -55,8 +60,8 @@ const KINDS: [(&str, &str); 8] = [
     ("hop_tag_b128", "hop.baseline.tag_b128"),
     ("hop_ours_self_contained", "hop.self_contained"),
     ("hop_ours_ordered", "hop.ordered"),
+    ("hop_ours_fence_each", "hop.ordered.fence_each"),
     ("hop_ours_bytes", "hop.bytes"),
-    ("hop_fence_after_pop", "hop.baseline.fence_after_pop"),
 ];
 
 struct Bench {
@@ -158,7 +163,7 @@ impl Bench {
             last = there.zip(Some(graph.mailbox(relay, asker, MailboxOptions::slots(8)).map_err(text)?));
         }
         let (there, back) = last.ok_or("no mailbox")?;
-        let mut runtime = graph.build(echo::image()).map_err(text)?;
+        let mut runtime = graph.build(answerers()).map_err(text)?;
         let (mut there, mut back) = (runtime.handle(there).map_err(text)?, runtime.handle(back).map_err(text)?);
         let kernel = self.kernels.get(if ordered { "grant_ping_ordered" } else { "grant_ping_self_contained" }, 0)?;
         runtime.start().map_err(text)?;

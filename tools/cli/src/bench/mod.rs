@@ -8,6 +8,7 @@ mod plot;
 mod spin_budget;
 mod throughput;
 mod twin;
+mod wake;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Which {
     Throughput(throughput::Args),
     /// Random arrivals under budgets from always polling to always parked: latency, and the share of an SM that it costs
     SpinBudget(spin_budget::Args),
+    /// How soon a parked arbiter serves a record, over the front end's own way; what parking costs hot and idle (a GPU only)
+    Wake(wake::Args),
     /// Journalled records to a sink, and the log to a disk, over the disk's own rate with the same block
     Drain(drain::Args),
 }
@@ -53,6 +56,7 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
         Which::Hop(a) => hop::execute(a),
         Which::Throughput(a) => throughput::execute(a),
         Which::Drain(a) => drain::execute(a),
+        Which::Wake(a) => wake::execute(a),
         Which::SpinBudget(a) => spin_budget::execute(a, args.svg.as_deref()),
     };
     match outcome.and_then(|figures| finish(args, &figures)) {
