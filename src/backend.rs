@@ -45,8 +45,8 @@ pub(crate) trait Launches: Send {
     fn adopt_thread(&mut self) -> Result<()>;
     /// Enqueues one launch, behind a wait until the word at `door`, if one is given, is not 0.
     fn launch(&mut self, args: &wm_arbiter_args, door: Option<u64>) -> Result<()>;
-    /// Launches that have not ended.
+    /// Launches that have not ended, or that had not when last some had: 0 only if all have.
     fn outstanding(&mut self) -> Result<usize>;
-    /// Waits until fewer are outstanding than before, or until the bound; then says how many are.
+    /// Waits until none is outstanding, or fewer than before, or until the bound; then says how many are.
     fn wait(&mut self, bound: Duration) -> Result<usize>;
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use crate::abi::{self, wm_arbiter_args};
 use crate::backend::Launches;
@@ -19,6 +19,10 @@ use crate::memory::Memory;
 const AHEAD: u64 = 2;
 /// The same while records are served.
 const AHEAD_BUSY: u64 = 8;
+/// The same until the first launch has begun.
+const TICK_FIRST: Duration = Duration::from_micros(100);
+/// How often the driver is asked whether the launches are well; more often costs processor time.
+const ASK: Duration = Duration::from_millis(20);
 /// How soon launches are replaced while records are served and the arbiter parks in between.
 const TICK_BUSY: Duration = Duration::from_micros(500);
 
@@ -43,8 +47,12 @@ pub(crate) struct Launcher {
     /// What the telemetry said of grants at the last turn, and whether that was news.
     grants: u64,
     busy: bool,
-    /// How often it looks while nothing happens: the pacer opens a door as often.
+    /// A launch has begun: the arguments are good.
+    proven: bool,
+    /// How often it looks while nothing happens, unless the pacer wakes it earlier.
     quiet: Duration,
+    /// When it last asked the driver whether the launches are well.
+    asked: Instant,
 }
 
 impl Launcher {
@@ -55,9 +63,11 @@ impl Launcher {
         max_wait: Option<Duration>,
     ) -> Self {
         let residency = Duration::from_nanos(args.residency_ns);
-        let quiet = max_wait.filter(|_| args.idle_spin_ns != 0).map_or(residency / 4, |wait| wait / 2);
+        let quiet = max_wait.filter(|_| args.idle_spin_ns != 0).unwrap_or(residency / 4);
         let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(5));
-        Launcher { memory, args, launches, launched: 0, cleared: 0, at_once: true, grants: 0, busy: false, quiet }
+        let (at_once, asked) = (true, Instant::now());
+        let (grants, busy, proven) = (0, false, false);
+        Launcher { memory, args, launches, launched: 0, cleared: 0, at_once, grants, busy, proven, quiet, asked }
     }
 
     /// Runs until told to stop. Gives the launches back when none is outstanding.
@@ -71,9 +81,11 @@ impl Launcher {
                 running = false;
             }
             outcome = if running { self.top_up() } else { Ok(()) };
-            let tick = if self.busy && self.parks() { TICK_BUSY.min(self.quiet) } else { self.quiet };
-            match commands.recv_timeout(tick) {
-                Err(RecvTimeoutError::Timeout) => {}
+            match commands.try_recv() {
+                // Whoever sends a command unparks this thread, and so does the pacer; a channel would spin first.
+                Err(TryRecvError::Empty) => {
+                    std::thread::park_timeout(self.tick());
+                }
                 Ok(Command::Resume) => (running, self.at_once) = (true, true),
                 Ok(Command::Pause(bound, answer)) => {
                     running = false;
@@ -85,8 +97,16 @@ impl Launcher {
                     let _ = answer.send(left);
                     return;
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(TryRecvError::Disconnected) => return,
             }
+        }
+    }
+
+    fn tick(&self) -> Duration {
+        match (self.proven, self.busy && self.parks()) {
+            (false, _) => TICK_FIRST,
+            (true, true) => TICK_BUSY.min(self.quiet),
+            (true, false) => self.quiet,
         }
     }
 
@@ -95,17 +115,26 @@ impl Launcher {
     }
 
     fn top_up(&mut self) -> Result<()> {
-        let outstanding = self.launches.outstanding()? as u64;
         let telemetry = self.memory.telemetry();
-        if telemetry.launches_ended + outstanding < self.launched {
-            return Err(Error::Failed("a launch of the arbiter left without running: it refused its arguments".into()));
+        self.proven = telemetry.launches > 0;
+        if !self.proven || self.asked.elapsed() >= ASK {
+            self.asked = Instant::now();
+            let outstanding = self.launches.outstanding()? as u64;
+            if self.memory.telemetry().launches_ended + outstanding < self.launched {
+                let why = "a launch of the arbiter left without running: it refused its arguments";
+                return Err(Error::Failed(why.into()));
+            }
         }
         self.busy = telemetry.grants != std::mem::replace(&mut self.grants, telemetry.grants);
         if self.parks() {
             self.clear_doors(telemetry.launches);
         }
-        let ahead = if self.busy && self.parks() { AHEAD_BUSY } else { AHEAD };
-        while self.launched < telemetry.launches + ahead {
+        let ahead = match (self.proven, self.busy && self.parks()) {
+            (false, _) => 1, // alone, so that one that refuses its arguments leaves the queue empty, and is noticed
+            (true, true) => AHEAD_BUSY,
+            (true, false) => AHEAD,
+        };
+        while self.launched < telemetry.launches.max(self.memory.paced()) + ahead {
             let n = self.launched;
             self.args.resume = u32::from(!std::mem::take(&mut self.at_once));
             let door = self.parks().then(|| self.memory.door_address(n));

@@ -4,7 +4,7 @@
 mod layout;
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytemuck::Zeroable;
 
@@ -41,6 +41,7 @@ pub(crate) struct Memory {
     _keep: Vec<DeviceBuffer>,
     failed: OnceLock<String>,
     abandoned: AtomicBool,
+    paced: AtomicU64,
 }
 
 impl Memory {
@@ -85,6 +86,7 @@ impl Memory {
             _keep: Vec::new(),
             failed: OnceLock::new(),
             abandoned: AtomicBool::new(false),
+            paced: AtomicU64::new(0),
         })
     }
 
@@ -185,6 +187,15 @@ impl Memory {
     /// Credits that the driver has been asked to enqueue.
     pub(crate) fn enqueued(&self) -> u64 {
         self.read_pinned::<abi::wm_control>(self.control).enqueued
+    }
+
+    /// Credits below this one have begun or are about to: the pacer has opened, or is opening, their doors.
+    pub(crate) fn paced(&self) -> u64 {
+        self.paced.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_paced(&self, credits: u64) {
+        self.paced.store(credits, Ordering::Release);
     }
 
     /// Records that a host producer has pushed, from the word it keeps for the arbiter; none for other producers.

@@ -2,10 +2,9 @@
 //! memory and makes no driver call: a driver call could wait for the very lock that a waiting library holds.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
-
-use crossbeam::channel::{self, RecvTimeoutError, Sender};
 
 use crate::error::{Error, Result};
 use crate::memory::Memory;
@@ -15,20 +14,26 @@ const SUSPICIOUS: Duration = Duration::from_secs(1);
 
 /// Runs until it is dropped.
 pub(crate) struct Pacer {
-    stop: Option<Sender<()>>,
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Pacer {
-    /// With `max_wait`, opens every door before it has been closed for that long.
-    pub(crate) fn start(memory: Arc<Memory>, max_wait: Option<Duration>) -> Result<Self> {
-        let (stop, stopped) = channel::bounded::<()>(0);
+    /// With `max_wait`, opens every door before it has been closed for that long, and wakes the launcher each time.
+    pub(crate) fn start(memory: Arc<Memory>, max_wait: Option<Duration>, launcher: Thread) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
         let tick = max_wait.map_or(SUSPICIOUS / 10, |wait| wait / 2);
         let body = move || {
             let (mut warned, mut watched, mut due) = (false, Instant::now(), 0);
-            while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+            loop {
+                std::thread::park_timeout(tick); // a channel would spin for a while first, every time
+                if stopped.load(Ordering::Acquire) {
+                    return;
+                }
                 if max_wait.is_some() {
                     open_doors(&memory, &mut due);
+                    launcher.unpark();
                 }
                 if watched.elapsed() >= SUSPICIOUS / 10 {
                     watched = Instant::now();
@@ -40,14 +45,15 @@ impl Pacer {
             .name("warpmail-pacer".into())
             .spawn(body)
             .map_err(|e| Error::Unavailable { what: "a thread for the pacer", reason: e.to_string() })?;
-        Ok(Pacer { stop: Some(stop), thread: Some(thread) })
+        Ok(Pacer { stop, thread: Some(thread) })
     }
 }
 
 impl Drop for Pacer {
     fn drop(&mut self) {
-        self.stop = None;
+        self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             let _ = thread.join(); // it waits for nothing but its own tick
         }
     }
@@ -56,6 +62,7 @@ impl Drop for Pacer {
 /// T1 and T2 of the model: of the credits that have not begun, those that the driver had, or was about to have, at the last
 /// tick already. The newer ones stay, so that whoever has news meanwhile finds one to ring for.
 fn open_doors(memory: &Memory, due: &mut u64) {
+    memory.set_paced(*due);
     for n in memory.telemetry().launches..*due {
         memory.set_door(n, true);
     }

@@ -260,16 +260,17 @@ impl Runtime {
         };
         let span = tracing::info_span!("start", device = %self.device().info().name);
         let _entered = span.enter();
-        self.pacer = Some(Pacer::start(self.memory.clone(), self.max_wait)?);
         let (commands, inbox) = channel::unbounded();
         let launcher = Launcher::new(self.memory.clone(), self.args, launches, self.max_wait);
         let thread = std::thread::Builder::new()
             .name("warpmail-launcher".into())
             .spawn(move || launcher.run(&inbox))
             .map_err(|e| Error::Unavailable { what: "a thread for the launcher", reason: e.to_string() })?;
+        let pacer = Pacer::start(self.memory.clone(), self.max_wait, thread.thread().clone());
         self.commands = Some(commands);
         self.thread = Some(thread);
         self.state = State::Running;
+        self.pacer = Some(pacer?);
         Ok(())
     }
 
@@ -287,9 +288,7 @@ impl Runtime {
         impl Drop for Resume<'_> {
             fn drop(&mut self) {
                 self.0.state = State::Running;
-                if let Some(commands) = &self.0.commands {
-                    let _ = commands.send(Command::Resume);
-                }
+                let _ = self.0.command(Command::Resume);
             }
         }
         let resume = Resume(self);
@@ -368,10 +367,18 @@ impl Runtime {
         outcome
     }
 
+    fn command(&self, command: Command) -> Result<()> {
+        let gone = || Error::Failed("the launcher thread has ended".into());
+        self.commands.as_ref().ok_or_else(gone)?.send(command).map_err(|_| gone())?;
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+        Ok(())
+    }
+
     fn ask(&self, bound: Duration, command: impl FnOnce(Duration, ChannelSender<Result<()>>) -> Command) -> Result<()> {
         let (answer, reply) = channel::bounded(1);
-        let gone = || Error::Failed("the launcher thread has ended".into());
-        self.commands.as_ref().ok_or_else(gone)?.send(command(bound, answer)).map_err(|_| gone())?;
+        self.command(command(bound, answer))?;
         // The launcher keeps the bound itself; the margin covers a driver call it may be in.
         match reply.recv_timeout(bound + Duration::from_secs(2)) {
             Ok(result) => result,

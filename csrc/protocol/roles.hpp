@@ -37,6 +37,7 @@ struct keep_state {
     u64 granted;        // by all servers, when it last looked
     u64 granted_before; // by earlier launches
     u64 allowance;      // as in wm_telemetry
+    u64 beginning_ns;   // until the first turn: work if the launch turns out to have some
 };
 
 // Grants given by all servers, over all launches.
@@ -59,7 +60,7 @@ WM_FN u64 allowance_after(const wm_arbiter_args& args, u64 allowance, u64 ns, bo
 // `begin_ns`: when the launch began.
 template <class L> WM_FN keep_state keep_begin(L lanes, const arbiter& a, u64 begin_ns) {
     const u64 begin = lanes.broadcast(begin_ns, 0); // what follows from it must be the same for all lanes
-    keep_state k{WM_EXIT_NONE, begin, begin, begin, 0, 0, load_relaxed_cta(&a.kept[kept_allowance])};
+    keep_state k{WM_EXIT_NONE, begin, begin, begin, 0, 0, load_relaxed_cta(&a.kept[kept_allowance]), 0};
     k.granted = k.granted_before = granted_so_far(lanes, a);
     if (load_relaxed_cta(&a.kept[kept_exit]) == WM_EXIT_PARK) {
         k.idle_since_ns = begin - a.args.idle_spin_ns; // it was idle before, too
@@ -95,8 +96,13 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     busy = lanes.any(busy);
     const bool looked = has_looked(a); // before has_looks: what the first look found is seen there
     const u64 granted = granted_so_far(lanes, a);
-    const u64 now = lanes.broadcast(now_ns(), 0), spent = now - k.now_ns;
+    const u64 now = lanes.broadcast(now_ns(), 0);
     const bool idle = !busy && granted == k.granted && !has_looks(lanes, a);
+    u64 spent = now - k.now_ns;
+    if (k.beginning_ns == 0 && k.now_ns == k.begin_ns) {
+        k.beginning_ns = spent; // accounted for when it is known what for
+        spent = 0;
+    }
     k.now_ns = now;
     k.granted = granted;
     if (!idle)
@@ -109,11 +115,16 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     }
     if (lanes.rank() == 0) {
         add_kept(a, busy ? kept_work_ns : kept_idle_ns, spent);
-        store_relaxed_cta(&a.kept[kept_allowance], k.allowance);
         add_kept(a, kept_rounds, 1);
     }
     if (lanes.any(here))
         return true;
+    const bool worked = granted != k.granted_before;
+    k.allowance = allowance_after(a.args, k.allowance, k.beginning_ns, !worked);
+    if (lanes.rank() == 0) {
+        add_kept(a, worked ? kept_work_ns : kept_idle_ns, k.beginning_ns);
+        store_relaxed_cta(&a.kept[kept_allowance], k.allowance);
+    }
     if (k.reason == WM_EXIT_PARK && !park(lanes, a))
         k.reason = WM_EXIT_NEWS;
     if (can_park(a.args) && (k.reason == WM_EXIT_NEWS || k.reason == WM_EXIT_RESIDENCY))

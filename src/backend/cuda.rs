@@ -3,7 +3,6 @@
 //! Every call runs with the device's primary context pushed on the calling thread and popped after, so that a caller's own
 //! current context stays what it was.
 
-use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
@@ -199,8 +198,7 @@ impl Backend for Cuda {
             function: std::ptr::null_mut(),
             stream: Stream::new()?,
             shared,
-            running: VecDeque::new(),
-            idle: Vec::new(),
+            running: 0,
         };
         let null = std::ptr::null_mut::<c_void>();
         // SAFETY: `fatbin` is a whole fatbin, which the driver copies; no options are given.
@@ -251,10 +249,6 @@ impl Backend for Cuda {
                 ),
             ));
         }
-        for _ in 0..abi::WM_DOORS {
-            let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
-            launches.idle.push(result::event::create(flags).map_err(driver("cuEventCreate"))?);
-        }
         Ok(Box::new(launches))
     }
 }
@@ -279,8 +273,8 @@ struct CudaLaunches {
     function: sys::CUfunction,
     stream: Stream,
     shared: usize,
-    running: VecDeque<sys::CUevent>,
-    idle: Vec<sys::CUevent>,
+    /// Enqueued since the stream was last seen empty.
+    running: usize,
 }
 
 // SAFETY: the driver's handles may be used from any thread; `&mut self` keeps the calls apart.
@@ -306,7 +300,6 @@ impl Launches for CudaLaunches {
                 .result()
                 .map_err(driver("cuStreamWaitValue32"))?;
         }
-        let event = self.idle.pop().ok_or_else(|| Error::State("too many launches are outstanding".into()))?;
         let mut args = *args;
         let mut params = [(&raw mut args).cast::<c_void>()];
         let threads = threads_of(&args);
@@ -322,33 +315,27 @@ impl Launches for CudaLaunches {
                 &mut params,
             )
         };
-        launched.map_err(driver("cuLaunchKernel")).inspect_err(|_| self.idle.push(event))?;
-        self.running.push_back(event);
-        // SAFETY: event and stream belong to this context.
-        unsafe { result::event::record(event, self.stream.0) }.map_err(driver("cuEventRecord"))
+        self.running += 1; // the wait, if not the launch
+        launched.map_err(driver("cuLaunchKernel"))
     }
 
     fn outstanding(&mut self) -> Result<usize> {
         let _entered = self.context.enter()?;
-        while let Some(&event) = self.running.front() {
-            // SAFETY: the event was recorded in `launch`.
-            match unsafe { result::event::query(event) } {
-                Ok(()) => {
-                    self.running.pop_front();
-                    self.idle.push(event);
-                }
-                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => break,
-                Err(e) => return Err(driver("cuEventQuery")(e)),
+        // SAFETY: the stream belongs to this context.
+        match unsafe { sys::cuStreamQuery(self.stream.0) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => {}
+            other => {
+                other.result().map_err(driver("cuStreamQuery"))?;
+                self.running = 0;
             }
         }
-        Ok(self.running.len())
+        Ok(self.running)
     }
 
     fn wait(&mut self, bound: Duration) -> Result<usize> {
         let until = Instant::now() + bound;
-        let before = self.outstanding()?;
-        let mut now = before;
-        while now > 0 && now >= before && Instant::now() < until {
+        let mut now = self.outstanding()?;
+        while now > 0 && Instant::now() < until {
             std::thread::sleep(Duration::from_micros(100).min(bound));
             now = self.outstanding()?;
         }
@@ -364,10 +351,6 @@ impl Drop for CudaLaunches {
             return;
         }
         let Ok(_entered) = self.context.enter() else { return };
-        for event in self.idle.drain(..) {
-            // SAFETY: created in `load`, and no longer recorded.
-            let _ = unsafe { result::event::destroy(event) };
-        }
         // SAFETY: nothing is enqueued any more, and both were made in `load`.
         unsafe {
             let _ = result::stream::destroy(self.stream.0);
