@@ -7,6 +7,11 @@ use crate::image::HandlerImage;
 use crate::options::{MailboxOptions, ModuleOptions, Rule, SpinBudget, Tap};
 use crate::runtime::Runtime;
 
+mod state;
+
+pub use state::StateBuffer;
+pub(crate) use state::StatePlan;
+
 /// A module of one graph: its row in the module table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModuleId(pub(crate) u32);
@@ -57,6 +62,7 @@ pub struct Builder {
     pub(crate) keep: Vec<DeviceBuffer>,
     pub(crate) has_pacer: bool,
     pub(crate) journal_slots: u32,
+    pub(crate) state: StatePlan,
 }
 
 impl Builder {
@@ -71,6 +77,7 @@ impl Builder {
             keep: Vec::new(),
             has_pacer: true,
             journal_slots: 1024,
+            state: StatePlan::default(),
         }
     }
 
@@ -151,18 +158,16 @@ impl Builder {
         Ok(ModuleId(id))
     }
 
+    fn module_name(&self, id: ModuleId) -> Result<String> {
+        self.modules.get(id.index()).map(|m| m.name.clone()).ok_or_else(|| {
+            Error::refused(format!("module id {}", id.0), "it belongs to another graph: this one has no such module")
+        })
+    }
+
     /// A mailbox from its one producer to its one consumer. It becomes the next output of the one and the next input of the
     /// other: handlers know their ends by these positions.
     pub fn mailbox(&mut self, from: ModuleId, to: ModuleId, options: MailboxOptions) -> Result<MailboxId> {
-        let name_of = |id: ModuleId| {
-            self.modules.get(id.index()).map(|m| m.name.clone()).ok_or_else(|| {
-                Error::refused(
-                    format!("module id {}", id.0),
-                    "it belongs to another graph: this one has no such module",
-                )
-            })
-        };
-        let name = format!("{}->{}", name_of(from)?, name_of(to)?);
+        let name = format!("{}->{}", self.module_name(from)?, self.module_name(to)?);
         options.check()?;
         if self.mailboxes.len() >= abi::WM_MAX_MAILBOXES as usize {
             return Err(Error::refused(name, format!("at most {} mailboxes", abi::WM_MAX_MAILBOXES)));

@@ -30,12 +30,13 @@
 //!
 //! Where to look: [`Builder`] makes a module graph, [`Runtime`] runs it, [`Sender`] and [`Receiver`] are the host's ends,
 //! [`probe()`] says what this machine can do, [`HandlerImage`] is how your own resident handlers come in, [`journal`] keeps
-//! records on disk.
+//! records on disk, [`checkpoint`] what modules know.
 
 pub mod abi;
 mod backend;
 pub mod builtin;
 mod capi;
+pub mod checkpoint;
 mod device;
 mod error;
 mod graph;
@@ -52,7 +53,7 @@ mod stats;
 
 pub use device::{Device, DeviceBuffer, DeviceInfo};
 pub use error::{Error, Result};
-pub use graph::{Builder, MailboxId, ModuleId};
+pub use graph::{Builder, MailboxId, ModuleId, StateBuffer};
 pub use image::{HandlerImage, TwinEntry};
 pub use options::{MailboxOptions, ModuleOptions, Rule, SpinBudget, Tap};
 pub use port::{Receiver, Record, Sender, direct_mailbox, direct_mailbox_at};

@@ -12,7 +12,7 @@ use crate::abi;
 use crate::backend::Pinned;
 use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
-use crate::graph::MailboxId;
+use crate::graph::{MailboxId, StatePlan};
 use crate::options::MailboxOptions;
 use crate::stats::{MailboxStats, ModuleStats, Rejects, Serving, Stats};
 
@@ -38,6 +38,7 @@ pub(crate) struct Memory {
     pub(crate) mailbox_names: Vec<String>,
     /// Address and size of each module's state.
     pub(crate) states: Vec<(u64, usize)>,
+    pub(crate) state_plan: StatePlan,
     _keep: Vec<DeviceBuffer>,
     failed: OnceLock<String>,
     abandoned: AtomicBool,
@@ -83,6 +84,7 @@ impl Memory {
             module_names: Vec::new(),
             mailbox_names: Vec::new(),
             states: Vec::new(),
+            state_plan: StatePlan::default(),
             _keep: Vec::new(),
             failed: OnceLock::new(),
             abandoned: AtomicBool::new(false),

@@ -21,6 +21,8 @@ use crate::pacer::Pacer;
 use crate::port::{Pause, Receiver, Sender};
 use crate::stats::Stats;
 
+mod checkpoint;
+
 /// Where a runtime is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -85,6 +87,8 @@ pub struct Runtime {
     kinds: Vec<(u32, Rule, Vec<u32>, Vec<u32>)>,
     hosts: Vec<HostModule>,
     stopping: Arc<AtomicBool>,
+    /// Records given and taken, by mailbox, in the runs before that were restored.
+    counted_before: Vec<(u64, u64)>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -122,6 +126,7 @@ impl Runtime {
             kinds,
             hosts: Vec::new(),
             stopping: Arc::default(),
+            counted_before: Vec::new(),
         })
     }
 

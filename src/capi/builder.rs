@@ -227,6 +227,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             keep: Vec::new(),
             has_pacer: builder.has_pacer,
             journal_slots: builder.journal_slots,
+            state: builder.state.clone(),
         };
         let runtime = copy.build((*image).clone())?;
         out.set(table::insert(Object::Runtime(Cell::new(runtime)))?);

@@ -10,14 +10,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom, fallocate, flock, seek};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::format::LOCK;
-
-/// A directory that holds one log. Names are plain file names.
+/// A directory that holds a log, a checkpoint, or both. Names are plain file names.
 pub trait Disk: Debug + Send + Sync {
     /// How errors name the directory.
     fn path(&self) -> &Path;
-    /// Takes the writer's lock without waiting; it is released when the guard is dropped. `WouldBlock` if it is taken.
-    fn lock(&self) -> io::Result<Box<dyn Any + Send>>;
+    /// Takes the lock of this name without waiting; it is released when the guard is dropped. `WouldBlock` if it is taken.
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Any + Send>>;
     /// Names of the files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes an empty file that was not there. Its name is durable only after [`sync`](Self::sync).
@@ -26,6 +24,9 @@ pub trait Disk: Debug + Send + Sync {
     fn open(&self, name: &str, write: bool) -> io::Result<Box<dyn DiskFile>>;
     /// Removes a name. Durable only after [`sync`](Self::sync).
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Gives a file another name, in place of the file that has it. Durable only after [`sync`](Self::sync); a crash before
+    /// leaves the one or the other.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Makes the names durable.
     fn sync(&self) -> io::Result<()>;
 }
@@ -87,8 +88,8 @@ impl Disk for Folder {
         &self.path
     }
 
-    fn lock(&self) -> io::Result<Box<dyn Any + Send>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.path.join(LOCK))?;
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Any + Send>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.path.join(name))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(Lock(file)))
     }
@@ -118,6 +119,10 @@ impl Disk for Folder {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.path.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{self, Receiver as Batches, RecvTimeoutError, Sender as ToWriter};
+use crossbeam::channel::{self, Receiver as Steps, RecvTimeoutError, Sender as ToWriter};
 use serde::Serialize;
 
 use super::merge::{Batch, Merge};
-use super::sink::Sink;
+use super::sink::{Position, Sink};
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::port::{Pause, Receiver};
@@ -48,18 +48,34 @@ struct Shared {
     lost: AtomicU64,
     retries: AtomicU64,
     failed: Mutex<Option<Error>>,
+    /// Where the sink ended.
+    ended: Mutex<Option<Position>>,
+}
+
+/// Whoever wants everything durable that the rings hold, and where that is.
+type Asked = ToWriter<Result<Position>>;
+
+/// What goes from the drain to the writer, in order.
+enum Step {
+    Write(Batch),
+    Commit(Asked),
 }
 
 impl Shared {
     fn failure(&self) -> Option<Error> {
-        self.failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        locked(&self.failed).clone()
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// A journal at work.
 pub(crate) struct Drain {
     memory: Arc<Memory>,
     shared: Arc<Shared>,
+    asks: ToWriter<Asked>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -69,7 +85,8 @@ impl Drain {
             memory.journal_rings.iter().map(|ring| Receiver::attach(ring, memory.clone())).collect();
         let rings = rings?;
         let shared = Arc::new(Shared::default());
-        let (to_writer, batches) = channel::bounded(BATCHES);
+        let (to_writer, steps) = channel::bounded(BATCHES);
+        let (asks, asked) = channel::unbounded();
         let slot = memory.journal_rings.first().map_or(64, |r| r.record_stride as usize);
         let thread = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
@@ -78,11 +95,10 @@ impl Drain {
                 .map_err(|e| Error::Unavailable { what: "a thread for the journal", reason: e.to_string() })
         };
         let state = shared.clone();
-        let drainer = thread("warpmail-drain", Box::new(move || drain(rings, slot, &to_writer, &state)))?;
+        let drainer = thread("warpmail-drain", Box::new(move || drain(rings, slot, &asked, &to_writer, &state)))?;
         let (state, words) = (shared.clone(), memory.clone());
-        let writer =
-            thread("warpmail-journal", Box::new(move || Writer::new(words, state, blocks).run(sink, &batches)))?;
-        Ok(Drain { memory, shared, threads: vec![drainer, writer] })
+        let writer = thread("warpmail-journal", Box::new(move || Writer::new(words, state, blocks).run(sink, &steps)))?;
+        Ok(Drain { memory, shared, asks, threads: vec![drainer, writer] })
     }
 
     pub(crate) fn stats(&self) -> JournalStats {
@@ -101,6 +117,36 @@ impl Drain {
             retries: self.shared.retries.load(Ordering::Relaxed),
             failed: self.shared.failure().map(|e| e.to_string()),
         }
+    }
+
+    /// While the arbiter is away: waits until everything that it has journalled is durable, and says where the sink stands
+    /// then. After the end of the journal: where it ended.
+    pub(crate) fn settle(&self, until: Instant) -> Result<Position> {
+        let begin = Instant::now();
+        let position = if self.threads.is_empty() {
+            self.shared.failure().map_or(Ok(()), Err)?;
+            locked(&self.shared.ended).ok_or_else(|| Error::Failed("the journal has not ended in order".into()))?
+        } else {
+            let (answer, reply) = channel::bounded(1);
+            // Nobody listens any more when the journal has failed: then no answer comes, and the failure is told.
+            let _ = self.asks.send(answer);
+            match reply.recv_deadline(until) {
+                Ok(outcome) => outcome?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(self.shared.failure().unwrap_or_else(|| Error::Failed("the journal has ended".into())));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let what = "a durable journal (is the disk full, or slow?)".into();
+                    return Err(Error::Timeout { what, waited: begin.elapsed() });
+                }
+            }
+        };
+        let stats = self.stats();
+        if stats.in_flight + stats.lost > 0 {
+            let gone = stats.in_flight + stats.lost;
+            return Err(Error::Failed(format!("{gone} journalled records never reached the journal's sink")));
+        }
+        Ok(position)
     }
 
     /// Drains what is left once the arbiter has gone, makes it durable and ends the threads.
@@ -122,12 +168,14 @@ impl Drain {
 }
 
 /// Empties the rings until told to end and nothing is left.
-fn drain(mut rings: Vec<Receiver>, slot: usize, to_writer: &ToWriter<Batch>, shared: &Shared) {
+fn drain(mut rings: Vec<Receiver>, slot: usize, asked: &Steps<Asked>, to_writer: &ToWriter<Step>, shared: &Shared) {
     let mut merge = Merge::default();
+    let mut asking: Option<Asked> = None;
     let mut buffer = vec![0u8; slot * 64];
     let mut pause = Pause::new();
     loop {
         let ending = shared.ending.load(Ordering::Acquire);
+        asking = asking.or_else(|| asked.try_recv().ok());
         let mut found = 0;
         for ring in &mut rings {
             let mut places: [Option<crate::port::Record>; 64] = [None; 64];
@@ -148,9 +196,16 @@ fn drain(mut rings: Vec<Receiver>, slot: usize, to_writer: &ToWriter<Batch>, sha
         }
         if merge.batch.items.len() >= BATCH || (found == 0 && !merge.batch.items.is_empty()) {
             // Waits when the writer is behind; the rings fill meanwhile, which is what back-pressure is.
-            if to_writer.send(std::mem::take(&mut merge.batch)).is_err() {
+            if to_writer.send(Step::Write(std::mem::take(&mut merge.batch))).is_err() {
                 return;
             }
+        }
+        // A round that began after somebody asked and found nothing has seen all that was in the rings then.
+        if found == 0
+            && let Some(asked) = asking.take()
+            && to_writer.send(Step::Commit(asked)).is_err()
+        {
+            return;
         }
         if found > 0 {
             pause = Pause::new();
@@ -176,34 +231,46 @@ impl Writer {
         Writer { memory, shared, blocks, behind: VecDeque::new() }
     }
 
-    fn run(&mut self, mut sink: Box<dyn Sink>, batches: &Batches<Batch>) {
+    fn run(&mut self, mut sink: Box<dyn Sink>, steps: &Steps<Step>) {
         let _span = tracing::info_span!("journal").entered();
         loop {
             let wait = sink.due_in().unwrap_or(Duration::from_millis(200));
-            let outcome = match batches.recv_timeout(wait) {
-                Ok(batch) => self.write(sink.as_mut(), &batch),
-                Err(RecvTimeoutError::Timeout) => sink.tick().map(|_| ()),
+            let mut asked = None;
+            let outcome = match steps.recv_timeout(wait) {
+                Ok(Step::Write(batch)) => self.write(sink.as_mut(), &batch),
+                Ok(Step::Commit(by)) => {
+                    asked = Some(by);
+                    sink.commit().map(Some)
+                }
+                Err(RecvTimeoutError::Timeout) => sink.tick().map(|_| None),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             self.note_durable(sink.durable());
-            if let Err(e) = outcome {
-                return self.fail(&e, batches);
+            // The counts are right before anybody is told.
+            match (outcome, asked) {
+                (Ok(Some(position)), Some(by)) => drop(by.send(Ok(position))),
+                (Ok(_), _) => {}
+                (Err(e), by) => return self.fail(&e, by, steps),
             }
         }
-        match sink.finish() {
-            Ok(durable) => self.note_durable(durable),
-            Err(e) => self.fail(&e, batches),
+        let ended = sink.commit();
+        match ended.and_then(|position| Ok((position, sink.finish()?))) {
+            Ok((position, durable)) => {
+                self.note_durable(durable);
+                *locked(&self.shared.ended) = Some(position);
+            }
+            Err(e) => self.fail(&e, None, steps),
         }
     }
 
-    fn write(&mut self, sink: &mut dyn Sink, batch: &Batch) -> Result<()> {
+    fn write(&mut self, sink: &mut dyn Sink, batch: &Batch) -> Result<Option<Position>> {
         let entries = batch.entries();
         loop {
             match sink.append(&entries) {
                 Ok(sequences) => {
                     let placed = sequences.zip(&batch.items);
                     self.behind.extend(placed.map(|(s, item)| (s, item.head.mailbox_id, item.head.number)));
-                    return Ok(());
+                    return Ok(None);
                 }
                 // Space may come back: the batch waits, and those behind it, up to the arbiter.
                 Err(Error::Io { .. }) if !self.shared.ending.load(Ordering::Acquire) => {
@@ -241,16 +308,21 @@ impl Writer {
     }
 
     /// The sink takes no more: says so, and counts what still comes.
-    fn fail(&mut self, error: &Error, batches: &Batches<Batch>) {
+    fn fail(&mut self, error: &Error, asked: Option<Asked>, steps: &Steps<Step>) {
         tracing::error!(%error, "the journal has failed");
-        *self.shared.failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(error.clone());
+        *locked(&self.shared.failed) = Some(error.clone());
         let behind = std::mem::take(&mut self.behind).len();
         self.lose(behind);
         if self.blocks {
             self.memory.fail(format!("the journal: {error}"));
         }
-        for batch in batches {
-            self.lose(batch.items.len());
+        let tell = |by: Asked| drop(by.send(Err(error.clone())));
+        asked.into_iter().for_each(tell);
+        for step in steps {
+            match step {
+                Step::Write(batch) => self.lose(batch.items.len()),
+                Step::Commit(by) => tell(by),
+            }
         }
     }
 }

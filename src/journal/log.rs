@@ -14,6 +14,7 @@ use super::batch;
 use super::disk::{Disk, Folder};
 use super::options::{Entry, LogOptions, SyncPolicy};
 use super::recover::{self, Recovered};
+use super::sink::Position;
 use crate::error::{Error, Result};
 
 /// Counters of a [`Log`] since it was opened, and what it holds.
@@ -197,6 +198,11 @@ impl Log {
     /// The highest sequence written, 0 if none; after a crash those above [`durable`](Self::durable) may be gone.
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Where the next record will stand.
+    pub fn position(&self) -> Position {
+        Position { log_id: self.id, next: self.written + 1 }
     }
 
     /// The oldest sequence kept, or the next one if none is.

@@ -55,5 +55,5 @@ pub use options::{Entry, LogOptions, Retention, SyncPolicy};
 pub use reader::{Reader, Record};
 pub use recover::{Recovered, Torn};
 pub use replay::{Pace, Replayed, replay};
-pub use sink::{NullSink, Sink};
+pub use sink::{NullSink, Position, Sink};
 pub use stat::{LogStat, SegmentStat, stat};

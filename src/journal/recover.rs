@@ -52,7 +52,7 @@ pub(super) struct State {
 
 /// Takes the writer's lock.
 pub(super) fn lock(disk: &dyn Disk) -> Result<Box<dyn Any + Send>> {
-    disk.lock().map_err(|e| match e.kind() {
+    disk.lock(format::LOCK).map_err(|e| match e.kind() {
         ErrorKind::WouldBlock => Error::Locked { path: disk.path().into() },
         _ => Error::io("lock", &disk.path().join(format::LOCK), &e),
     })

@@ -3,9 +3,20 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::log::Log;
 use super::options::Entry;
 use crate::error::Result;
+
+/// A place in a log, between two records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Position {
+    /// The log's id; zeros if what takes the records is no log.
+    pub log_id: [u8; 16],
+    /// The sequence of the record behind it, at least 1.
+    pub next: u64,
+}
 
 /// Takes the journal's records, in order, from one thread. [`Log`] is the one that keeps them.
 pub trait Sink: Send {
@@ -13,6 +24,8 @@ pub trait Sink: Send {
     fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>>;
     /// Does what is due by the clock; called now and then. Gives the highest durable sequence.
     fn tick(&mut self) -> Result<u64>;
+    /// Makes everything that was taken durable now, and says where that is.
+    fn commit(&mut self) -> Result<Position>;
     /// The highest sequence known to be durable.
     fn durable(&self) -> u64;
     /// When [`tick`](Self::tick) should be called next; none if nothing waits for it.
@@ -28,6 +41,11 @@ impl Sink for Log {
 
     fn tick(&mut self) -> Result<u64> {
         Log::tick(self)
+    }
+
+    fn commit(&mut self) -> Result<Position> {
+        Log::commit(self)?;
+        Ok(self.position())
     }
 
     fn durable(&self) -> u64 {
@@ -58,6 +76,10 @@ impl Sink for NullSink {
 
     fn tick(&mut self) -> Result<u64> {
         Ok(self.taken)
+    }
+
+    fn commit(&mut self) -> Result<Position> {
+        Ok(Position { log_id: [0; 16], next: self.taken + 1 })
     }
 
     fn durable(&self) -> u64 {

@@ -167,6 +167,7 @@ impl Memory {
         memory.device.backend.upload(memory.arena.0, &image)?;
         let args = memory.args(counts, &device, &pinned);
         memory._keep = graph.keep;
+        memory.state_plan = graph.state;
         Ok((memory, args))
     }
 

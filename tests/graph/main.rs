@@ -1,5 +1,6 @@
 //! Module graphs, end to end, on the twin and on a GPU. Each scenario runs in a child process that is killed if it hangs.
 
+mod checkpoint;
 mod faults;
 mod flow;
 mod life;
@@ -55,6 +56,12 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_failed_sink_is_told", tap::a_failed_sink_is_told),
     ("modules_see_what_is_durable", tap::modules_see_what_is_durable),
     ("replay_puts_records_back", tap::replay_puts_records_back),
+    ("checkpoints_are_of_one_moment", checkpoint::are_of_one_moment),
+    ("a_restored_graph_goes_on", checkpoint::a_restored_graph_goes_on),
+    ("a_checkpoint_needs_a_moment_of_rest", checkpoint::needs_a_moment_of_rest),
+    ("checkpoints_of_other_graphs_are_refused", checkpoint::of_other_graphs_are_refused),
+    ("pointers_that_point_elsewhere_are_refused", checkpoint::pointers_that_point_elsewhere_are_refused),
+    ("a_checkpoint_waits_for_the_journal", checkpoint::waits_for_the_journal),
     ("start_and_stop_a_hundred_times", life::start_and_stop_a_hundred_times),
     ("quiesce_while_records_flow", life::quiesce_while_records_flow),
     ("host_modules_run_and_end", life::host_modules_run_and_end),

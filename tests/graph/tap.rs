@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use warpmail::journal::{Entry, Log, LogOptions, NullSink, Pace, Reader, Sink, SyncPolicy, replay};
+use warpmail::journal::{Entry, Log, LogOptions, NullSink, Pace, Position, Reader, Sink, SyncPolicy, replay};
 use warpmail::{
     Builder, Device, Error, HandlerImage, MailboxId, MailboxOptions, ModuleOptions, Receiver, Runtime, Sender,
     SpinBudget, Tap, builtin,
@@ -17,16 +17,16 @@ use crate::flow::echo;
 use crate::{BOUND, Outcome, expect, text};
 
 /// A directory of the scenario's own, removed in the end.
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("warpmail-tap-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         Folder(path)
     }
 
-    fn log(&self) -> Result<Log, Error> {
+    pub(crate) fn log(&self) -> Result<Log, Error> {
         let options = LogOptions { segment_bytes: 1 << 20, sync: SyncPolicy::EveryBatch, ..LogOptions::default() };
         Ok(Log::open(&self.0, options)?.0)
     }
@@ -59,7 +59,7 @@ fn chain(device: &Device, tap: Tap, journal_slots: u32, servers: u32) -> Result<
     Ok((runtime, ends.0, ends.1))
 }
 
-fn least_servers(device: &Device) -> u32 {
+pub(crate) fn least_servers(device: &Device) -> u32 {
     u32::from(device.info().ordinal.is_some())
 }
 
@@ -124,6 +124,9 @@ impl Sink for Trial {
     }
     fn tick(&mut self) -> Result<u64, Error> {
         self.null.tick()
+    }
+    fn commit(&mut self) -> Result<Position, Error> {
+        self.null.commit()
     }
     fn durable(&self) -> u64 {
         self.null.durable()

@@ -35,7 +35,7 @@ fn batch(tag: u64, n: u64, long: usize) -> Vec<Content> {
 }
 
 /// One line in one write: a kill leaves it whole or out.
-fn tell(line: String) {
+pub(crate) fn tell(line: String) {
     let _ = std::io::stdout().write_all((line + "\n").as_bytes()).and_then(|()| std::io::stdout().flush());
 }
 

@@ -1,4 +1,4 @@
-//! The journal's log: what it promises, through crashes, damage and full disks.
+//! The journal's log, and checkpoints: what they promise, through crashes, damage and full disks.
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
 mod child;
@@ -6,6 +6,8 @@ mod crash;
 mod damage;
 mod files;
 mod full;
+mod keep;
+mod keep_crash;
 mod model;
 mod power;
 mod roundtrip;
@@ -40,6 +42,11 @@ fn cases() -> Vec<Case> {
         can("power::every_acknowledged_record_survives", power::every_acknowledged_record_survives),
         can("power::planted_mistakes_are_found", power::planted_mistakes_are_found),
         ("crash::every_system_call", crash::every_system_call, crash::why_not()),
+        can("keep::every_flipped_bit_and_length", keep::every_flipped_bit_and_length),
+        can("keep::other_versions_and_programs", keep::other_versions_and_programs),
+        can("keep::one_writer_at_a_time", keep::one_writer_at_a_time),
+        can("keep_crash::survives_power_loss", keep_crash::survives_power_loss),
+        ("keep_crash::survives_every_system_call", keep_crash::survives_every_system_call, crash::why_not()),
         can("full::writes_cut_short_by_a_limit", full::writes_cut_short_by_a_limit),
         ("full::a_full_disk_is_back_pressure", full::a_full_disk_is_back_pressure, no_mount.clone()),
         ("full::no_room_to_begin", full::no_room_to_begin, no_mount.clone()),
@@ -48,6 +55,9 @@ fn cases() -> Vec<Case> {
 }
 
 fn main() -> ExitCode {
+    if let Some(dir) = std::env::var_os(keep_crash::DIR) {
+        return keep_crash::child(dir.as_ref());
+    }
     if let Some(dir) = std::env::var_os(child::DIR) {
         return child::main(dir.as_ref());
     }

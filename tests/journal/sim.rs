@@ -1,7 +1,7 @@
 //! A disk in memory that remembers every operation, and from any prefix of them makes what a power loss could have left:
 //! writes that were not synced are lost sector by sector, and names that were not synced come and go one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -16,6 +16,8 @@ pub(crate) type Image = BTreeMap<String, Vec<u8>>;
 pub(crate) enum Op {
     Create(String, usize),
     Remove(String),
+    /// A file, from one name to another.
+    Rename(usize, String, String),
     SyncNames,
     Write(usize, u64, Vec<u8>),
     /// To this length, shorter or longer.
@@ -67,7 +69,7 @@ pub(crate) struct State {
     pub(crate) lies: Lies,
     pub(crate) faults: Faults,
     pub(crate) rng: Option<Rng>,
-    pub(crate) locked: bool,
+    pub(crate) locked: BTreeSet<String>,
     /// A write has failed and nothing was synced since: syncs fail more often then.
     pub(crate) trouble: bool,
 }
@@ -125,7 +127,7 @@ impl SimDisk {
                     files.resize_with(files.len().max(inode + 1), Default::default);
                     pending_names.push(op);
                 }
-                Op::Remove(_) => pending_names.push(op),
+                Op::Remove(_) | Op::Rename(..) => pending_names.push(op),
                 Op::SyncNames => pending_names.drain(..).for_each(|op| apply_name(&mut names, op)),
                 Op::Write(inode, ..) | Op::Resize(inode, _) => files[*inode].1.push(op),
                 Op::Sync(inode) => {
@@ -162,6 +164,10 @@ fn apply_name(names: &mut BTreeMap<String, usize>, op: &Op) {
     match op {
         Op::Create(name, inode) => drop(names.insert(name.clone(), *inode)),
         Op::Remove(name) => drop(names.remove(name)),
+        Op::Rename(inode, from, to) => {
+            names.remove(from);
+            names.insert(to.clone(), *inode);
+        }
         _ => {}
     }
 }

@@ -15,12 +15,12 @@ struct SimFile {
     inode: usize,
 }
 
-/// The writer's lock.
-struct Guard(Arc<Mutex<State>>);
+/// A lock that is held, by name.
+struct Guard(Arc<Mutex<State>>, String);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        lock(&self.0).locked = false;
+        lock(&self.0).locked.remove(&self.1);
     }
 }
 
@@ -29,9 +29,9 @@ impl Disk for SimDisk {
         Path::new("sim")
     }
 
-    fn lock(&self) -> io::Result<Box<dyn Any + Send>> {
-        let taken = std::mem::replace(&mut lock(&self.state).locked, true);
-        if taken { Err(ErrorKind::WouldBlock.into()) } else { Ok(Box::new(Guard(self.state.clone()))) }
+    fn lock(&self, name: &str) -> io::Result<Box<dyn Any + Send>> {
+        let free = lock(&self.state).locked.insert(name.into());
+        if free { Ok(Box::new(Guard(self.state.clone(), name.into()))) } else { Err(ErrorKind::WouldBlock.into()) }
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -61,6 +61,15 @@ impl Disk for SimDisk {
         state.fault()?;
         state.names.remove(name).ok_or(ErrorKind::NotFound)?;
         state.ops.push(Op::Remove(name.into()));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        state.fault()?;
+        let inode = state.names.remove(from).ok_or(ErrorKind::NotFound)?;
+        state.names.insert(to.into(), inode);
+        state.ops.push(Op::Rename(inode, from.into(), to.into()));
         Ok(())
     }
 

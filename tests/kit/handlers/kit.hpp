@@ -12,7 +12,8 @@ using warpmail::u32;
 using warpmail::u64;
 
 constexpr u32 handler_ring = 0, handler_join = 1, handler_stuck = 2, handler_idle = 3, handler_strict = 4,
-              handler_tensor_writer = 5, handler_tensor_reader = 6, handler_witness = 7, handler_durable = 8;
+              handler_tensor_writer = 5, handler_tensor_reader = 6, handler_witness = 7, handler_durable = 8,
+              handler_ledger = 9;
 
 // Word i of record n.
 WM_FN u64 word_of(u64 n, u32 i) {
@@ -202,6 +203,24 @@ struct durable {
     }
 };
 
+// Notes the first word of every record in a ledger, one behind the other, and sends the record on.
+//   state: 0 address of the ledger   1 its entries   2 records taken
+struct ledger {
+    template <class C> WM_FN static void step(C& c) {
+        u64* s = c.template state<u64>();
+        u32 len = 0, type = 0;
+        if (c.pop(0, c.scratch(), c.scratch_bytes(), len, type) != WM_OK)
+            return;
+        c.lanes.sync();
+        if (c.lanes.rank() == 0) {
+            warpmail::at<u64>(s[0])[s[2] % s[1]] = *reinterpret_cast<u64*>(c.scratch());
+            s[2]++;
+        }
+        c.lanes.sync();
+        c.push(0, c.scratch(), len, type);
+    }
+};
+
 struct handlers {
     template <class C> WM_FN static void step(C& c, u32 handler) {
         if (c.state_bytes() < 64 && handler != handler_idle && handler != handler_strict)
@@ -223,6 +242,8 @@ struct handlers {
             return witness::step(c);
         case handler_durable:
             return durable::step(c);
+        case handler_ledger:
+            return ledger::step(c);
         default: // handler_idle takes nothing
             return;
         }

@@ -30,6 +30,9 @@ pub const WITNESS: u32 = 7;
 /// Says how many of the records that it took are on disk.
 pub const DURABLE: u32 = 8;
 
+/// Notes every record in a buffer that its state points to, and sends it on.
+pub const LEDGER: u32 = 9;
+
 /// Word `i` of record `n`, as the handlers compute it.
 pub fn word_of(n: u64, i: u64) -> u64 {
     let mut x = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(i.wrapping_mul(0xD6E8_FEB8_6659_FD93));
