@@ -190,6 +190,8 @@ struct encoder {
             c.push(0, c.scratch(), len, type);
             return;
         }
+        if (type == ND_FILE || type == ND_BEGIN) // the journal's tap has seen it
+            return;
         if (type != ND_LINE || len < sizeof(nd_line)) {
             c.reject(type == ND_LINE || type == ND_END ? WM_REJECT_LENGTH : WM_REJECT_TYPE);
             return;

@@ -12,6 +12,8 @@ extern "C" const uint64_t* neardup_layout(uint64_t* count) {
     static const uint64_t layout[] = {
         sizeof(nd_line), offsetof(nd_line, line), offsetof(nd_line, total), offsetof(nd_line, offset),
         //
+        sizeof(nd_begin), offsetof(nd_begin, first), offsetof(nd_begin, resumed), offsetof(nd_begin, capacity),
+        //
         sizeof(nd_end), offsetof(nd_end, lines), offsetof(nd_end, novel), offsetof(nd_end, duplicates),
         //
         sizeof(nd_features), offsetof(nd_features, vector), offsetof(nd_features, line), offsetof(nd_features, tensor),
@@ -40,7 +42,7 @@ extern "C" const uint64_t* neardup_layout(uint64_t* count) {
         //
         ND_DIMS, ND_LENGTH, ND_BANDS, ND_ROWS, ND_BUCKET, ND_ONE, ND_PART_BYTES, ND_TENSORS,
         //
-        ND_LINE, ND_END, ND_RESULT, ND_ENCODER, ND_SIDECAR, ND_PLANNER};
+        ND_LINE, ND_END, ND_RESULT, ND_FILE, ND_BEGIN, ND_ENCODER, ND_SIDECAR, ND_PLANNER};
     *count = sizeof(layout) / sizeof(layout[0]);
     return layout;
 }

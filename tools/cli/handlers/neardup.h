@@ -23,6 +23,8 @@
 #define ND_MATCH 4u
 #define ND_RESULT 5u
 #define ND_TENSOR 6u
+#define ND_FILE 7u  /* reader -> encoder, for the journal alone: a part of a file's name, as an nd_line */
+#define ND_BEGIN 8u /* reader -> encoder, for the journal alone: a run begins */
 
 /* Handlers. */
 #define ND_ENCODER 0u
@@ -31,10 +33,17 @@
 
 /* reader -> encoder: a part of a line; the text follows. Parts of a line come in order. */
 typedef struct nd_line {
-    uint64_t line;   /* number of the line over all inputs */
+    uint64_t line;   /* number of the line over all inputs; of a file, that of its first line */
     uint32_t total;  /* bytes of the whole line, not 0 */
     uint32_t offset; /* of this part */
 } nd_line;
+
+/* The first record of a run. */
+typedef struct nd_begin {
+    uint64_t first;    /* number of its first line */
+    uint32_t resumed;  /* 0: it knows nothing of the runs before */
+    uint32_t capacity; /* lines that the sidecar remembers */
+} nd_begin;
 
 /* The last record of a run, handed on by every module. */
 typedef struct nd_end {

@@ -1,94 +1,14 @@
 //! `warpmail run` as a user meets it: the built command, its output and its exit codes.
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+mod common;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::io::{BufRead, BufReader};
 
 use serde_json::Value;
 
-/// Whatever hangs is killed.
-const BOUND: Duration = Duration::from_secs(60);
-
-/// A folder of its own for a test, inside the target folder.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("run-{name}"));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        let path = self.0.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-
-    fn spawn(&self, args: &[&str]) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_warpmail"));
-        command.arg("run").args(args).current_dir(&self.0).env_remove("RUST_LOG");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
-    /// Runs on the twin, with a small memory.
-    fn run(&self, args: &[&str], stdin: &[u8]) -> Output {
-        let mut child = self.spawn(&[&["--backend", "twin", "--capacity", "4096"], args].concat());
-        let mut to = child.stdin.take().unwrap();
-        let stdin = stdin.to_vec();
-        // A command that reads nothing closes the pipe early: no error.
-        thread::spawn(move || drop(to.write_all(&stdin)));
-        finish(child)
-    }
-
-    /// The JSON of a run without text.
-    fn json(&self, args: &[&str], stdin: &[u8]) -> Value {
-        let output = self.run(&[&["--json", "-"], args].concat(), stdin);
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-}
-
-/// Waits for the end, and kills what does not end.
-fn finish(mut child: Child) -> Output {
-    let mut streams: Vec<Box<dyn Read + Send>> = Vec::new();
-    streams.extend(child.stdout.take().map(|s| Box::new(s) as _));
-    streams.push(Box::new(child.stderr.take().unwrap()));
-    let readers = streams.into_iter().map(|mut from| {
-        thread::spawn(move || {
-            let mut bytes = Vec::new();
-            from.read_to_end(&mut bytes).unwrap();
-            bytes
-        })
-    });
-    let readers: Vec<_> = readers.collect();
-    let until = Instant::now() + BOUND;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() >= until {
-            child.kill().unwrap();
-            panic!("the command did not end within {BOUND:?}");
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
-    let mut bytes: Vec<_> = readers.into_iter().map(|r| r.join().unwrap()).collect();
-    let stderr = bytes.pop().unwrap();
-    Output { status, stdout: bytes.pop().unwrap_or_default(), stderr }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or_else(|| panic!("killed: {}", text(&output.stderr)))
-}
+use common::{Folder, code, finish, text};
 
 const SENTENCE: &str = "The quick brown fox jumps over the lazy dog and runs away from it.\n";
 const NEARLY: &str = "the quick brown fox jumps over   the lazy dog and runs away from us.\n";
@@ -193,20 +113,17 @@ fn a_journal_keeps_lines_and_results() {
     let kept = folder.json(&["--all", "--journal", "log", "--idle-spin", "50"], input.as_bytes());
     let plain = folder.json(&["--all"], input.as_bytes());
     assert_eq!((&kept["results"], &kept["summary"]), (&plain["results"], &plain["summary"]));
-    // A line a record and the end, there and back.
+    // A line a record and the end, there and back; that it begins, and the file's name.
     let journal = &kept["run"]["journal"];
-    assert_eq!((&journal["durable"], &journal["accepted"]), (&302.into(), &302.into()), "{journal}");
-    let log = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_warpmail"));
-        command.arg("log").args(args).arg("log").current_dir(&folder.0).output().unwrap()
-    };
+    assert_eq!((&journal["durable"], &journal["accepted"]), (&304.into(), &304.into()), "{journal}");
+    let log = |args: &[&str]| folder.log(args);
     let verified = log(&["verify"]);
     assert_eq!(code(&verified), 0, "{}", text(&verified.stderr));
     let lines = text(&log(&["cat", "--json", "--mailbox", "0"]).stdout).lines().count();
-    assert_eq!(lines, 151);
+    assert_eq!(lines, 153);
     // A second run goes on where the first ended.
     let more = folder.json(&["--journal", "log"], SENTENCE.as_bytes());
-    assert_eq!(more["run"]["journal"]["durable"], 3);
+    assert_eq!(more["run"]["journal"]["durable"], 5);
     assert_eq!(code(&log(&["verify"])), 0);
     // A log in use is not written by two.
     folder.file("other", "no directory");

@@ -1,11 +1,14 @@
 //! The module graph: reader (host) -> encoder -> sidecar -> planner -> sink (host), and its memory.
 
-use std::path::PathBuf;
+use std::mem::offset_of;
+use std::path::Path;
 use std::time::Duration;
 
 use bytemuck::Zeroable;
-use warpmail::journal::{Log, LogOptions, SyncPolicy};
-use warpmail::{Builder, Device, Error, MailboxOptions, ModuleOptions, Receiver, Runtime, Sender, SpinBudget, Tap};
+use warpmail::journal::Log;
+use warpmail::{
+    Builder, Device, Error, MailboxOptions, ModuleId, ModuleOptions, Receiver, Runtime, Sender, SpinBudget, Tap,
+};
 
 use super::records::{
     BANDS, BUCKET, DIMS, ENCODER, EncoderState, Entry, PLANNER, PlannerState, SIDECAR, SidecarState, TENSORS,
@@ -29,8 +32,6 @@ pub(crate) struct Options {
     pub(crate) servers: Option<u32>,
     /// How long an arbiter without work stays before it parks, if it should.
     pub(crate) idle_spin: Option<Duration>,
-    /// The directory of the log that keeps lines and results, if they are to be kept.
-    pub(crate) journal: Option<PathBuf>,
 }
 
 impl Options {
@@ -58,9 +59,26 @@ pub(crate) struct Graph {
     pub(crate) runtime: Runtime,
     pub(crate) lines: Sender,
     pub(crate) results: Receiver,
+    planner: ModuleId,
+    fresh_planner: PlannerState,
 }
 
-pub(crate) fn build(device: &Device, options: &Options) -> Result<Graph, Error> {
+/// Row of the mailbox that the reader gives lines to.
+pub(crate) const LINES: u32 = 0;
+/// Module and buffer of a checkpoint whose size tells how much is remembered.
+pub(crate) const MEMORY: (&str, &str) = ("sidecar", "entries");
+
+impl Graph {
+    /// Before the start: brings back what the checkpoint in a directory knows. What a run was asked for, and what it counts,
+    /// are its own.
+    pub(crate) fn restore(&mut self, dir: &Path) -> Result<(), Error> {
+        self.runtime.restore(dir)?;
+        self.runtime.write_state(self.planner, bytemuck::bytes_of(&self.fresh_planner))
+    }
+}
+
+/// Builds the graph. With a log its lines and results are kept there.
+pub(crate) fn build(device: &Device, options: &Options, log: Option<Log>) -> Result<Graph, Error> {
     let mut graph = Builder::new(device.clone());
     let usual = graph.current_budget().clone();
     let servers = options.servers.unwrap_or(usual.servers);
@@ -80,17 +98,23 @@ pub(crate) fn build(device: &Device, options: &Options) -> Result<Graph, Error> 
         capacity: options.capacity,
         bucket_count: options.bucket_count(),
     };
-    let planner =
+    let fresh_planner =
         PlannerState { threshold: options.threshold, emit_all: u32::from(options.emit_all), novel: 0, duplicates: 0 };
-    for buffer in [tensors, entries, buckets] {
-        graph.keep(buffer);
-    }
 
     let one = |handler| ModuleOptions { out_records: 1, ..ModuleOptions::handler(handler) };
     let reader = graph.host("reader")?;
     let encoder = graph.resident("encoder", one(ENCODER).with_state(&encoder))?;
     let sidecar = graph.resident("sidecar", one(SIDECAR).with_state(&sidecar))?;
-    let planner = graph.resident("planner", one(PLANNER).with_state(&planner))?;
+    let planner = graph.resident("planner", one(PLANNER).with_state(&fresh_planner))?;
+    // All that they know, with the words that say where it lies.
+    for (module, name, buffer, word) in [
+        (encoder, "tensors", tensors, offset_of!(EncoderState, tensors)),
+        (sidecar, MEMORY.1, entries, offset_of!(SidecarState, entries)),
+        (sidecar, "buckets", buckets, offset_of!(SidecarState, buckets)),
+    ] {
+        let buffer = graph.state_buffer(module, name, buffer)?;
+        graph.pointer(module, word, buffer)?;
+    }
     let sink = graph.host("sink")?;
     // Handlers know their ends by this order. A push writes a whole slot: strides are as small as the records allow.
     let lines = graph.mailbox(reader, encoder, MailboxOptions { stride: 256, slots: 1024 })?;
@@ -98,14 +122,13 @@ pub(crate) fn build(device: &Device, options: &Options) -> Result<Graph, Error> 
     graph.mailbox(sidecar, planner, MailboxOptions { stride: 64, slots: 64 })?;
     graph.mailbox(sidecar, encoder, MailboxOptions { stride: 64, slots: TENSORS as u32 })?;
     let results = graph.mailbox(planner, sink, MailboxOptions { stride: 64, slots: 1024 })?;
-    if options.journal.is_some() {
+    if log.is_some() {
         graph.tap(lines, Tap::Block)?.tap(results, Tap::Block)?;
     }
     let mut runtime = graph.build(neardup::image())?;
-    if let Some(directory) = &options.journal {
-        let sync = SyncPolicy::Every(Duration::from_millis(100));
-        runtime.journal(Log::open(directory, LogOptions { sync, ..LogOptions::default() })?.0)?;
+    if let Some(log) = log {
+        runtime.journal(log)?;
     }
     let (lines, results) = (runtime.sender(lines)?, runtime.receiver(results)?);
-    Ok(Graph { runtime, lines, results })
+    Ok(Graph { runtime, lines, results, planner, fresh_planner })
 }

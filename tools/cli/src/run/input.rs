@@ -7,18 +7,30 @@ use crossbeam::channel::RecvTimeoutError;
 use warpmail::Error;
 
 use super::files::{Event, read_ahead};
+use super::keep::Known;
 
 /// Longer lines are left out, and named. Every other line is compared as a whole.
 const LONGEST: usize = 1 << 30;
 
-/// A line to compare: its number over all inputs, and its bytes, not empty.
-pub(crate) type InputLine<'a> = (u64, &'a [u8]);
-/// Takes a line. False: nobody wants more.
-pub(crate) type OnLine<'a> = dyn FnMut(InputLine<'_>) -> Result<bool, Error> + 'a;
+/// What is read, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Item<'a> {
+    /// A file begins: the number of its first line.
+    File(u64, &'a Path),
+    /// A line to compare: its number over all inputs, and its bytes, not empty.
+    Line(u64, &'a [u8]),
+}
+
+/// Takes an item. False: nobody wants more.
+pub(crate) type OnItem<'a> = dyn FnMut(Item<'_>) -> Result<bool, Error> + 'a;
 
 /// What was read, apart from the lines.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
+    /// Number of the first line: earlier runs have had those before.
+    pub(crate) first: u64,
+    /// Files of earlier runs, at the beginning of `files`.
+    pub(crate) earlier_files: usize,
     /// First line number (over all inputs) of each file, in order.
     pub(crate) files: Vec<(u64, PathBuf)>,
     /// All lines, empty ones too.
@@ -34,6 +46,22 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    /// Of a run that goes on where others ended.
+    pub(crate) fn after(known: &Known) -> Self {
+        let (first, files) = (known.next_line, known.files.clone());
+        Account { first, earlier_files: files.len(), files, ..Account::default() }
+    }
+
+    /// The number of the line that is read next.
+    fn next(&self) -> u64 {
+        self.first + self.lines
+    }
+
+    /// Files of this run.
+    pub(crate) fn own_files(&self) -> usize {
+        self.files.len() - self.earlier_files
+    }
+
     /// The file of a line, and its number there, from 1.
     pub(crate) fn place(&self, line: u64) -> (&Path, u64) {
         let i = self.files.partition_point(|(first, _)| *first <= line);
@@ -47,7 +75,7 @@ struct Splitter<'a, 'b> {
     rest: Vec<u8>,
     longest: usize,
     too_long: bool,
-    on_line: &'a mut OnLine<'b>,
+    on_item: &'a mut OnItem<'b>,
 }
 
 impl Splitter<'_, '_> {
@@ -88,7 +116,7 @@ impl Splitter<'_, '_> {
     /// Ends the line that is being kept.
     fn flush(&mut self) -> Result<bool, Error> {
         if std::mem::take(&mut self.too_long) {
-            let (file, line) = self.account.place(self.account.lines);
+            let (file, line) = self.account.place(self.account.next());
             let problem = format!("{}:{line}: longer than {} bytes, left out", file.display(), self.longest);
             self.account.problems.push(problem);
             self.account.lines += 1;
@@ -102,7 +130,7 @@ impl Splitter<'_, '_> {
     }
 
     fn line(&mut self, raw: &[u8]) -> Result<bool, Error> {
-        let number = self.account.lines;
+        let number = self.account.next();
         self.account.lines += 1;
         let text = raw.trim_ascii();
         if text.is_empty() {
@@ -110,26 +138,26 @@ impl Splitter<'_, '_> {
             return Ok(true);
         }
         match std::str::from_utf8(text) {
-            Ok(_) => (self.on_line)((number, text)),
+            Ok(_) => (self.on_item)(Item::Line(number, text)),
             Err(_) => {
                 self.account.invalid_utf8 += 1;
-                (self.on_line)((number, String::from_utf8_lossy(text).as_bytes()))
+                (self.on_item)(Item::Line(number, String::from_utf8_lossy(text).as_bytes()))
             }
         }
     }
 }
 
-/// Gives every line that holds text to `on_line`, trimmed of white space at both ends, invalid UTF-8 replaced; until it says
-/// false, or `cancelled` does. `on_event` is called before the lines of a block, with the account so far.
+/// Gives every file, and every line of it that holds text, to `on_item`; lines trimmed of white space at both ends, invalid
+/// UTF-8 replaced; until it says false, or `cancelled` does. `on_event` is called before the lines of a block, with the account so far.
 pub(crate) fn lines(
     paths: &[PathBuf],
     account: &mut Account,
     cancelled: impl Fn() -> bool,
-    on_line: &mut OnLine<'_>,
+    on_item: &mut OnItem<'_>,
     mut on_event: impl FnMut(&Account),
 ) -> Result<(), Error> {
     let events = read_ahead(paths.to_vec()).map_err(Error::Failed)?;
-    let mut splitter = Splitter { account, rest: Vec::new(), longest: LONGEST, too_long: false, on_line };
+    let mut splitter = Splitter { account, rest: Vec::new(), longest: LONGEST, too_long: false, on_item };
     loop {
         let event = match events.recv_timeout(Duration::from_millis(50)) {
             Ok(event) => event,
@@ -139,9 +167,10 @@ pub(crate) fn lines(
         let go_on = match event {
             _ if cancelled() => false,
             Event::Begin(path) => {
-                splitter.account.files.push((splitter.account.lines, path));
+                let first = splitter.account.next();
+                splitter.account.files.push((first, path.clone()));
                 on_event(splitter.account);
-                true
+                (splitter.on_item)(Item::File(first, &path))?
             }
             Event::Problem(path, text) => {
                 splitter.account.problems.push(format!("{}: {text}", path.display()));
@@ -173,12 +202,14 @@ mod tests {
     fn split(blocks: &[&[u8]]) -> (Vec<(u64, String)>, Account) {
         let mut account = Account::default();
         let mut seen = Vec::new();
-        let mut on_line = |(n, text): InputLine<'_>| {
-            seen.push((n, String::from_utf8(text.to_vec()).unwrap()));
+        let mut on_item = |item: Item<'_>| {
+            if let Item::Line(n, text) = item {
+                seen.push((n, String::from_utf8(text.to_vec()).unwrap()));
+            }
             Ok(true)
         };
-        let (rest, account_of, on_line) = (Vec::new(), &mut account, &mut on_line);
-        let mut splitter = Splitter { account: account_of, rest, longest: 30, too_long: false, on_line };
+        let (rest, account_of, on_item) = (Vec::new(), &mut account, &mut on_item);
+        let mut splitter = Splitter { account: account_of, rest, longest: 30, too_long: false, on_item };
         blocks.iter().for_each(|b| assert!(splitter.block(b).unwrap()));
         assert!(splitter.end().unwrap());
         (seen, account)

@@ -3,10 +3,13 @@
 mod files;
 mod graph;
 mod input;
+mod keep;
+mod logged;
 mod output;
 mod pipeline;
 mod records;
 mod report;
+mod resume;
 #[cfg(test)]
 mod tests;
 
@@ -15,13 +18,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use warpmail::{Device, Error};
 
 use graph::Options;
-use input::{Account, OnLine};
+use input::{Account, OnItem};
 use output::Output;
 use pipeline::{Shared, Sink};
 pub(crate) use report::progress;
@@ -48,7 +52,8 @@ enum Backend {
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  warpmail run notes/ *.txt\n  sort -R big.txt | warpmail run --threshold 0.95 --json out.json -\n  \
-    warpmail run src/ --json - | jq '.results[] | select(.similarity < 1)'\n\n\
+    warpmail run src/ --json - | jq '.results[] | select(.similarity < 1)'\n  \
+    warpmail run --journal seen/ monday.log && warpmail run --journal seen/ --resume tuesday.log   # against monday's too\n\n\
     Lines are compared without regard to ASCII case and to how much white space there is. Directories are walked in the order\n\
     of names; hidden files in them are left out, and so is what is not text. Exit codes: 0 done; 1 something could not be read\n\
     (it is named, the rest was done) or the run failed; 2 wrong usage; 130 Ctrl-C, with the results so far.\n\
@@ -61,9 +66,10 @@ pub(crate) struct Args {
     /// Similarity (cosine) from which a line counts as a near-duplicate, above 0 and up to 1
     #[arg(long, default_value = "0.9", value_parser = parse_threshold, value_name = "COSINE", allow_hyphen_values = true)]
     threshold: u32,
-    /// Lines remembered; when full, the oldest is forgotten. About 530 bytes of device memory each
-    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 28), value_name = "LINES")]
-    capacity: u32,
+    /// Lines remembered; when full, the oldest is forgotten. About 530 bytes of device memory each. 1048576 unless given or
+    /// resumed
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 28), value_name = "LINES")]
+    capacity: Option<u32>,
     /// Also list novel lines
     #[arg(long)]
     all: bool,
@@ -79,9 +85,17 @@ pub(crate) struct Args {
     /// Let the arbiter leave after this much time without work, in microseconds, until there is news
     #[arg(long, value_name = "MICROSECONDS")]
     idle_spin: Option<u64>,
-    /// Keep the lines and the results, as they pass, in a log in this directory; see warpmail log --help
+    /// Keep the lines and the results, as they pass, in a log in this directory, and at the end what is known then; see
+    /// warpmail log --help
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
+    /// Go on with what the runs before knew that kept their journal there, also after one that was killed. Begins with
+    /// nothing if there is nothing
+    #[arg(long, requires = "journal")]
+    resume: bool,
+    /// Also keep what is known every so often, in seconds, so that less is to be done again after a run that was killed
+    #[arg(long, value_name = "SECONDS", requires = "journal", value_parser = parse_seconds)]
+    checkpoint_every: Option<Duration>,
     /// Also write the results and a summary as JSON; - writes it to standard output in place of the text
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -98,6 +112,11 @@ fn parse_threshold(text: &str) -> Result<u32, String> {
         Ok(t) if t > 0.0 && t <= 1.0 => Ok((t * f64::from(records::ONE)).round().max(1.0) as u32),
         _ => Err("must be a number above 0 and up to 1".into()),
     }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|s| *s >= 0.01).and_then(|s| Duration::try_from_secs_f64(s).ok());
+    seconds.ok_or_else(|| "must be a number of seconds, at least 0.01".into())
 }
 
 pub(crate) fn execute(args: &Args) -> ExitCode {
@@ -170,22 +189,31 @@ impl Sink for Live<'_> {
 
 fn run(args: &Args) -> Result<ExitCode, String> {
     let device = open(args).map_err(|e| e.to_string())?;
-    let options = Options {
+    let mut options = Options {
         threshold: args.threshold,
         emit_all: args.all,
-        capacity: args.capacity,
+        capacity: args.capacity.unwrap_or(1 << 20),
         servers: args.servers,
-        idle_spin: args.idle_spin.map(std::time::Duration::from_micros),
-        journal: args.journal.clone(),
+        idle_spin: args.idle_spin.map(Duration::from_micros),
     };
     let shared = Arc::new(Shared::default());
     on_interrupt(shared.clone())?;
     let mut output = Output::new(args.json.as_deref())?;
     let bar = report::progress(|| files::total_bytes(&args.paths), args.quiet);
+    let keep =
+        |dir: &PathBuf| resume::open(&device, &mut options, (dir, args.checkpoint_every, args.resume), args.capacity);
+    let (kept, resumed) = match args.journal.as_ref().map(keep).transpose().map_err(|e| e.to_string())? {
+        Some((kept, resumed)) => (Some(kept), resumed),
+        None => (None, None),
+    };
+    if let Some(resumed) = resumed.as_ref().filter(|_| !args.quiet) {
+        report::resumed(resumed);
+    }
+    let before = || kept.as_ref().map_or_else(Account::default, |kept| Account::after(&kept.known));
     // The reader's account is copied to where the sink can look places up.
-    let (account, bytes) = (Mutex::new(Account::default()), AtomicU64::new(0));
-    let read = |post: &mut OnLine<'_>| {
-        let mut mine = Account::default();
+    let (account, mine, bytes) = (Mutex::new(before()), before(), AtomicU64::new(0));
+    let read = |post: &mut OnItem<'_>| {
+        let mut mine = mine;
         let share = |mine: &Account| {
             let mut ours = lock(&account);
             let known = ours.files.len();
@@ -198,11 +226,11 @@ fn run(args: &Args) -> Result<ExitCode, String> {
     };
     let on_terminal = std::io::stdout().is_terminal();
     let mut sink = Live { output: &mut output, account: &account, bytes: &bytes, bar: &bar, on_terminal };
-    let found = pipeline::find(&device, &options, &shared, read, &mut sink);
+    let found = pipeline::find(&device, &options, kept, &shared, read, &mut sink);
     bar.finish_and_clear();
     let account = account.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let summary = found.map_err(|e| e.to_string())?;
-    output.finish(&summary, &account, &options, device.info())?;
+    output.finish(&summary, &account, &options, device.info(), resumed.as_ref())?;
     if !args.quiet {
         report::summary(&summary, &account, &options, device.info(), args.stats);
     }

@@ -13,6 +13,7 @@ use super::graph::Options;
 use super::input::Account;
 use super::pipeline::Summary;
 use super::records::{Match, ONE};
+use super::resume::Resumed;
 
 /// One result, by the names that the user knows.
 #[derive(Serialize)]
@@ -133,11 +134,12 @@ impl Output {
         account: &Account,
         options: &Options,
         device: &DeviceInfo,
+        resumed: Option<&Resumed>,
     ) -> Result<(), String> {
         if let Some(json) = &mut self.json {
             let refused: Vec<_> = summary.stats.modules.iter().filter(|m| m.rejects.dropped() > 0).collect();
             let fixed = json!({
-                "files": account.files.len(), "binary_files": account.binary, "problems": account.problems,
+                "files": account.own_files(), "binary_files": account.binary, "problems": account.problems,
                 "bytes": account.bytes, "lines": account.lines, "empty": account.empty,
                 "invalid_utf8": account.invalid_utf8, "compared": summary.end.lines, "novel": summary.end.novel,
                 "near_duplicates": summary.end.duplicates, "lost": summary.lost(),
@@ -150,6 +152,7 @@ impl Output {
                 "commit": warpmail::COMMIT, "interrupted": summary.interrupted, "seconds": seconds,
                 "lines_per_second": account.lines as f64 / seconds, "megabytes_per_second": account.bytes as f64 / seconds / 1e6,
                 "memory_bytes": options.memory_bytes(), "arbiter": summary.stats, "journal": summary.journal,
+                "resumed": resumed, "checkpoint": summary.kept.as_ref().and_then(|kept| kept.as_ref().ok()),
             });
             json.write(|w| writeln!(w, "\n],\n\"summary\":{fixed},\n\"run\":{run}}}"));
         }

@@ -15,6 +15,8 @@ pub(crate) const ONE: u32 = 10_000;
 pub(crate) const LINE: u16 = 1;
 pub(crate) const END: u16 = 2;
 pub(crate) const RESULT: u16 = 5;
+pub(crate) const FILE: u16 = 7;
+pub(crate) const BEGIN: u16 = 8;
 
 pub(crate) const ENCODER: u32 = 0;
 pub(crate) const SIDECAR: u32 = 1;
@@ -26,6 +28,15 @@ pub(crate) struct Line {
     pub(crate) line: u64,
     pub(crate) total: u32,
     pub(crate) offset: u32,
+}
+
+/// A run begins: with what the runs before knew, or without.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
+pub(crate) struct Begin {
+    pub(crate) first: u64,
+    pub(crate) resumed: u32,
+    pub(crate) capacity: u32,
 }
 
 #[repr(C)]
@@ -131,6 +142,7 @@ mod tests {
     fn bytes_are_those_of_the_c_header() {
         let ours = [
             layout!(Line: line total offset),
+            layout!(Begin: first resumed capacity),
             layout!(End: lines novel duplicates),
             layout!(Features: vector line tensor inverse keys),
             layout!(Tensor: tensor reserved),
@@ -140,7 +152,7 @@ mod tests {
             layout!(SidecarState: entries buckets inserted capacity bucket_count),
             layout!(PlannerState: threshold emit_all novel duplicates),
             vec![DIMS, 127, BANDS, ROWS, BUCKET, ONE as usize, PART_BYTES, TENSORS],
-            [LINE, END, RESULT].map(usize::from).to_vec(),
+            [LINE, END, RESULT, FILE, BEGIN].map(usize::from).to_vec(),
             [ENCODER, SIDECAR, PLANNER].map(|h| h as usize).to_vec(),
         ];
         let mut count = 0;

@@ -9,6 +9,7 @@ use warpmail::DeviceInfo;
 use super::graph::Options;
 use super::input::Account;
 use super::pipeline::Summary;
+use super::resume::Resumed;
 
 /// A bar over `total` bytes, a spinner if that is not known; hidden unless standard error is a terminal.
 pub(crate) fn progress(total: impl FnOnce() -> Option<u64>, quiet: bool) -> ProgressBar {
@@ -23,6 +24,18 @@ pub(crate) fn progress(total: impl FnOnce() -> Option<u64>, quiet: bool) -> Prog
     ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style))
 }
 
+/// What the run goes on with.
+pub(crate) fn resumed(resumed: &Resumed) {
+    match &resumed.last {
+        None => eprintln!("nothing to resume: the run begins with nothing known"),
+        Some(last) if resumed.replayed_lines > 0 => eprintln!(
+            "resumed after {last}; {} lines of the log were in no checkpoint and went through the modules again",
+            resumed.replayed_lines
+        ),
+        Some(last) => eprintln!("resumed after {last}"),
+    }
+}
+
 /// The summary, and a line for each mailbox; with `detail` one for each module too.
 pub(crate) fn summary(summary: &Summary, account: &Account, options: &Options, device: &DeviceInfo, detail: bool) {
     let seconds = summary.elapsed.as_secs_f64();
@@ -31,7 +44,7 @@ pub(crate) fn summary(summary: &Summary, account: &Account, options: &Options, d
         account.lines,
         account.empty,
         account.invalid_utf8,
-        account.files.len(),
+        account.own_files(),
         summary.end.novel,
         summary.end.duplicates,
         account.binary
@@ -58,6 +71,10 @@ pub(crate) fn summary(summary: &Summary, account: &Account, options: &Options, d
             "  journal: {} records passed, {} durable, {} dropped, {} lost",
             j.accepted, j.durable, j.dropped, j.lost
         );
+    }
+    if let Some(Ok(checkpoint)) = &summary.kept {
+        let next = checkpoint.journal.map_or(0, |j| j.next);
+        eprintln!("  checkpoint: {} bytes, of all records before {next}", checkpoint.file_bytes);
     }
     if detail {
         let s = &summary.stats;
@@ -89,5 +106,9 @@ pub(crate) fn problems(summary: &Summary, account: &Account) -> bool {
     if summary.lost() > 0 {
         eprintln!("warpmail run: {} lines got no verdict", summary.lost());
     }
-    lost || !account.problems.is_empty()
+    let unkept = summary.kept.as_ref().and_then(|kept| kept.as_ref().err());
+    if let Some(error) = unkept {
+        eprintln!("warpmail run: no checkpoint was written at the end; --resume will use the log: {error}");
+    }
+    lost || unkept.is_some() || !account.problems.is_empty()
 }

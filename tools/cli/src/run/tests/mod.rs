@@ -11,7 +11,7 @@ use std::time::Duration;
 use warpmail::{Device, Error, Rejects};
 
 use super::graph::{Graph, Options, build};
-use super::input::OnLine;
+use super::input::{Item, OnItem};
 use super::pipeline::{Shared, Sink, Summary, find};
 use super::records::{END, End, LINE, Line, Match, ONE, RESULT};
 
@@ -30,13 +30,13 @@ impl Sink for Keep {
 }
 
 fn options(capacity: u32) -> Options {
-    Options { threshold: THRESHOLD, emit_all: true, capacity, servers: None, idle_spin: None, journal: None }
+    Options { threshold: THRESHOLD, emit_all: true, capacity, servers: None, idle_spin: None }
 }
 
 fn pipeline(lines: &[Vec<u8>], options: &Options) -> (Vec<Match>, Summary) {
-    let read = |post: &mut OnLine<'_>| (0..).zip(lines).try_for_each(|(n, line)| post((n, line)).map(|_| ()));
+    let read = |post: &mut OnItem<'_>| (0..).zip(lines).try_for_each(|(n, line)| post(Item::Line(n, line)).map(|_| ()));
     let mut sink = Keep(Vec::new(), usize::MAX);
-    let summary = find(&Device::twin(), options, &Shared::default(), read, &mut sink).unwrap();
+    let summary = find(&Device::twin(), options, None, &Shared::default(), read, &mut sink).unwrap();
     (sink.0, summary)
 }
 
@@ -187,17 +187,17 @@ fn recall_and_precision_at_a_million_lines() {
 #[test]
 fn a_sink_that_has_enough_ends_the_input() {
     let lines = corpus::sentences(10, 100);
-    let read = |post: &mut OnLine<'_>| {
+    let read = |post: &mut OnItem<'_>| {
         let endless = (0..).zip(lines.iter().cycle());
         for (n, line) in endless {
-            if !post((n, line))? {
+            if !post(Item::Line(n, line))? {
                 break;
             }
         }
         Ok(())
     };
     let mut sink = Keep(Vec::new(), 50);
-    find(&Device::twin(), &options(100), &Shared::default(), read, &mut sink).unwrap();
+    find(&Device::twin(), &options(100), None, &Shared::default(), read, &mut sink).unwrap();
     assert!(sink.0.len() >= 50);
 }
 
@@ -205,7 +205,9 @@ fn a_sink_that_has_enough_ends_the_input() {
 fn an_error_or_a_panic_of_the_reader_ends_the_run() {
     let find = |fail: fn() -> Result<(), Error>| {
         let mut sink = Keep(Vec::new(), usize::MAX);
-        find(&Device::twin(), &options(10), &Shared::default(), move |_| fail(), &mut sink).unwrap_err().to_string()
+        find(&Device::twin(), &options(10), None, &Shared::default(), move |_| fail(), &mut sink)
+            .unwrap_err()
+            .to_string()
     };
     assert!(find(|| Err(Error::Failed("no more".into()))).contains("no more"));
     assert!(find(|| panic!("planted")).contains("panicked"));
@@ -213,7 +215,7 @@ fn an_error_or_a_panic_of_the_reader_ends_the_run() {
 
 #[test]
 fn records_that_cannot_be_are_counted_and_dropped_and_the_others_go_on() {
-    let Graph { mut runtime, mut lines, mut results } = build(&Device::twin(), &options(10)).unwrap();
+    let Graph { mut runtime, mut lines, mut results, .. } = build(&Device::twin(), &options(10), None).unwrap();
     runtime.start().unwrap();
     let part = |line: u64, total: u32, offset: u32, text: &[u8]| {
         [bytemuck::bytes_of(&Line { line, total, offset }), text].concat()
