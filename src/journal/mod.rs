@@ -54,6 +54,6 @@ pub use log::{Log, LogStats};
 pub use options::{Entry, LogOptions, Retention, SyncPolicy};
 pub use reader::{Reader, Record};
 pub use recover::{Recovered, Torn};
-pub use replay::{Pace, Replayed, replay};
+pub use replay::{Pace, Replayed, Tempo, replay};
 pub use sink::{NullSink, Position, Sink};
 pub use stat::{LogStat, SegmentStat, stat};

@@ -14,7 +14,7 @@ use super::{Dir, Outcome, stdout, torn_text};
 
 /// How a payload is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Show {
+pub(super) enum Show {
     /// Text where it is text, else hexadecimal
     Auto,
     /// Text, with escapes for what is none
@@ -54,11 +54,7 @@ pub(super) fn execute(args: &Args) -> Outcome {
         match record {
             Ok(record) if args.filter.is_past(record.sequence) => break,
             Ok(record) if !args.filter.wants(&record) => {}
-            Ok(record) if args.json => {
-                serde_json::to_writer(&mut out, &object(&record))?;
-                writeln!(out)?;
-            }
-            Ok(record) => writeln!(out, "{}", line(&record, args.payload))?,
+            Ok(record) => print(&mut out, &record, args.payload, args.json)?,
             Err(error) => failed = Some(error),
         }
     }
@@ -67,6 +63,15 @@ pub(super) fn execute(args: &Args) -> Outcome {
         eprintln!("warpmail log cat: {}", torn_text(torn));
     }
     failed.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
+}
+
+/// Prints one record, one line.
+pub(super) fn print(out: &mut dyn Write, record: &Record, show: Show, as_json: bool) -> std::io::Result<()> {
+    if as_json {
+        serde_json::to_writer(&mut *out, &object(record))?;
+        return writeln!(out);
+    }
+    writeln!(out, "{}", line(record, show))
 }
 
 fn time(wall_ns: u64) -> String {

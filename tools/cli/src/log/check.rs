@@ -1,6 +1,7 @@
 //! `warpmail log verify`, `stat` and `cut`.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -33,14 +34,14 @@ pub(super) struct CutArgs {
 }
 
 /// Bytes of records in all segments, if the headers can be read.
-fn total(args: &Args) -> Option<u64> {
-    let log = warpmail::journal::stat(&args.dir.dir).ok()?;
+pub(super) fn total(dir: &Path) -> Option<u64> {
+    let log = warpmail::journal::stat(dir).ok()?;
     Some(log.segments.iter().map(|s| s.bytes).sum())
 }
 
 pub(super) fn verify(args: &Args) -> Outcome {
     let mut reader = Reader::open(&args.dir.dir, 0)?;
-    let bar = progress(|| total(args), args.json);
+    let bar = progress(|| total(&args.dir.dir), args.json);
     let (first, mut records, mut payload, mut tensors) = (reader.next_sequence(), 0u64, 0u64, 0u64);
     let mut failed = None;
     while let Some(record) = reader.next() {
@@ -113,7 +114,7 @@ fn held(log: &LogStat) -> String {
 }
 
 pub(super) fn cut(args: &CutArgs) -> Outcome {
-    let bar = progress(|| total(&args.args), args.args.json);
+    let bar = progress(|| total(&args.args.dir.dir), args.args.json);
     let plan = Cut::plan(&args.args.dir.dir, |bytes| bar.set_position(bytes))?;
     bar.finish_and_clear();
     let Some(plan) = plan else {

@@ -3,6 +3,7 @@
 mod cat;
 mod check;
 mod filter;
+mod replay;
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
@@ -16,12 +17,13 @@ use warpmail::journal::Torn;
 /// Reads, checks and mends a log: the directory that a journal writes its records to.
 ///
 /// A log is a directory of segment files, NNNNNNNNNNNNNNNNNNNN.wmlog, each named after its first record. Records have
-/// consecutive sequences from 1. cat, verify and stat only read, and may be used while a writer is at work.
+/// consecutive sequences from 1. cat, verify, stat and replay only read, and may be used while a writer is at work.
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  warpmail log stat journal/\n  warpmail log cat journal/ --type 7 --from 1000 --to 1999\n  \
     warpmail log cat journal/ --json | jq -r 'select(.mailbox == 3) | .payload_text'\n  \
-    warpmail log verify journal/ && echo whole\n  warpmail log cut journal/          # says what would go\n  \
+    warpmail log verify journal/ && echo whole\n  \
+    warpmail log replay journal/ --threshold 0.8   # the lines that a run has read, looked at once more\n  warpmail log cut journal/          # says what would go\n  \
     warpmail log cut journal/ --yes\n\n\
     Exit codes: 0 the log is whole; 1 it is damaged, or something cannot be read or written (it is named); 2 wrong usage.\n\
     A torn end is no damage: a crash leaves it, nothing of it was acknowledged, and the next writer cuts it off.\n\
@@ -40,6 +42,8 @@ enum Command {
     Verify(check::Args),
     /// Say what the log holds, from its headers
     Stat(check::Args),
+    /// Let logged lines pass the modules of warpmail run again, or give records out at the pace they had
+    Replay(replay::Args),
     /// Give up everything behind the last valid record of a damaged log
     Cut(check::CutArgs),
 }
@@ -49,10 +53,15 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
         Command::Cat(args) => ("cat", cat::execute(args)),
         Command::Verify(args) => ("verify", check::verify(args)),
         Command::Stat(args) => ("stat", check::stat(args)),
+        Command::Replay(args) => ("replay", replay::execute(args)),
         Command::Cut(args) => ("cut", check::cut(args)),
     };
     match outcome {
         Ok(code) => code,
+        Err(Failure::Run(message)) => {
+            eprintln!("warpmail log {name}: {message}");
+            ExitCode::FAILURE
+        }
         Err(Failure::Log(error)) => {
             eprintln!("warpmail log {name}: {error}");
             ExitCode::FAILURE
@@ -69,6 +78,7 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
 /// Why a command ended early.
 enum Failure {
     Log(Error),
+    Run(String),
     Output(io::Error),
 }
 

@@ -87,14 +87,14 @@ pub(crate) fn summary(summary: &Summary, account: &Account, options: &Options, d
 }
 
 /// What went wrong without ending the run. False: nothing did.
-pub(crate) fn problems(summary: &Summary, account: &Account) -> bool {
-    account.problems.iter().for_each(|p| eprintln!("warpmail run: {p}"));
+pub(crate) fn problems(command: &str, summary: &Summary, account: &Account) -> bool {
+    account.problems.iter().for_each(|p| eprintln!("warpmail {command}: {p}"));
     let refused = summary.stats.modules.iter().filter(|m| m.rejects.dropped() > 0);
     let mut lost = summary.lost() > 0;
     for m in refused {
         let r = &m.rejects;
         eprintln!(
-            "warpmail run: {} dropped {} records: {} of a wrong length, {} of a wrong type, {} with wrong content",
+            "warpmail {command}: {} dropped {} records: {} of a wrong length, {} of a wrong type, {} with wrong content",
             m.name,
             r.dropped(),
             r.length,
@@ -104,11 +104,11 @@ pub(crate) fn problems(summary: &Summary, account: &Account) -> bool {
         lost = true;
     }
     if summary.lost() > 0 {
-        eprintln!("warpmail run: {} lines got no verdict", summary.lost());
+        eprintln!("warpmail {command}: {} lines got no verdict", summary.lost());
     }
     let unkept = summary.kept.as_ref().and_then(|kept| kept.as_ref().err());
     if let Some(error) = unkept {
-        eprintln!("warpmail run: no checkpoint was written at the end; --resume will use the log: {error}");
+        eprintln!("warpmail {command}: no checkpoint was written at the end; --resume will use the log: {error}");
     }
     lost || unkept.is_some() || !account.problems.is_empty()
 }
