@@ -2,10 +2,9 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::batch;
+use super::batch::{Batch, Place};
 use super::format::{SEGMENT_HEADER, SegmentHeader, segment_name};
 use super::log::Log;
-use super::options::Entry;
 use super::segment::Segment;
 use crate::error::{Error, Result};
 
@@ -43,24 +42,24 @@ pub(super) struct Active {
 }
 
 impl Log {
-    pub(super) fn take(&mut self, entries: &[Entry<'_>], bytes: u64) -> Result<()> {
+    pub(super) fn take(&mut self, records: &mut Batch<'_>) -> Result<()> {
         self.clean()?;
+        let bytes = records.bytes();
         let empty = self.written < self.active.segment.first;
         if self.active.tail == Tail::Sealed || !empty && self.active.end + bytes > self.options.segment_bytes {
             self.roll()?;
         }
         // Until all of it is written, what stands there is nobody's.
         self.active.tail = Tail::Dirty;
-        let place = batch::Place { log_id: self.id, first: self.written + 1, synced: self.durable, wall_ns: now_ns() };
-        let outcome = batch::write(&self.active.segment, self.active.end, entries, place, &mut self.buffer);
-        if let Err(error) = outcome {
+        records.place(Place { log_id: self.id, first: self.written + 1, synced: self.durable, wall_ns: now_ns() });
+        if let Err(error) = records.write(&self.active.segment, self.active.end) {
             // A reader may be looking: remove what was written now, if that can be done.
             return Err(self.clean().err().filter(|e| matches!(e, Error::NotDurable { .. })).unwrap_or(error));
         }
         self.active.tail = Tail::Clean;
         self.active.marked = false;
         self.active.end += bytes;
-        self.written += entries.len() as u64;
+        self.written += records.len() as u64;
         self.stats.batches += 1;
         Ok(())
     }

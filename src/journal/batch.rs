@@ -1,12 +1,28 @@
-//! Entries as bytes.
+//! Records as bytes, ready but for what the moment of writing decides.
 
 use super::format::{ALIGN, MARK, RECORD_HEADER, RECORD_MAGIC, RecordHeader};
 use super::options::Entry;
 use super::segment::Segment;
 use crate::error::Result;
 
-/// Up to this many bytes are gathered for one write; a longer payload or tensor is written from where it lies.
+/// A payload or tensor that is longer is written from where it lies.
 const GATHER: usize = 1 << 20;
+
+/// Records encoded for a log: copied and with their checksums, which is the work in them. Their sequences, and what is known
+/// to be durable, are filled in when they are written, which is little. So one thread can prepare a batch while another
+/// writes and syncs the one before; a batch that was not taken can be appended again, also behind others.
+#[derive(Debug, Clone, Default)]
+pub struct Batch<'a> {
+    bytes: Vec<u8>,
+    /// Where in `bytes` the headers stand.
+    headers: Vec<usize>,
+    /// What is not copied: the place in `bytes` that it stands before, and it.
+    long: Vec<(usize, &'a [u8])>,
+    /// Bytes of the whole in a segment.
+    total: u64,
+    /// Whether checksums of payloads and tensors are left for the moment of writing.
+    unsummed: bool,
+}
 
 /// What the records of a batch have in common.
 #[derive(Debug, Clone, Copy)]
@@ -20,77 +36,225 @@ pub(super) struct Place {
 
 /// The mark that a log leaves when it is closed: it says that everything before it is durable.
 pub(super) fn mark(log_id: &[u8; 16], last: u64, synced: u64, wall_ns: u64) -> RecordHeader {
-    let entry = Entry { flags: MARK, ..Entry::default() };
-    header(&entry, last, Place { log_id: *log_id, first: last, synced, wall_ns })
+    let mut header = header(&Entry { flags: MARK, ..Entry::default() }, true);
+    header.place(last, &Place { log_id: *log_id, first: last, synced, wall_ns });
+    header
 }
 
-fn header(entry: &Entry<'_>, sequence: u64, place: Place) -> RecordHeader {
-    let mut header = RecordHeader {
+fn header(entry: &Entry<'_>, summed: bool) -> RecordHeader {
+    let crc = |bytes| if summed { crc32c::crc32c(bytes) } else { 0 };
+    RecordHeader {
         magic: RECORD_MAGIC,
         payload_len: entry.payload.len() as u32,
         msg_type: entry.msg_type,
         flags: entry.flags,
         mailbox: entry.mailbox,
-        sequence,
+        sequence: 0,
         producer_ns: entry.producer_ns,
-        wall_ns: place.wall_ns,
+        wall_ns: 0,
         tensor_len: entry.tensor.len() as u64,
-        synced: place.synced,
-        payload_crc: crc32c::crc32c(entry.payload),
-        tensor_crc: crc32c::crc32c(entry.tensor),
+        synced: 0,
+        payload_crc: crc(entry.payload),
+        tensor_crc: crc(entry.tensor),
         reserved: 0,
         header_crc: 0,
-    };
-    header.header_crc = header.own_crc(&place.log_id);
-    header
+    }
 }
 
-/// Writes the records one behind the other from an offset on.
-pub(super) fn write(
-    segment: &Segment,
-    offset: u64,
-    entries: &[Entry<'_>],
-    place: Place,
-    buffer: &mut Vec<u8>,
-) -> Result<()> {
-    let mut writer = Writer { segment, offset, buffer };
-    writer.buffer.clear();
-    for (entry, sequence) in entries.iter().zip(place.first..) {
-        writer.put(bytemuck::bytes_of(&header(entry, sequence, place)))?;
-        writer.put(entry.payload)?;
-        writer.put(entry.tensor)?;
+impl RecordHeader {
+    fn place(&mut self, sequence: u64, place: &Place) {
+        (self.sequence, self.synced, self.wall_ns) = (sequence, place.synced, place.wall_ns);
+        self.header_crc = self.own_crc(&place.log_id);
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One that leaves checksums for the moment of writing: for those who write to no log, most likely.
+    pub(super) fn unsummed() -> Self {
+        Batch { unsummed: true, ..Self::default() }
+    }
+
+    /// An empty batch that uses this memory.
+    pub(super) fn with_memory(mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        Batch { bytes, ..Self::default() }
+    }
+
+    pub(super) fn into_memory(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Adds a record behind the others. A payload or tensor of more than 1 MiB is not copied.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::Error::Refused) for an entry that breaks a limit; nothing was added then.
+    pub fn push(&mut self, entry: &Entry<'a>) -> Result<()> {
+        entry.check()?;
+        self.begin(entry);
+        for piece in [entry.payload, entry.tensor] {
+            if piece.len() > GATHER {
+                self.long.push((self.bytes.len(), piece));
+            } else {
+                self.bytes.extend_from_slice(piece);
+            }
+        }
+        self.end(entry);
+        Ok(())
+    }
+
+    /// The same for any entry: all of it is copied.
+    pub fn push_copy(&mut self, entry: &Entry<'_>) -> Result<()> {
+        entry.check()?;
+        self.begin(entry);
+        self.bytes.extend_from_slice(entry.payload);
+        self.bytes.extend_from_slice(entry.tensor);
+        self.end(entry);
+        Ok(())
+    }
+
+    fn begin(&mut self, entry: &Entry<'_>) {
+        self.headers.push(self.bytes.len());
+        self.bytes.extend_from_slice(bytemuck::bytes_of(&header(entry, !self.unsummed)));
+    }
+
+    fn end(&mut self, entry: &Entry<'_>) {
         let padding = entry.bytes() - RECORD_HEADER - (entry.payload.len() + entry.tensor.len()) as u64;
-        writer.put(&[0; ALIGN as usize][..padding as usize])?;
-    }
-    writer.flush()
-}
-
-struct Writer<'a> {
-    segment: &'a Segment,
-    offset: u64,
-    buffer: &'a mut Vec<u8>,
-}
-
-impl Writer<'_> {
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.buffer.len() + bytes.len() > GATHER {
-            self.flush()?;
-        }
-        if bytes.len() > GATHER {
-            self.segment.write(self.offset, bytes)?;
-            self.offset += bytes.len() as u64;
-        } else {
-            self.buffer.extend_from_slice(bytes);
-        }
-        Ok(())
+        self.bytes.extend_from_slice(&[0; ALIGN as usize][..padding as usize]);
+        self.total += entry.bytes();
     }
 
-    fn flush(&mut self) -> Result<()> {
-        if !self.buffer.is_empty() {
-            self.segment.write(self.offset, self.buffer)?;
-            self.offset += self.buffer.len() as u64;
-            self.buffer.clear();
+    /// Records in it.
+    pub fn len(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.headers.is_empty()
+    }
+
+    /// Bytes that it takes in a segment.
+    pub fn bytes(&self) -> u64 {
+        self.total
+    }
+
+    /// Takes all records out; their memory is used again.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.headers.clear();
+        self.long.clear();
+        self.total = 0;
+    }
+
+    /// The records as they were added, in order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let mut long = self.long.iter().peekable();
+        self.headers.iter().map(move |&at| {
+            let header = self.header(at);
+            let mut from = at + RECORD_HEADER as usize;
+            let mut piece = |len: usize| match long.next_if(|(before, _)| *before == from && len > GATHER) {
+                Some((_, piece)) => *piece,
+                None => {
+                    from += len;
+                    &self.bytes[from - len..from]
+                }
+            };
+            let (payload, tensor) = (piece(header.payload_len as usize), piece(header.tensor_len as usize));
+            let RecordHeader { mailbox, msg_type, flags, producer_ns, .. } = header;
+            Entry { mailbox, msg_type, flags, producer_ns, payload, tensor }
+        })
+    }
+
+    fn header(&self, at: usize) -> RecordHeader {
+        bytemuck::pod_read_unaligned(&self.bytes[at..at + RECORD_HEADER as usize])
+    }
+
+    /// Fills in what was left open.
+    pub(super) fn place(&mut self, place: Place) {
+        if std::mem::take(&mut self.unsummed) {
+            let crcs: Vec<_> = self.entries().map(|e| (crc32c::crc32c(e.payload), crc32c::crc32c(e.tensor))).collect();
+            for (i, crcs) in crcs.into_iter().enumerate() {
+                let mut header = self.header(self.headers[i]);
+                (header.payload_crc, header.tensor_crc) = crcs;
+                self.set_header(self.headers[i], &header);
+            }
         }
-        Ok(())
+        for i in 0..self.headers.len() {
+            let mut header = self.header(self.headers[i]);
+            header.place(place.first + i as u64, &place);
+            self.set_header(self.headers[i], &header);
+        }
+    }
+
+    fn set_header(&mut self, at: usize, header: &RecordHeader) {
+        self.bytes[at..at + RECORD_HEADER as usize].copy_from_slice(bytemuck::bytes_of(header));
+    }
+
+    /// Writes the records one behind the other from an offset on.
+    pub(super) fn write(&self, segment: &Segment, mut offset: u64) -> Result<()> {
+        let mut written = 0;
+        let mut put = |bytes: &[u8]| {
+            if !bytes.is_empty() {
+                segment.write(offset, bytes)?;
+            }
+            offset += bytes.len() as u64;
+            Ok(())
+        };
+        for (before, piece) in &self.long {
+            put(&self.bytes[written..*before])?;
+            put(piece)?;
+            written = *before;
+        }
+        put(&self.bytes[written..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+    use super::*;
+
+    #[test]
+    fn entries_come_out_as_they_went_in() {
+        let long: Vec<u8> = (0..GATHER + 5).map(|i| i as u8).collect();
+        let of = |payload, tensor, n: u16| Entry { mailbox: 9, msg_type: n, flags: 1, producer_ns: 7, payload, tensor };
+        let entries = [
+            of(b"", b"", 0),
+            of(b"abc", b"", 1),
+            of(&long, &long[1..], 2),
+            of(&long[..GATHER], &long, 3),
+            of(b"", &long, 4),
+            of(&long, b"x", 5),
+        ];
+        let (mut borrowed, mut copied, mut unsummed) = (Batch::new(), Batch::new(), Batch::unsummed());
+        for entry in &entries {
+            borrowed.push(entry).unwrap();
+            copied.push_copy(entry).unwrap();
+            unsummed.push(entry).unwrap();
+        }
+        for batch in [&borrowed, &copied, &unsummed] {
+            assert!(batch.entries().eq(entries));
+            assert_eq!((batch.len(), batch.bytes()), (6, entries.iter().map(Entry::bytes).sum()));
+        }
+        assert!(borrowed.bytes.len() < copied.bytes.len());
+        // Placed, all three are the same; placed anew, too.
+        let place = Place { log_id: [3; 16], first: 40, synced: 39, wall_ns: 5 };
+        for first in [1, 40] {
+            [&mut borrowed, &mut copied, &mut unsummed].into_iter().for_each(|b| b.place(Place { first, ..place }));
+        }
+        for (i, entry) in entries.iter().enumerate() {
+            let [a, b, c] = [&borrowed, &copied, &unsummed].map(|batch| batch.header(batch.headers[i]));
+            assert!(a == b && b == c && a.header_crc == a.own_crc(&[3; 16]));
+            assert_eq!((a.sequence, a.payload_crc), (40 + i as u64, crc32c::crc32c(entry.payload)));
+        }
+        copied.clear();
+        assert!(copied.is_empty() && copied.bytes() == 0 && copied.entries().next().is_none());
+        assert!(copied.push(&Entry { flags: 0x8000, ..Entry::default() }).is_err() && copied.is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! The two threads between the arbiter's rings and a sink: one empties the rings into batches, one writes batches.
+//! The two threads between the arbiter's rings and a sink: one empties the rings into batches and encodes them, one writes
+//! and syncs them. So the next batch is made ready while the one before is on its way to the disk.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver as Steps, RecvTimeoutError, Sender as ToWriter};
 use serde::Serialize;
 
-use super::merge::{Batch, Merge};
+use super::merge::{Drained, Merge};
 use super::sink::{Position, Sink};
 use crate::error::{Error, Result};
 use crate::memory::Memory;
@@ -57,7 +58,7 @@ type Asked = ToWriter<Result<Position>>;
 
 /// What goes from the drain to the writer, in order.
 enum Step {
-    Write(Batch),
+    Write(Drained),
     Commit(Asked),
 }
 
@@ -94,8 +95,9 @@ impl Drain {
                 .spawn(body)
                 .map_err(|e| Error::Unavailable { what: "a thread for the journal", reason: e.to_string() })
         };
-        let state = shared.clone();
-        let drainer = thread("warpmail-drain", Box::new(move || drain(rings, slot, &asked, &to_writer, &state)))?;
+        let (state, merge) = (shared.clone(), Merge::new(sink.wants_checksums()));
+        let drainer =
+            thread("warpmail-drain", Box::new(move || drain(rings, slot, merge, &asked, &to_writer, &state)))?;
         let (state, words) = (shared.clone(), memory.clone());
         let writer = thread("warpmail-journal", Box::new(move || Writer::new(words, state, blocks).run(sink, &steps)))?;
         Ok(Drain { memory, shared, asks, threads: vec![drainer, writer] })
@@ -168,8 +170,14 @@ impl Drain {
 }
 
 /// Empties the rings until told to end and nothing is left.
-fn drain(mut rings: Vec<Receiver>, slot: usize, asked: &Steps<Asked>, to_writer: &ToWriter<Step>, shared: &Shared) {
-    let mut merge = Merge::default();
+fn drain(
+    mut rings: Vec<Receiver>,
+    slot: usize,
+    mut merge: Merge,
+    asked: &Steps<Asked>,
+    to_writer: &ToWriter<Step>,
+    shared: &Shared,
+) {
     let mut asking: Option<Asked> = None;
     let mut buffer = vec![0u8; slot * 64];
     let mut pause = Pause::new();
@@ -194,9 +202,9 @@ fn drain(mut rings: Vec<Receiver>, slot: usize, asked: &Steps<Asked>, to_writer:
             tracing::error!(records = merge.waiting(), "journalled records without the ones before them");
             merge.give_up_waiting();
         }
-        if merge.batch.items.len() >= BATCH || (found == 0 && !merge.batch.items.is_empty()) {
+        if merge.batch.numbers.len() >= BATCH || (found == 0 && !merge.batch.numbers.is_empty()) {
             // Waits when the writer is behind; the rings fill meanwhile, which is what back-pressure is.
-            if to_writer.send(Step::Write(std::mem::take(&mut merge.batch))).is_err() {
+            if to_writer.send(Step::Write(merge.next_batch())).is_err() {
                 return;
             }
         }
@@ -237,7 +245,7 @@ impl Writer {
             let wait = sink.due_in().unwrap_or(Duration::from_millis(200));
             let mut asked = None;
             let outcome = match steps.recv_timeout(wait) {
-                Ok(Step::Write(batch)) => self.write(sink.as_mut(), &batch),
+                Ok(Step::Write(mut batch)) => self.write(sink.as_mut(), &mut batch),
                 Ok(Step::Commit(by)) => {
                     asked = Some(by);
                     sink.commit().map(Some)
@@ -263,13 +271,12 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, sink: &mut dyn Sink, batch: &Batch) -> Result<Option<Position>> {
-        let entries = batch.entries();
+    fn write(&mut self, sink: &mut dyn Sink, batch: &mut Drained) -> Result<Option<Position>> {
         loop {
-            match sink.append(&entries) {
+            match sink.append(&mut batch.records) {
                 Ok(sequences) => {
-                    let placed = sequences.zip(&batch.items);
-                    self.behind.extend(placed.map(|(s, item)| (s, item.head.mailbox_id, item.head.number)));
+                    let placed = sequences.zip(&batch.numbers);
+                    self.behind.extend(placed.map(|(sequence, &(mailbox, number))| (sequence, mailbox, number)));
                     return Ok(None);
                 }
                 // Space may come back: the batch waits, and those behind it, up to the arbiter.
@@ -280,7 +287,7 @@ impl Writer {
                     std::thread::sleep(RETRY);
                 }
                 Err(e) => {
-                    self.lose(batch.items.len());
+                    self.lose(batch.numbers.len());
                     return Err(e);
                 }
             }
@@ -320,7 +327,7 @@ impl Writer {
         asked.into_iter().for_each(tell);
         for step in steps {
             match step {
-                Step::Write(batch) => self.lose(batch.items.len()),
+                Step::Write(batch) => self.lose(batch.numbers.len()),
                 Step::Commit(by) => tell(by),
             }
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::active::{Active, Sealed, Tail, now_ns};
-use super::batch;
+use super::batch::{self, Batch};
 use super::disk::{Disk, Folder};
 use super::options::{Entry, LogOptions, SyncPolicy};
 use super::recover::{self, Recovered};
@@ -111,13 +111,25 @@ impl Log {
     /// [`Error::NotDurable`] it is finished. [`Error::Refused`] for an entry that breaks a limit.
     pub fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>> {
         self.alive()?;
-        entries.iter().try_for_each(Entry::check)?;
+        let mut batch = Batch::with_memory(std::mem::take(&mut self.buffer));
+        let outcome =
+            entries.iter().try_for_each(|entry| batch.push(entry)).and_then(|()| self.append_batch(&mut batch));
+        self.buffer = batch.into_memory();
+        outcome
+    }
+
+    /// The same for a batch that was prepared, perhaps by another thread while the one before was written. After an error it
+    /// is as good as new: append it again, or not.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_batch(&mut self, batch: &mut Batch<'_>) -> Result<RangeInclusive<u64>> {
+        self.alive()?;
         let first = self.written + 1;
-        if entries.is_empty() {
+        if batch.is_empty() {
             return Ok(first..=self.written);
         }
-        let bytes: u64 = entries.iter().map(Entry::bytes).sum();
-        let outcome = self.take(entries, bytes);
+        let outcome = self.take(batch);
         if outcome.is_err() {
             self.stats.failed_batches += 1;
         }

@@ -4,42 +4,28 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytemuck::Zeroable;
 
+use super::batch::Batch;
 use super::options::Entry;
 use crate::abi;
 use crate::port::Record;
 
-/// One journalled record, its payload in the batch's bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Item {
-    pub(super) head: abi::wm_journal_head,
-    pub(super) msg_type: u16,
-    at: usize,
-    len: usize,
-}
-
-/// Records in the order in which they will be written.
+/// Records in the order in which they will be written, encoded.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub(super) items: Vec<Item>,
-    bytes: Vec<u8>,
+pub(super) struct Drained {
+    pub(super) records: Batch<'static>,
+    /// Of each record, its mailbox and its number there.
+    pub(super) numbers: Vec<(u32, u64)>,
 }
 
-impl Batch {
+impl Drained {
     fn push(&mut self, head: abi::wm_journal_head, msg_type: u16, payload: &[u8]) {
-        self.items.push(Item { head, msg_type, at: self.bytes.len(), len: payload.len() });
-        self.bytes.extend_from_slice(payload);
-    }
-
-    pub(super) fn entries(&self) -> Vec<Entry<'_>> {
-        let entry = |item: &Item| Entry {
-            mailbox: item.head.mailbox_id,
-            msg_type: item.msg_type,
-            flags: 0,
-            producer_ns: item.head.time_ns,
-            payload: &self.bytes[item.at..item.at + item.len],
-            tensor: &[],
-        };
-        self.items.iter().map(entry).collect()
+        let (mailbox, producer_ns) = (head.mailbox_id, head.time_ns);
+        let entry = Entry { mailbox, msg_type, producer_ns, payload, ..Entry::default() };
+        match self.records.push_copy(&entry) {
+            Ok(()) => self.numbers.push((head.mailbox_id, head.number)),
+            // A slot is far below the limits of a record.
+            Err(error) => tracing::error!(%error, "a journalled record is left out"),
+        }
     }
 }
 
@@ -54,12 +40,26 @@ struct Order {
 #[derive(Debug, Default)]
 pub(super) struct Merge {
     of_mailbox: HashMap<u32, Order>,
-    pub(super) batch: Batch,
+    pub(super) batch: Drained,
+    checksums: bool,
     /// Slots that did not hold what the arbiter writes: none, unless memory was overwritten.
     pub(super) faults: u64,
 }
 
 impl Merge {
+    /// Batches with checksums, or without.
+    pub(super) fn new(checksums: bool) -> Self {
+        let mut merge = Merge { checksums, ..Merge::default() };
+        merge.next_batch();
+        merge
+    }
+
+    /// Gives what is ready, and begins a new batch.
+    pub(super) fn next_batch(&mut self) -> Drained {
+        let records = if self.checksums { Batch::new() } else { Batch::unsummed() };
+        std::mem::replace(&mut self.batch, Drained { records, numbers: Vec::new() })
+    }
+
     /// Takes one slot of a ring.
     pub(super) fn take(&mut self, record: Record, slot: &[u8]) {
         const HEAD: usize = size_of::<abi::wm_journal_head>();

@@ -47,6 +47,7 @@ mod segment;
 mod sink;
 mod stat;
 
+pub use batch::Batch;
 pub use cut::Cut;
 pub(crate) use drain::Drain;
 pub use drain::JournalStats;

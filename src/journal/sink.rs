@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::batch::Batch;
 use super::log::Log;
-use super::options::Entry;
 use crate::error::Result;
 
 /// A place in a log, between two records.
@@ -21,7 +21,11 @@ pub struct Position {
 /// Takes the journal's records, in order, from one thread. [`Log`] is the one that keeps them.
 pub trait Sink: Send {
     /// Takes a batch; gives the sequences of its first and last record. After an error none of it was taken.
-    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>>;
+    fn append(&mut self, batch: &mut Batch<'_>) -> Result<RangeInclusive<u64>>;
+    /// Whether batches come with the checksums of their payloads. They are reckoned while the batch before is written.
+    fn wants_checksums(&self) -> bool {
+        true
+    }
     /// Does what is due by the clock; called now and then. Gives the highest durable sequence.
     fn tick(&mut self) -> Result<u64>;
     /// Makes everything that was taken durable now, and says where that is.
@@ -35,8 +39,8 @@ pub trait Sink: Send {
 }
 
 impl Sink for Log {
-    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>> {
-        Log::append(self, entries)
+    fn append(&mut self, batch: &mut Batch<'_>) -> Result<RangeInclusive<u64>> {
+        self.append_batch(batch)
     }
 
     fn tick(&mut self) -> Result<u64> {
@@ -68,10 +72,14 @@ pub struct NullSink {
 }
 
 impl Sink for NullSink {
-    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>> {
+    fn append(&mut self, batch: &mut Batch<'_>) -> Result<RangeInclusive<u64>> {
         let first = self.taken + 1;
-        self.taken += entries.len() as u64;
+        self.taken += batch.len() as u64;
         Ok(first..=self.taken)
+    }
+
+    fn wants_checksums(&self) -> bool {
+        false
     }
 
     fn tick(&mut self) -> Result<u64> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use warpmail::checkpoint::Checkpoint;
-use warpmail::journal::{Entry, NullSink, Position, Reader, Sink};
+use warpmail::journal::{Batch, NullSink, Position, Reader, Sink};
 use warpmail::{
     Builder, Device, Error, MailboxOptions, ModuleId, ModuleOptions, Receiver, Runtime, Sender, SpinBudget, Tap,
 };
@@ -305,9 +305,9 @@ struct Slow {
 }
 
 impl Sink for Slow {
-    fn append(&mut self, entries: &[Entry<'_>]) -> Result<std::ops::RangeInclusive<u64>, Error> {
+    fn append(&mut self, batch: &mut Batch<'_>) -> Result<std::ops::RangeInclusive<u64>, Error> {
         std::thread::sleep(self.until.saturating_duration_since(Instant::now()));
-        self.null.append(entries)
+        self.null.append(batch)
     }
     fn tick(&mut self) -> Result<u64, Error> {
         self.null.tick()

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use warpmail::journal::{Entry, Log, LogOptions, NullSink, Pace, Position, Reader, Sink, SyncPolicy, replay};
+use warpmail::journal::{Batch, Log, LogOptions, NullSink, Pace, Position, Reader, Sink, SyncPolicy, replay};
 use warpmail::{
     Builder, Device, Error, HandlerImage, MailboxId, MailboxOptions, ModuleOptions, Receiver, Runtime, Sender,
     SpinBudget, Tap, builtin,
@@ -111,16 +111,16 @@ impl Trial {
 }
 
 impl Sink for Trial {
-    fn append(&mut self, entries: &[Entry<'_>]) -> Result<RangeInclusive<u64>, Error> {
+    fn append(&mut self, batch: &mut Batch<'_>) -> Result<RangeInclusive<u64>, Error> {
         std::thread::sleep(self.delay);
         if self.batches == 0 {
             return Err(Error::State("the disk is gone".into()));
         }
         self.batches -= 1;
         if let Ok(mut seen) = self.seen.lock() {
-            seen.extend(entries.iter().map(|e| (e.mailbox, e.msg_type)));
+            seen.extend(batch.entries().map(|e| (e.mailbox, e.msg_type)));
         }
-        self.null.append(entries)
+        self.null.append(batch)
     }
     fn tick(&mut self) -> Result<u64, Error> {
         self.null.tick()

@@ -1,6 +1,7 @@
 //! The journal's log, and checkpoints: what they promise, through crashes, damage and full disks.
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+mod ahead;
 mod child;
 mod crash;
 mod damage;
@@ -30,6 +31,8 @@ fn cases() -> Vec<Case> {
         can("roundtrip::reader_beside_writer", roundtrip::reader_beside_writer),
         can("roundtrip::retention_keeps_what_it_should", roundtrip::retention_keeps_what_it_should),
         can("roundtrip::policies_sync_when_they_say", roundtrip::policies_sync_when_they_say),
+        can("ahead::refused_batches_come_again_anywhere", ahead::refused_batches_come_again_anywhere),
+        can("ahead::nothing_is_acknowledged_after_a_failed_sync", ahead::nothing_is_acknowledged_after_a_failed_sync),
         can("damage::every_flipped_bit", damage::every_flipped_bit),
         can("damage::every_truncation", damage::every_truncation),
         can("damage::records_inside_payloads", damage::records_inside_payloads),

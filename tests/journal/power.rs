@@ -1,11 +1,12 @@
 //! Power loss, simulated: whatever a crash leaves of what was not synced, every acknowledged record is there.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use warpmail::journal::disk::Disk;
-use warpmail::journal::{Log, LogOptions, Retention, SyncPolicy};
+use warpmail::journal::{Batch, Log, LogOptions, Retention, SyncPolicy};
 
 use crate::model::{Model, content, entries, read};
 use crate::sim::{Content, Faults, Image, Lies, Note, Op, SimDisk};
@@ -53,10 +54,20 @@ fn work(disk: &SimDisk, options: &LogOptions, rng: &mut Rng, acks: Acks, tally: 
             Ok(note) => disk.note(note),
             Err(violation) => return tally.violations.push(format!("without a crash: {violation}")),
         }
+        let mut prepare = |rng: &mut Rng| {
+            let contents: Vec<_> = (0..rng.usize(1..5)).map(|i| content(rng, tag + i as u64, longest)).collect();
+            tag += contents.len() as u64;
+            prepared(contents)
+        };
+        // What was made ready while the one before was written; what was refused comes again, behind others or not at all.
+        let mut ready = VecDeque::new();
         for _ in 0..rng.usize(..12) {
-            let batch: Vec<_> = (0..rng.usize(1..5)).map(|i| content(rng, tag + i as u64, longest)).collect();
-            tag += batch.len() as u64;
-            let taken = append(disk, &mut log, &batch);
+            (0..rng.usize(..3)).for_each(|_| ready.push_back(prepare(rng)));
+            let mut batch = ready.pop_front().unwrap_or_else(|| prepare(rng));
+            let taken = append(disk, &mut log, &mut batch);
+            if !taken && rng.bool() {
+                ready.insert(rng.usize(..=ready.len()), batch);
+            }
             tally.failed_batches += u64::from(!taken);
             if rng.u8(..4) == 0 {
                 let _ = if rng.bool() { log.commit() } else { log.tick() };
@@ -73,9 +84,17 @@ fn work(disk: &SimDisk, options: &LogOptions, rng: &mut Rng, acks: Acks, tally: 
     }
 }
 
-fn append(disk: &SimDisk, log: &mut Log, batch: &[Content]) -> bool {
-    disk.note(Note::Begin(batch.to_vec()));
-    let taken = log.append(&entries(batch)).is_ok();
+type Prepared = (Vec<Content>, Batch<'static>);
+
+fn prepared(contents: Vec<Content>) -> Prepared {
+    let mut batch = Batch::new();
+    entries(&contents).iter().for_each(|entry| batch.push_copy(entry).expect("within the limits"));
+    (contents, batch)
+}
+
+fn append(disk: &SimDisk, log: &mut Log, (contents, batch): &mut Prepared) -> bool {
+    disk.note(Note::Begin(contents.clone()));
+    let taken = log.append_batch(batch).is_ok();
     if taken {
         disk.note(Note::Taken);
     }
@@ -117,14 +136,14 @@ fn reopen(disk: &SimDisk, model: &Model, first: u64, options: &LogOptions, rng: 
     let opened = Log::open_on(shared.clone(), options.clone());
     let (mut log, recovered) = opened.map_err(|e| format!("refused although a crash left it: {e}"))?;
     disk.note(model.opened(&shared, &log, &recovered, first)?);
-    let batch: Vec<_> = (0..3).map(|i| content(rng, 1_000_000 + i, 900)).collect();
-    if !append(disk, &mut log, &batch) {
+    let mut batch = prepared((0..3).map(|i| content(rng, 1_000_000 + i, 900)).collect());
+    if !append(disk, &mut log, &mut batch) {
         return Err("a record was not taken".into());
     }
     let durable = log.commit().map_err(|e| e.to_string())?;
     disk.note(Note::Durable(durable));
     let records = read(&shared, log.first(), recovered.last + 3)?;
-    if records.ends_with(&batch) { Ok(recovered.torn.is_some()) } else { Err("appended records differ".into()) }
+    if records.ends_with(&batch.0) { Ok(recovered.torn.is_some()) } else { Err("appended records differ".into()) }
 }
 
 /// One power loss at a random moment of what was done to the disk.
