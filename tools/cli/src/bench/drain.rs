@@ -117,9 +117,9 @@ fn log_rate(folder: &Path, payload: &[u8], per_batch: usize, batches: u64, ahead
     Ok((payload.len() * per_batch) as f64 * batches as f64 / ns)
 }
 
-/// Appends batches that another thread prepares, two ahead.
+/// Appends batches that another thread prepares, one ahead: two stay in the caches.
 fn append_ahead(log: &mut Log, entry: &Entry<'_>, per_batch: usize, batches: u64) -> Result<(), Error> {
-    let (ready, written) = (bounded::<Batch>(2), bounded::<Batch>(4));
+    let (ready, written) = (bounded::<Batch>(0), bounded::<Batch>(2));
     std::thread::scope(|scope| {
         let (prepared, used) = (ready.0, written.1);
         scope.spawn(move || {
@@ -182,33 +182,43 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     let folder = Folder::new(&args.directory)?;
     let bar = ProgressBar::new(u64::from(args.rounds) * 10);
     let mut figures = Figures::new(device.info());
-    let repeat = |run: &mut dyn FnMut() -> Result<f64, String>| {
-        let rates: Result<Vec<f64>, String> = (0..args.rounds).map(|_| run().inspect(|_| bar.inc(1))).collect();
-        rates.map(|mut r| median(&mut r))
-    };
     let (bytes, blocks) = ((args.batch_kib * 1024) as usize, (args.mib * 1024).div_ceil(args.batch_kib));
     let pages = block(bytes);
     let whole: &[u8] = &bytemuck::cast_slice(&pages)[..bytes];
     let file = folder.0.join("blocks");
     let failed = |e: io::Error| format!("{} cannot be written: {e}", file.display());
+    // Kinds take turns: many a disk is faster or slower from one minute to the next.
+    let (mut disks, mut logs) = ([const { Vec::new() }; 4], [const { Vec::new() }; 4]);
+    for _ in 0..args.rounds {
+        for (i, (written_before, flags)) in
+            [(true, 0), (true, DIRECT), (false, 0), (false, DIRECT)].into_iter().enumerate()
+        {
+            let rate = disk_rate(&file, whole, blocks, flags, written_before);
+            // Not every file system has direct writes.
+            disks[i].push(if flags == DIRECT { rate.unwrap_or(0.0) } else { rate.map_err(failed)? } * 1e3);
+            let (payload, ahead) = ([4096, 248][i / 2], i % 2 == 0);
+            let per_batch = (bytes / payload).max(1);
+            let rate = log_rate(&folder.0, &whole[..payload], per_batch, blocks, ahead).map_err(text)?;
+            logs[i].push(rate * 1e3);
+            bar.inc(2);
+        }
+    }
+    let ([old_buffered, old_direct, buffered, direct], logs) =
+        (disks.map(|mut r| median(&mut r)), logs.map(|mut r| median(&mut r)));
     println!("The disk itself, {} KiB and a sync at a time:", args.batch_kib);
-    let mut disk = 0.0;
-    for written_before in [true, false] {
-        let buffered = repeat(&mut || disk_rate(&file, whole, blocks, 0, written_before).map_err(failed))? * 1e3;
-        // Not every file system has direct writes.
-        let direct = repeat(&mut || disk_rate(&file, whole, blocks, DIRECT, written_before).or(Ok(0.0)))? * 1e3;
-        let space = if written_before { "written before" } else { "set aside, the floor" };
+    for (space, buffered, direct) in
+        [("written before", old_buffered, old_direct), ("set aside, the floor", buffered, direct)]
+    {
         println!("  space {space:22} {buffered:6.0} MB/s buffered, {direct:6.0} MB/s direct");
-        disk = buffered.max(direct);
     }
-    for (id, payload) in [("drain.disk_4k", 4096), ("drain.disk_256", 248)] {
-        let per_batch = (bytes / payload).max(1);
-        let mut rate =
-            |ahead| repeat(&mut || log_rate(&folder.0, &whole[..payload], per_batch, blocks, ahead).map_err(text));
-        let (ahead, after) = (rate(true)? * 1e3, rate(false)? * 1e3);
-        figures.add(id, ahead, "MB/s", Some(disk));
-        println!("  {id}: {after:.0} MB/s with encoding and writing one after the other");
+    for (id, rates) in [("drain.disk_4k", &logs[..2]), ("drain.disk_256", &logs[2..])] {
+        figures.add(id, rates[0], "MB/s", Some(buffered.max(direct)));
+        println!("  {id}: {:.0} MB/s with encoding and writing one after the other", rates[1]);
     }
+    let repeat = |run: &mut dyn FnMut() -> Result<f64, String>| {
+        let rates: Result<Vec<f64>, String> = (0..args.rounds).map(|_| run().inspect(|_| bar.inc(1))).collect();
+        rates.map(|mut r| median(&mut r))
+    };
     let plain = repeat(&mut || through_rings(&device, args.records, Tap::Off))? * 1e3;
     let tapped = repeat(&mut || through_rings(&device, args.records, Tap::Block))? * 1e3;
     figures.add("drain.records_256", tapped, "M records/s", Some(plain));
