@@ -381,6 +381,24 @@ unsafe extern "C" {
     pub fn warpmail_builder_tap(builder: *mut warpmail_builder, mailbox: u32, tap: u32) -> warpmail_status;
 }
 unsafe extern "C" {
+    pub fn warpmail_builder_state_memory(
+        builder: *mut warpmail_builder,
+        module: u32,
+        name: *const ::core::ffi::c_char,
+        address: u64,
+        bytes: u64,
+        memory: *mut u32,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_builder_pointer(
+        builder: *mut warpmail_builder,
+        module: u32,
+        offset: u64,
+        memory: u32,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
     pub fn warpmail_builder_budget(builder: *mut warpmail_builder, budget: *const warpmail_budget) -> warpmail_status;
 }
 unsafe extern "C" {
@@ -426,6 +444,38 @@ unsafe extern "C" {
         bound_ns: u64,
         quiet: warpmail_quiet_fn,
         user: *mut ::core::ffi::c_void,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_runtime_checkpoint(
+        runtime: *mut warpmail_runtime,
+        directory: *const ::core::ffi::c_char,
+        note: *const ::core::ffi::c_void,
+        note_bytes: usize,
+        bound_ns: u64,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_runtime_restore(
+        runtime: *mut warpmail_runtime,
+        directory: *const ::core::ffi::c_char,
+        next_sequence: *mut u64,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_checkpoint_json(
+        directory: *const ::core::ffi::c_char,
+        text: *mut ::core::ffi::c_char,
+        size: usize,
+        needed: *mut usize,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_checkpoint_note(
+        directory: *const ::core::ffi::c_char,
+        into: *mut ::core::ffi::c_void,
+        size: usize,
+        needed: *mut usize,
     ) -> warpmail_status;
 }
 unsafe extern "C" {

@@ -2,6 +2,8 @@
 //! one line a declaration: an array of both, whose elements only have a common type when their signatures are the same.
 //! (That there is no export beyond them, `tests/consumers/run.sh` checks in the finished libraries.)
 
-use super::{builder::*, device::*, image::*, receiver::*, runtime::*, sender::*, stats::*, sys, version::*};
+use super::{
+    builder::*, checkpoint::*, device::*, image::*, receiver::*, runtime::*, sender::*, stats::*, sys, version::*,
+};
 
 include!(concat!(env!("OUT_DIR"), "/capi_check.rs"));

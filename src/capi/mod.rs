@@ -9,6 +9,7 @@ mod border;
 mod builder;
 mod cell;
 mod check;
+mod checkpoint;
 mod device;
 mod fault;
 mod handle;

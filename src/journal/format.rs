@@ -136,6 +136,11 @@ pub(super) fn record_bytes(payload: u64, tensor: u64) -> u64 {
     RECORD_HEADER.saturating_add(payload).saturating_add(tensor).saturating_add(ALIGN - 1) & !(ALIGN - 1)
 }
 
+/// A log's id as text: 32 hexadecimal digits.
+pub(super) fn id_text(id: &[u8; 16]) -> String {
+    id.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// The name of the segment that begins with a sequence. Names sort as sequences do.
 pub(super) fn segment_name(first_sequence: u64) -> String {
     format!("{first_sequence:020}{SUFFIX}")

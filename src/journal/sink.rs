@@ -3,9 +3,10 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::batch::Batch;
+use super::format::id_text;
 use super::log::Log;
 use crate::error::Result;
 
@@ -13,9 +14,14 @@ use crate::error::Result;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Position {
     /// The log's id; zeros if what takes the records is no log.
+    #[serde(serialize_with = "as_text")]
     pub log_id: [u8; 16],
     /// The sequence of the record behind it, at least 1.
     pub next: u64,
+}
+
+fn as_text<S: Serializer>(id: &[u8; 16], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&id_text(id))
 }
 
 /// Takes the journal's records, in order, from one thread. [`Log`] is the one that keeps them.

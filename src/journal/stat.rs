@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::disk::{Disk, Folder};
-use super::format::SegmentHeader;
+use super::format::{SegmentHeader, id_text};
 use super::recover::{Torn, follows, segments};
 use super::scan::{Scan, walk};
 use super::segment::{Head, Segment};
@@ -88,6 +88,6 @@ pub fn stat(dir: impl AsRef<Path>) -> Result<LogStat> {
         log.file_bytes += file_bytes;
         log.segments.push(seen);
     }
-    log.id = before.map(|h| h.log_id.iter().map(|b| format!("{b:02x}")).collect());
+    log.id = before.map(|h| id_text(&h.log_id));
     Ok(log)
 }

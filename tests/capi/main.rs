@@ -2,6 +2,7 @@
 //! scenario in a child process that is killed if it hangs.
 #![allow(clippy::undocumented_unsafe_blocks)] // every block here calls one C function, right or deliberately wrong
 
+mod checkpoint;
 mod ends;
 mod graph;
 mod handles;
@@ -96,6 +97,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("quiesce_lends_the_runtime", life::quiesce_lends_the_runtime),
     ("an_idle_arbiter_parks", life::an_idle_arbiter_parks),
     ("a_journal_keeps_what_passes", life::a_journal_keeps_what_passes),
+    ("a_checkpoint_brings_states_back", checkpoint::brings_states_back),
+    ("checkpoints_refuse_what_cannot_be", checkpoint::refuse_what_cannot_be),
     ("states_only_at_rest", life::states_only_at_rest),
     ("stop_is_bounded_and_names_the_stuck", life::stop_is_bounded_and_names_the_stuck),
     ("a_failed_launch_is_told", life::a_failed_launch_is_told),

@@ -241,6 +241,14 @@ warpmail_status warpmail_builder_mailbox(warpmail_builder* builder, uint32_t fro
                                          const warpmail_mailbox_options* options, uint32_t* mailbox);
 /* Sends the records of a mailbox with a resident end to the journal: WM_TAP_DROP, WM_TAP_BLOCK, or WM_TAP_NONE. */
 warpmail_status warpmail_builder_tap(warpmail_builder* builder, uint32_t mailbox, uint32_t tap);
+/* Makes device memory of the caller's (on the twin: memory of this process) a part of a module's state, which
+ * checkpoints save and restore; *memory is its number in this graph. It stays allocated as long as a runtime built from
+ * this builder lives, and nobody but modules uses it during a checkpoint or a restore. */
+warpmail_status warpmail_builder_state_memory(warpmail_builder* builder, uint32_t module, const char* name,
+                                              uint64_t address, uint64_t bytes, uint32_t* memory);
+/* Says that the 8 bytes at `offset` of a module's state hold an address in such memory, or 0: checkpoints keep it as a
+ * distance. The caller fills it in. */
+warpmail_status warpmail_builder_pointer(warpmail_builder* builder, uint32_t module, uint64_t offset, uint32_t memory);
 /* Sets the limits on the arbiter. */
 warpmail_status warpmail_builder_budget(warpmail_builder* builder, const warpmail_budget* budget);
 /* Checks the graph as a whole, allocates, loads the handler set. Nothing runs yet. The builder stays as it is: it may
@@ -271,6 +279,23 @@ typedef warpmail_status (*warpmail_quiet_fn)(warpmail_runtime* runtime, void* us
  * arbiter to leave; WARPMAIL_STUCK names who does not. */
 warpmail_status warpmail_runtime_quiesce(warpmail_runtime* runtime, uint64_t bound_ns, warpmail_quiet_fn quiet,
                                          void* user);
+/* Writes what the modules know to the checkpoint in a directory, made if it is not there; an older one stays valid
+ * until then. While it runs: waits for a moment without records between resident modules, for which the producers may
+ * have to be held back, lets the arbiter leave, makes the journal durable, copies, and lets it go on before it writes.
+ * Or after the stop. `note` is the caller's, kept in the same file; null with 0 bytes: none. WM_TIMEOUT says what did
+ * not happen. */
+warpmail_status warpmail_runtime_checkpoint(warpmail_runtime* runtime, const char* directory, const void* note,
+                                            size_t note_bytes, uint64_t bound_ns);
+/* Puts the states of the checkpoint in a directory into the modules of the same graph, before the start. All of it is
+ * checked before anything is changed. *next_sequence (may be null): the first sequence of the journal's log that the
+ * states do not know, 0 if there was no journal. */
+warpmail_status warpmail_runtime_restore(warpmail_runtime* runtime, const char* directory, uint64_t* next_sequence);
+/* What the checkpoint in a directory says of itself; null in JSON if there is none. A text function, as
+ * warpmail_probe_json. */
+warpmail_status warpmail_checkpoint_json(const char* directory, char* text, size_t size, size_t* needed);
+/* The note in it: copies it if it fits `size` bytes, else WM_TOO_SMALL; *needed (may be null) is its length in any
+ * case. */
+warpmail_status warpmail_checkpoint_note(const char* directory, void* into, size_t size, size_t* needed);
 /* WARPMAIL_STATE_*. */
 warpmail_status warpmail_runtime_state(warpmail_runtime* runtime, uint32_t* state);
 /* Why it failed, empty if it has not. A text function, as warpmail_probe_json. */
