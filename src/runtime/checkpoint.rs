@@ -78,23 +78,26 @@ impl Runtime {
     ) -> Result<Contents> {
         let left = || until.saturating_duration_since(Instant::now());
         loop {
-            match self.drain(left()) {
-                Err(Error::Timeout { .. }) => {
-                    let what = format!(
-                        "a moment without records between modules, which a checkpoint needs{}; hold the producers back meanwhile",
-                        self.busiest()
-                    );
-                    return Err(Error::Timeout { what, waited: bound });
-                }
-                outcome => outcome?,
-            }
-            // The journal is waited for within the bound; a quiesce that began is given the time to end.
-            let at_rest = |r: &Runtime| match r.unsettled()? {
-                None => r.contents(options, until).map(Some),
-                Some(_) => Ok(None),
+            let drained = match self.drain(left()) {
+                Err(Error::Timeout { .. }) => false,
+                outcome => outcome.map(|()| true)?,
             };
-            if let Some(contents) = self.quiesce(left().max(Duration::from_millis(100)), at_rest)?? {
-                return Ok(contents);
+            if drained {
+                // The journal is waited for within the bound; a quiesce that began is given the time to end.
+                let at_rest = |r: &Runtime| match r.unsettled()? {
+                    None => r.contents(options, until).map(Some),
+                    Some(_) => Ok(None),
+                };
+                if let Some(contents) = self.quiesce(left().max(Duration::from_millis(100)), at_rest)?? {
+                    return Ok(contents);
+                }
+            }
+            if !drained || left().is_zero() {
+                let busiest = self.busiest();
+                let what = format!(
+                    "a moment without records between modules, which a checkpoint needs{busiest}; hold the producers back meanwhile"
+                );
+                return Err(Error::Timeout { what, waited: bound });
             }
         }
     }
