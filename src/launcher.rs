@@ -23,6 +23,9 @@ const AHEAD_BUSY: u64 = 8;
 const TICK_FIRST: Duration = Duration::from_micros(100);
 /// How often the driver is asked whether the launches are well; more often costs processor time.
 const ASK: Duration = Duration::from_millis(20);
+/// How many launches whose doors are open, but that have not begun, are taken as good as begun.
+const SLACK: u64 = 2;
+const _: () = assert!(AHEAD_BUSY + SLACK < abi::WM_DOORS as u64, "a credit's door is clear before it is enqueued");
 /// How soon launches are replaced while records are served and the arbiter parks in between.
 const TICK_BUSY: Duration = Duration::from_micros(500);
 
@@ -134,7 +137,9 @@ impl Launcher {
             (true, true) => AHEAD_BUSY,
             (true, false) => AHEAD,
         };
-        while self.launched < telemetry.launches.max(self.memory.paced()) + ahead {
+        // Those that the pacer is letting go count as begun, but never so many that doors or the driver's queue run out.
+        let begun = self.memory.paced().clamp(telemetry.launches, telemetry.launches + SLACK);
+        while self.launched < begun + ahead {
             let n = self.launched;
             self.args.resume = u32::from(!std::mem::take(&mut self.at_once));
             let door = self.parks().then(|| self.memory.door_address(n));

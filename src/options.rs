@@ -31,7 +31,7 @@ impl Default for SpinBudget {
         SpinBudget {
             idle_spin: None,
             sm_share: 1.0,
-            max_wait: Duration::from_millis(2),
+            max_wait: Duration::from_millis(10),
             residency: Duration::from_millis(2),
             servers: 6,
         }

@@ -25,9 +25,11 @@ export WARPMAIL_COMMIT=$commit
 
 bash tools/setup.sh
 rm -rf "$out"
+rm -rf tests/frameworks/__pycache__
 mkdir -p "$out/tests" "$out/examples"
 cargo build --release --locked -p warpmail-cli
-cp "${CARGO_TARGET_DIR:-target}/release/warpmail" "$out/"
+cp "${CARGO_TARGET_DIR:-target}/release/warpmail" "${CARGO_TARGET_DIR:-target}/release/libwarpmail.so" "$out/"
+cp -r tests/frameworks "$out/"
 cargo test --release --locked --no-run -p warpmail -p warpmail-cli --message-format=json >"$out/built.json"
 cargo build --release --locked --examples --message-format=json >>"$out/built.json"
 python3 - "$out" $gpu_tests <<'PY'
@@ -45,7 +47,7 @@ for line in open(out + "/built.json"):
 sys.exit(f"no executable for {tests - found}" if tests - found else 0)
 PY
 rm "$out/built.json"
-strip "$out"/warpmail "$out"/tests/* "$out"/examples/* 2>/dev/null || true
+strip "$out"/warpmail "$out"/libwarpmail.so "$out"/tests/* "$out"/examples/* 2>/dev/null || true
 cp tools/bundle_run.sh "$out/run.sh"
 [ ! -d tests/data ] || cp -r tests/data "$out/data"
 {

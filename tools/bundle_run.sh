@@ -3,7 +3,7 @@
 #
 #   bash run.sh [--only NAME] [--timeout SECONDS] [--logs DIR]
 #
-#   --only NAME   this test executable only (see tests/)
+#   --only NAME   this test executable only (see tests/), or neighbour: PyTorch in one process with the arbiter
 #   --timeout S   limit for each executable, default 300; what runs longer is killed and counts as failed
 #   --logs DIR    also keep each executable's output there
 set -uo pipefail
@@ -24,8 +24,8 @@ trap 'rm -rf "$scratch"' EXIT
 [ -n "$logs" ] && mkdir -p "$logs"
 
 passed=0 failed=0 waived=0 ran=0
-if [ -n "$only" ] && [ ! -x "$here/tests/$only" ]; then
-    echo "run: there is no test $only; there are: $(ls "$here/tests" | tr '\n' ' ')" >&2
+if [ -n "$only" ] && [ "$only" != neighbour ] && [ ! -x "$here/tests/$only" ]; then
+    echo "run: there is no test $only; there are: $(ls "$here/tests" | tr '\n' ' ')neighbour" >&2
     exit 2
 fi
 sum() { sed -n "s/^test result:.* \([0-9]*\) $1.*/\1/p" "$2" | awk '{n += $1} END {print n + 0}'; }
@@ -50,5 +50,19 @@ for test in "$here"/tests/*; do
     failed=$((failed + n))
     [ -z "$logs" ] || cp "$scratch/log" "$logs/$name.log"
 done
+# PyTorch in one process with the arbiter; it waives itself where there is no PyTorch.
+if [ -z "$only" ] || [ "$only" = neighbour ]; then
+    printf '\n== neighbour\n'
+    timeout -k 10 "$limit" python3 "$here/frameworks/neighbour.py" --library "$here/libwarpmail.so" --pairs 0 2>&1 |
+        tee "$scratch/log"
+    rc=${PIPESTATUS[0]}
+    ran=$((ran + 1))
+    case $rc in
+        0) passed=$((passed + 1)) ;;
+        77) waived=$((waived + 1)) ;;
+        *) failed=$((failed + 1)) && echo "run: neighbour ended with exit code $rc" ;;
+    esac
+    [ -z "$logs" ] || cp "$scratch/log" "$logs/neighbour.log"
+fi
 printf '\n%d passed, %d failed, %d waived\n' "$passed" "$failed" "$waived"
 [ "$failed" -eq 0 ] && [ "$ran" -gt 0 ]
