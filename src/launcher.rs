@@ -18,7 +18,7 @@ use crate::memory::Memory;
 /// door opens, without the host.
 const AHEAD: u64 = 2;
 /// The same while records are served.
-const AHEAD_BUSY: u64 = 8;
+const AHEAD_BUSY: u64 = 12;
 /// The same until the first launch has begun.
 const TICK_FIRST: Duration = Duration::from_micros(100);
 /// How often the driver is asked whether the launches are well; more often costs processor time.
@@ -27,7 +27,9 @@ const ASK: Duration = Duration::from_millis(20);
 const SLACK: u64 = 2;
 const _: () = assert!(AHEAD_BUSY + SLACK < abi::WM_DOORS as u64, "a credit's door is clear before it is enqueued");
 /// How soon launches are replaced while records are served and the arbiter parks in between.
-const TICK_BUSY: Duration = Duration::from_micros(500);
+const TICK_BUSY: Duration = Duration::from_millis(1);
+/// How long after the last record that was served more are expected soon.
+const BUSY: Duration = Duration::from_millis(100);
 
 pub(crate) enum Command {
     /// Let the arbiter leave and answer when it has.
@@ -47,9 +49,9 @@ pub(crate) struct Launcher {
     cleared: u64,
     /// The next launch is the first, or the first after a pause: it waits for nobody and takes nothing up.
     at_once: bool,
-    /// What the telemetry said of grants at the last turn, and whether that was news.
+    /// What the telemetry said of grants at the last turn, and when that was news.
     grants: u64,
-    busy: bool,
+    granted: Instant,
     /// A launch has begun: the arguments are good.
     proven: bool,
     /// How often it looks while nothing happens, unless the pacer wakes it earlier.
@@ -69,8 +71,8 @@ impl Launcher {
         let quiet = max_wait.filter(|_| args.idle_spin_ns != 0).unwrap_or(residency / 4);
         let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(5));
         let (at_once, asked) = (true, Instant::now());
-        let (grants, busy, proven) = (0, false, false);
-        Launcher { memory, args, launches, launched: 0, cleared: 0, at_once, grants, busy, proven, quiet, asked }
+        let (grants, granted, proven) = (0, asked, false);
+        Launcher { memory, args, launches, launched: 0, cleared: 0, at_once, grants, granted, proven, quiet, asked }
     }
 
     /// Runs until told to stop. Gives the launches back when none is outstanding.
@@ -106,11 +108,16 @@ impl Launcher {
     }
 
     fn tick(&self) -> Duration {
-        match (self.proven, self.busy && self.parks()) {
+        match (self.proven, self.is_busy()) {
             (false, _) => TICK_FIRST,
             (true, true) => TICK_BUSY.min(self.quiet),
             (true, false) => self.quiet,
         }
+    }
+
+    /// Whether launches that park are used up by wake-ups.
+    fn is_busy(&self) -> bool {
+        self.parks() && self.grants > 0 && self.granted.elapsed() < BUSY
     }
 
     fn parks(&self) -> bool {
@@ -128,11 +135,13 @@ impl Launcher {
                 return Err(Error::Failed(why.into()));
             }
         }
-        self.busy = telemetry.grants != std::mem::replace(&mut self.grants, telemetry.grants);
+        if telemetry.grants != std::mem::replace(&mut self.grants, telemetry.grants) {
+            self.granted = Instant::now();
+        }
         if self.parks() {
             self.clear_doors(telemetry.launches);
         }
-        let ahead = match (self.proven, self.busy && self.parks()) {
+        let ahead = match (self.proven, self.is_busy()) {
             (false, _) => 1, // alone, so that one that refuses its arguments leaves the queue empty, and is noticed
             (true, true) => AHEAD_BUSY,
             (true, false) => AHEAD,

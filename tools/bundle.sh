@@ -27,7 +27,7 @@ bash tools/setup.sh
 rm -rf "$out"
 rm -rf tests/frameworks/__pycache__
 mkdir -p "$out/tests" "$out/examples"
-cargo build --release --locked -p warpmail-cli
+cargo build --release --locked -p warpmail -p warpmail-cli
 cp "${CARGO_TARGET_DIR:-target}/release/warpmail" "${CARGO_TARGET_DIR:-target}/release/libwarpmail.so" "$out/"
 cp -r tests/frameworks "$out/"
 cargo test --release --locked --no-run -p warpmail -p warpmail-cli --message-format=json >"$out/built.json"

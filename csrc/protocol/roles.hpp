@@ -97,7 +97,9 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     const bool looked = has_looked(a); // before has_looks: what the first look found is seen there
     const u64 granted = granted_so_far(lanes, a);
     const u64 now = lanes.broadcast(now_ns(), 0);
-    const bool idle = !busy && granted == k.granted && !has_looks(lanes, a);
+    // What it takes to leave after work is part of that work.
+    const bool worked = granted != k.granted_before, leaving = k.reason != WM_EXIT_NONE && worked;
+    const bool idle = !busy && granted == k.granted && !leaving && !has_looks(lanes, a);
     u64 spent = now - k.now_ns;
     if (k.beginning_ns == 0 && k.now_ns == k.begin_ns) {
         k.beginning_ns = spent; // accounted for when it is known what for
@@ -114,12 +116,11 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
             store_relaxed_cta(&a.flags[flag_closing], u64{1});
     }
     if (lanes.rank() == 0) {
-        add_kept(a, busy ? kept_work_ns : kept_idle_ns, spent);
+        add_kept(a, busy || leaving ? kept_work_ns : kept_idle_ns, spent);
         add_kept(a, kept_rounds, 1);
     }
     if (lanes.any(here))
         return true;
-    const bool worked = granted != k.granted_before;
     k.allowance = allowance_after(a.args, k.allowance, k.beginning_ns, !worked);
     if (lanes.rank() == 0) {
         add_kept(a, worked ? kept_work_ns : kept_idle_ns, k.beginning_ns);
