@@ -17,6 +17,8 @@ use crate::memory::Memory;
 /// Launches kept in the queue that have not begun, while nothing happens: the next one begins when one ends, or when its
 /// door opens, without the host.
 const AHEAD: u64 = 2;
+/// The same for an arbiter that never parks: who waits for everything waits for the running launch and these.
+const AHEAD_HOT: u64 = 1;
 /// The same while records are served.
 const AHEAD_BUSY: u64 = 12;
 /// The same until the first launch has begun.
@@ -144,7 +146,8 @@ impl Launcher {
         let ahead = match (self.proven, self.is_busy()) {
             (false, _) => 1, // alone, so that one that refuses its arguments leaves the queue empty, and is noticed
             (true, true) => AHEAD_BUSY,
-            (true, false) => AHEAD,
+            (true, false) if self.parks() => AHEAD,
+            (true, false) => AHEAD_HOT,
         };
         // Those that the pacer is letting go count as begun, but never so many that doors or the driver's queue run out.
         let begun = self.memory.paced().clamp(telemetry.launches, telemetry.launches + SLACK);
