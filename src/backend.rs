@@ -26,6 +26,8 @@ unsafe impl Sync for Pinned {}
 /// Memory and copies. Addresses are device addresses; on the twin they are host addresses.
 pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
     fn info(&self) -> &DeviceInfo;
+    /// Device memory that nobody has taken, where there is a device that can be asked.
+    fn free_bytes(&self) -> Result<Option<u64>>;
     /// Zero-filled device memory, aligned to at least 256 bytes.
     fn alloc(&self, bytes: usize) -> Result<u64>;
     fn free(&self, address: u64, bytes: usize);

@@ -61,6 +61,11 @@ impl Device {
         self.backend.info()
     }
 
+    /// Bytes of device memory that no process has taken; none on the twin, whose memory is the host's.
+    pub fn free_bytes(&self) -> Result<Option<u64>> {
+        self.backend.free_bytes()
+    }
+
     /// Zero-filled device memory.
     pub fn alloc(&self, bytes: usize) -> Result<DeviceBuffer> {
         let address = self.backend.alloc(bytes)?;

@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
 done
 
 # Test targets that know the GPU: custom harnesses that waive what the machine lacks.
-gpu_tests="graph capi command"
+gpu_tests="graph forms capi command"
 
 # Figures name the commit; a tree with changes is told from the commit it stands on.
 commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)

@@ -29,6 +29,7 @@
 #endif
 
 #if !defined(__CUDA_ARCH__)
+#include <sched.h>
 #include <time.h>
 #endif
 
@@ -174,6 +175,7 @@ WM_FN u64 now_ns() {
 
 // A breath between two polls of memory: on the device the way to L2 is breath enough.
 WM_FN void pause() {}
+WM_FN void pause_after(u32 /*looks*/) {}
 
 #else // host
 
@@ -293,6 +295,14 @@ WM_FN void pause() {
 #elif defined(__aarch64__)
     asm volatile("yield" ::: "memory");
 #endif
+}
+// Between the looks of a wait: who has looked in vain that often lets others have the core, perhaps the one it waits
+// for.
+WM_FN void pause_after(u32 looks) {
+    if (looks < 256)
+        pause();
+    else
+        sched_yield();
 }
 
 #endif

@@ -11,17 +11,18 @@ namespace warpmail {
 // Calls `attempt` (bool()) until it is true or the budget is spent; at least once. All lanes leave together. The clock
 // is read every 8 attempts: a budget is kept to within 8 attempts and one tick of the clock.
 template <class L, class F> WM_FN bool wait_until(L lanes, u64 budget_ns, F&& attempt) {
-    if (attempt())
-        return true;
-    const u64 begin = now_ns();
-    for (;;) {
-        for (u32 i = 0; i < 8; i++) {
-            pause();
-            if (attempt())
-                return true;
+    u64 begin = 0;
+    for (u32 looks = 0;; looks++) {
+        if (attempt())
+            return true;
+        if (looks % 8 == 0) {
+            const u64 now = now_ns();
+            if (looks == 0)
+                begin = now;
+            if (lanes.any(looks != 0 && now - begin >= budget_ns))
+                return false;
         }
-        if (lanes.any(now_ns() - begin >= budget_ns))
-            return false;
+        pause_after(looks);
     }
 }
 

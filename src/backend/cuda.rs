@@ -125,6 +125,12 @@ impl Backend for Cuda {
         &self.info
     }
 
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        let _entered = self.context.enter()?;
+        let (free, _) = result::mem_get_info().map_err(driver("cuMemGetInfo"))?;
+        Ok(Some(free as u64))
+    }
+
     fn alloc(&self, bytes: usize) -> Result<u64> {
         let address = {
             let _entered = self.context.enter()?;

@@ -46,6 +46,10 @@ impl Backend for Twin {
         &self.info
     }
 
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     fn alloc(&self, bytes: usize) -> Result<u64> {
         let refused =
             |e: std::io::Error| Error::Unavailable { what: "host memory", reason: format!("{bytes} bytes: {e}") };

@@ -20,7 +20,7 @@ fn usage() -> (u64, u64) {
 }
 
 pub(crate) fn start_and_stop_a_hundred_times(device: &Device) -> Outcome {
-    let mut before = (0, 0);
+    let mut before = ((0, 0), None);
     for i in 0..100 {
         let (mut runtime, mut sender, mut receiver) = relay(device, MailboxOptions::slots(8), None).map_err(text)?;
         runtime.start().map_err(text)?;
@@ -29,10 +29,14 @@ pub(crate) fn start_and_stop_a_hundred_times(device: &Device) -> Outcome {
         expect(runtime.state() == State::Stopped, || format!("{:?}", runtime.state()))?;
         drop((runtime, sender, receiver));
         if i == 9 {
-            before = usage(); // what is made once has been made
+            before = (usage(), device.free_bytes().map_err(text)?); // what is made once has been made
         }
     }
-    let after = usage();
+    let (after, (before, free_before)) = (usage(), before);
+    // The driver takes device memory in pieces of two megabytes.
+    let free_after = device.free_bytes().map_err(text)?;
+    let lost = free_before.unwrap_or(0).saturating_sub(free_after.unwrap_or(0));
+    expect(lost < 4 << 20, || format!("{lost} bytes of device memory are gone"))?;
     expect(after.0 <= before.0, || format!("threads grew from {} to {}", before.0, after.0))?;
     expect(after.1 <= before.1 + 4096, || format!("memory grew from {} to {} KiB", before.1, after.1))
 }

@@ -1,5 +1,6 @@
 //! Handlers and helpers that warpmail's own tests use.
 
+pub mod forms;
 pub mod harness;
 
 include!(concat!(env!("OUT_DIR"), "/kit.rs"));

@@ -90,6 +90,18 @@ pub fn archs() -> Vec<String> {
 /// Compiles one `.cu` to a fatbin for every architecture of [`archs`] and PTX of the last. The compiler is driven through
 /// the `cc` crate, so that `CXX` and friends choose its host compiler.
 pub fn compile_fatbin(nvcc: &Path, source: &Path, includes: &[PathBuf], out: &Path) -> Result<(), String> {
+    let archs = archs();
+    compile_fatbin_for(nvcc, source, includes, out, &archs, archs.last())
+}
+
+fn compile_fatbin_for(
+    nvcc: &Path,
+    source: &Path,
+    includes: &[PathBuf],
+    out: &Path,
+    archs: &[String],
+    ptx: Option<&String>,
+) -> Result<(), String> {
     // SAFETY: build scripts are single-threaded here; cc reads the variable when it looks for its CUDA compiler.
     unsafe { env::set_var("NVCC", nvcc) };
     let mut build = cc::Build::new();
@@ -104,12 +116,11 @@ pub fn compile_fatbin(nvcc: &Path, source: &Path, includes: &[PathBuf], out: &Pa
     for include in includes {
         command.arg("-I").arg(include);
     }
-    let archs = archs();
-    for arch in &archs {
+    for arch in archs {
         command.arg("-gencode").arg(format!("arch=compute_{arch},code=sm_{arch}"));
     }
-    if let Some(last) = archs.last() {
-        command.arg("-gencode").arg(format!("arch=compute_{last},code=compute_{last}"));
+    if let Some(ptx) = ptx {
+        command.arg("-gencode").arg(format!("arch=compute_{ptx},code=compute_{ptx}"));
     }
     command.arg(source);
     let output = command.output().map_err(|e| format!("{} cannot be run: {e}", nvcc.display()))?;
@@ -126,6 +137,19 @@ pub fn compile_fatbin(nvcc: &Path, source: &Path, includes: &[PathBuf], out: &Pa
 /// Compiles one `.cu` of a crate that depends on `warpmail`, for kernels that are not handlers, and writes
 /// `$OUT_DIR/<name>.rs` with `FATBIN: Option<&[u8]>` and `MISSING: &str`, which says why there is none.
 pub fn compile_kernels(name: &str, source: &str) {
+    let archs = archs();
+    compile_kernels_for(name, source, &archs, archs.last());
+}
+
+/// As [`compile_kernels`], but unless `WARPMAIL_CUDA_ARCHS` chooses, only PTX of the oldest architecture, which the driver
+/// compiles when it is loaded: for tests, whose kernels are large and whose speed does not matter.
+pub fn compile_kernels_quickly(name: &str, source: &str) {
+    let (archs, chosen) = (archs(), env::var("WARPMAIL_CUDA_ARCHS").is_ok_and(|list| !list.trim().is_empty()));
+    let cubins = if chosen { archs.as_slice() } else { &[] };
+    compile_kernels_for(name, source, cubins, if chosen { archs.last() } else { archs.first() });
+}
+
+fn compile_kernels_for(name: &str, source: &str, archs: &[String], ptx: Option<&String>) {
     let compile = || -> Result<(), String> {
         let var =
             |name: &str| env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set: not a build script?"));
@@ -135,12 +159,8 @@ pub fn compile_kernels(name: &str, source: &str) {
         let (fatbin, missing) = match find_nvcc(csrc.parent()) {
             Ok(nvcc) => {
                 let fatbin = out.join(format!("{name}.fatbin"));
-                compile_fatbin(
-                    &nvcc,
-                    &crate_dir.join(source),
-                    &[csrc.join("include"), csrc.clone(), crate_dir.clone()],
-                    &fatbin,
-                )?;
+                let includes = [csrc.join("include"), csrc.clone(), crate_dir.clone()];
+                compile_fatbin_for(&nvcc, &crate_dir.join(source), &includes, &fatbin, archs, ptx)?;
                 (format!("Some(include_bytes!({:?}))", fatbin.display().to_string()), String::new())
             }
             Err(reason) => ("None".into(), reason),

@@ -1,0 +1,164 @@
+//! Every form of the device API against every other, with random records: as threads on the twin, and by one thread, a
+//! warp and a block on a GPU. Each scenario runs in a child process that is killed if it hangs.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use warpmail::{Device, abi};
+use warpmail_testkit::forms::*;
+use warpmail_testkit::harness::Scenario;
+
+type Outcome = Result<(), String>;
+
+const STRIDES: [u32; 7] = [64, 128, 256, 320, 512, 1024, 4096];
+/// Starts from which the indices, or their low halves, wrap within a few records.
+const STARTS: [u64; 4] = [0, u32::MAX as u64 - 2, u64::MAX - 2, 1 << 63];
+const SLOTS: [u32; 5] = [1, 2, 8, 64, 256];
+const LARGEST: usize = 4096 * 256;
+
+fn one_of<T: Copy>(random: &mut fastrand::Rng, values: &[T]) -> T {
+    values[random.usize(..values.len())]
+}
+
+/// Forms that `lanes` can take for this mailbox, and orders.
+fn any_side(random: &mut fastrand::Rng, device: &Device, ends: bool) -> Side {
+    let lanes = match device.info().ordinal {
+        None => LANES_ONE,
+        Some(_) => one_of(random, &[LANES_ONE, LANES_WARP, LANES_WARP, LANES_BLOCK]),
+    };
+    let forms = if ends && lanes == LANES_WARP { FORM_END_ALL + 1 } else { FORM_BATCH + 1 };
+    let (form, order) = (random.u64(..forms), random.u64(..2));
+    Side { form, lanes, order, ..Side::default() }
+}
+
+fn any_trial(random: &mut fastrand::Rng, device: &Device) -> Trial {
+    let ends = random.bool();
+    let (stride, scope) = if ends {
+        (abi::WM_STRIDE_DEFAULT, abi::WM_SCOPE_GPU)
+    } else {
+        (one_of(random, &STRIDES), one_of(random, &[abi::WM_SCOPE_GPU, abi::WM_SCOPE_SYS]))
+    };
+    let (mut push, mut pop) = (any_side(random, device, ends), any_side(random, device, ends));
+    pop.order = push.order; // one order is both sides' agreement
+    let fence_is_known = device.info().ordinal.is_none() || push.lanes == LANES_WARP;
+    if push.order == ORDER_ORDERED && fence_is_known && random.bool() {
+        push.order = ORDER_FENCED;
+    }
+    Trial {
+        stride,
+        slots: one_of(random, &SLOTS),
+        scope,
+        start: one_of(random, &STARTS),
+        seed: random.u64(..),
+        records: 700,
+        threads: one_of(random, &[32, 64, 128, 256]),
+        push,
+        pop,
+    }
+}
+
+fn records_cross_in_every_form(device: &Device) -> Outcome {
+    let forms = Forms::new(device, LARGEST)?;
+    let mut random = fastrand::Rng::with_seed(std::env::var("WARPMAIL_SEED").map_or(1, |s| s.parse().unwrap_or(1)));
+    for i in 0..400 {
+        let trial = any_trial(&mut random, device);
+        let reports = forms.run(&trial)?;
+        if reports.iter().any(|r| r.fault != 0 || r.done != trial.records) {
+            return Err(format!("trial {i}: {trial:?}: producer {:?}, consumer {:?}", reports[0], reports[1]));
+        }
+    }
+    Ok(())
+}
+
+/// Many records through one pair of forms that a graph of modules would use, so that rare moments come up.
+fn many_records_cross(device: &Device) -> Outcome {
+    let forms = Forms::new(device, LARGEST)?;
+    let on_gpu = device.info().ordinal.is_some();
+    let pairs = [(FORM_TRY, FORM_TRY), (FORM_BATCH, FORM_BATCH), (FORM_END, FORM_END), (FORM_END_ALL, FORM_END_ALL)];
+    for (i, (push, pop)) in pairs.into_iter().enumerate() {
+        let (push, pop) = if on_gpu { (push, pop) } else { (push % 4, pop % 4) };
+        let lanes = if on_gpu { LANES_WARP } else { LANES_ONE };
+        for order in [ORDER_ORDERED, ORDER_SELF_CONTAINED, ORDER_FENCED] {
+            let seen = if order == ORDER_FENCED { ORDER_ORDERED } else { order };
+            let trial = Trial {
+                stride: abi::WM_STRIDE_DEFAULT,
+                slots: 64,
+                scope: abi::WM_SCOPE_GPU,
+                start: 0,
+                seed: 77 + i as u64,
+                records: 100_000,
+                threads: 32,
+                push: Side { form: push, lanes, order, ..Side::default() },
+                pop: Side { form: pop, lanes, order: seen, ..Side::default() },
+            };
+            let reports = forms.run(&trial)?;
+            if reports.iter().any(|r| r.fault != 0 || r.done != trial.records) {
+                return Err(format!("{trial:?}: producer {:?}, consumer {:?}", reports[0], reports[1]));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn plain_trial(lanes: u64, slots: u32) -> Trial {
+    let side = Side { lanes, ..Side::default() };
+    Trial {
+        stride: abi::WM_STRIDE_DEFAULT,
+        slots,
+        scope: abi::WM_SCOPE_GPU,
+        start: 0,
+        seed: 1,
+        records: 1,
+        threads: 64,
+        push: side,
+        pop: side,
+    }
+}
+
+fn all_lanes(device: &Device) -> &'static [u64] {
+    if device.info().ordinal.is_some() { &[LANES_ONE, LANES_WARP, LANES_BLOCK] } else { &[LANES_ONE] }
+}
+
+fn misuse_is_told(device: &Device) -> Outcome {
+    let forms = Forms::new(device, LARGEST)?;
+    for &lanes in all_lanes(device) {
+        for (call, [found, expected]) in forms.misuse(&plain_trial(lanes, 1))?.into_iter().enumerate() {
+            if found != expected {
+                return Err(format!("lanes {lanes}, call {call}: status {found}, not {expected}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn damaged_headers_are_told(device: &Device) -> Outcome {
+    type Damage = fn(&mut abi::wm_mailbox_header);
+    let damages: [(Damage, i32); 7] = [
+        (|_| (), abi::WM_OK as i32),
+        (|h| h.magic ^= 1, abi::WM_BAD_MAGIC),
+        (|h| h.version += 1, abi::WM_BAD_VERSION),
+        (|h| h.record_stride = 512, abi::WM_BAD_STRIDE),
+        (|h| h.slots_log2 = 60, abi::WM_BAD_STRIDE),
+        (|h| h.consumer_id = 9, abi::WM_BAD_ARGUMENT),
+        (|h| h.write_idx = h.read_idx.wrapping_sub(1), abi::WM_BAD_INDEX),
+    ];
+    let forms = Forms::new(device, LARGEST)?;
+    for (i, (damage, expected)) in damages.into_iter().enumerate() {
+        let found = forms.check_damaged(&plain_trial(LANES_ONE, 1), damage)?;
+        if found != expected {
+            return Err(format!("damage {i}: status {found}, not {expected}"));
+        }
+    }
+    Ok(())
+}
+
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("records_cross_in_every_form", records_cross_in_every_form),
+    ("many_records_cross", many_records_cross),
+    ("misuse_is_told", misuse_is_told),
+    ("damaged_headers_are_told", damaged_headers_are_told),
+];
+
+fn main() -> ExitCode {
+    warpmail_testkit::harness::main(SCENARIOS, Duration::from_secs(120))
+}
