@@ -24,7 +24,7 @@ const AHEAD_BUSY: u64 = 12;
 /// The same until the first launch has begun.
 const TICK_FIRST: Duration = Duration::from_micros(100);
 /// How often the driver is asked whether the launches are well; more often costs processor time.
-const ASK: Duration = Duration::from_millis(20);
+const ASK: Duration = Duration::from_millis(50);
 /// How many launches whose doors are open, but that have not begun, are taken as good as begun.
 const SLACK: u64 = 2;
 const _: () = assert!(AHEAD_BUSY + SLACK < abi::WM_DOORS as u64, "a credit's door is clear before it is enqueued");

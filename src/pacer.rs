@@ -19,20 +19,20 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    /// With `max_wait`, opens every door before it has been closed for that long, and wakes the launcher each time.
+    /// With `max_wait`, opens all doors that often, and wakes the launcher each time.
     pub(crate) fn start(memory: Arc<Memory>, max_wait: Option<Duration>, launcher: Thread) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let tick = max_wait.map_or(SUSPICIOUS / 10, |wait| wait / 2);
+        let tick = max_wait.unwrap_or(SUSPICIOUS / 10);
         let body = move || {
-            let (mut warned, mut watched, mut due) = (false, Instant::now(), 0);
+            let (mut warned, mut watched) = (false, Instant::now());
             loop {
                 std::thread::park_timeout(tick); // a channel would spin for a while first, every time
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
                 if max_wait.is_some() {
-                    open_doors(&memory, &mut due);
+                    open_doors(&memory);
                     launcher.unpark();
                 }
                 if watched.elapsed() >= SUSPICIOUS / 10 {
@@ -59,14 +59,14 @@ impl Drop for Pacer {
     }
 }
 
-/// T1 and T2 of the model: of the credits that have not begun, those that the driver had, or was about to have, at the last
-/// tick already. The newer ones stay, so that whoever has news meanwhile finds one to ring for.
-fn open_doors(memory: &Memory, due: &mut u64) {
-    memory.set_paced(*due);
-    for n in memory.telemetry().launches..*due {
+/// T1 and T2 of the model: all credits that the driver has, or is about to have. The launcher, which is woken right after,
+/// puts others behind them; until then whoever has news rings for a launch that is not enqueued yet, and waits for it.
+fn open_doors(memory: &Memory) {
+    let enqueued = memory.enqueued();
+    memory.set_paced(enqueued);
+    for n in memory.telemetry().launches..enqueued {
         memory.set_door(n, true);
     }
-    *due = memory.enqueued();
 }
 
 /// Names a handler that has been running for suspiciously long, once.

@@ -30,6 +30,13 @@ pub(crate) struct Kernel(sys::CUfunction);
 #[derive(Clone, Copy)]
 pub(crate) struct Stream(sys::CUstream);
 
+impl Stream {
+    /// The driver's handle.
+    pub(crate) fn raw(self) -> sys::CUstream {
+        self.0
+    }
+}
+
 impl Kernels {
     /// Loads them, or says why that cannot be.
     pub(crate) fn load(device: &Device) -> Result<Self, String> {

@@ -1,5 +1,6 @@
 //! `warpmail bench`: each bench prints a table and writes rows as JSON.
 
+mod blocking;
 mod drain;
 mod gpu;
 mod hop;
@@ -46,6 +47,8 @@ enum Which {
     SpinBudget(spin_budget::Args),
     /// How soon a parked arbiter serves a record, over the front end's own way; what parking costs hot and idle (a GPU only)
     Wake(wake::Args),
+    /// Which calls of the driver wait beside an arbiter that is hot, parked, or woken all the time, and how long (a GPU only)
+    BlockingCalls(blocking::Args),
     /// Journalled records to a sink, and the log to a disk, over the disk's own rate with the same block
     Drain(drain::Args),
 }
@@ -55,6 +58,7 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
         Which::Pair(a) => pair::execute(a),
         Which::Hop(a) => hop::execute(a),
         Which::Throughput(a) => throughput::execute(a),
+        Which::BlockingCalls(a) => blocking::execute(a),
         Which::Drain(a) => drain::execute(a),
         Which::Wake(a) => wake::execute(a),
         Which::SpinBudget(a) => spin_budget::execute(a, args.svg.as_deref()),
