@@ -2,9 +2,11 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::batch::{Batch, Place};
+use super::batch::{self, Batch, Place};
+use super::disk::{DIRECT_BLOCK, Disk};
 use super::format::{SEGMENT_HEADER, SegmentHeader, segment_name};
 use super::log::Log;
+use super::options::LogOptions;
 use super::segment::Segment;
 use crate::error::{Error, Result};
 
@@ -39,28 +41,75 @@ pub(super) struct Active {
     pub(super) tail: Tail,
     /// Whether the last thing in it is the mark of a log that was closed.
     pub(super) marked: bool,
+    /// What stands in the block of `end`, before it: a write of whole blocks begins with it.
+    begun: Vec<u8>,
 }
+
+impl Active {
+    /// A segment with its end, and the bytes before it in the end's block. Opens it for writes past the page cache where that
+    /// is wanted; if it cannot be, says why.
+    pub(super) fn new(
+        mut segment: Segment,
+        disk: &dyn Disk,
+        options: &LogOptions,
+        end: u64,
+        begun: Vec<u8>,
+    ) -> (Self, Option<String>) {
+        debug_assert_eq!(begun.len() as u64, end % BLOCK);
+        let not_direct = options.direct_from.and_then(|_| segment.go_direct(disk).err());
+        (Active { segment, end, tail: Tail::Clean, marked: false, begun }, not_direct)
+    }
+
+    /// Bytes of the filler before a batch: none if it is not written in whole blocks.
+    fn gap(&self, records: &Batch<'_>, options: &LogOptions) -> Option<u64> {
+        let large = options.direct_from.is_some_and(|from| records.bytes() >= from);
+        (large && self.segment.is_direct()).then(|| records.gap(self.end))
+    }
+}
+
+const BLOCK: u64 = DIRECT_BLOCK as u64;
 
 impl Log {
     pub(super) fn take(&mut self, records: &mut Batch<'_>) -> Result<()> {
         self.clean()?;
         let bytes = records.bytes();
+        let mut gap = self.active.gap(records, &self.options);
         let empty = self.written < self.active.segment.first;
-        if self.active.tail == Tail::Sealed || !empty && self.active.end + bytes > self.options.segment_bytes {
+        let end = self.active.end + gap.unwrap_or(0) + bytes;
+        if self.active.tail == Tail::Sealed || !empty && end > self.options.segment_bytes {
             self.roll()?;
+            gap = self.active.gap(records, &self.options);
         }
         // Until all of it is written, what stands there is nobody's.
         self.active.tail = Tail::Dirty;
-        records.place(Place { log_id: self.id, first: self.written + 1, synced: self.durable, wall_ns: now_ns() });
-        if let Err(error) = records.write(&self.active.segment, self.active.end) {
+        let place = Place { log_id: self.id, first: self.written + 1, synced: self.durable, wall_ns: now_ns() };
+        records.place(place);
+        if let Err(error) = self.put(records, gap, &place) {
             // A reader may be looking: remove what was written now, if that can be done.
             return Err(self.clean().err().filter(|e| matches!(e, Error::NotDurable { .. })).unwrap_or(error));
         }
         self.active.tail = Tail::Clean;
         self.active.marked = false;
-        self.active.end += bytes;
+        self.active.end += gap.unwrap_or(0) + bytes;
+        records.tail(&mut self.active.begun, (self.active.end % BLOCK) as usize);
         self.written += records.len() as u64;
         self.stats.batches += 1;
+        self.stats.direct_batches += u64::from(gap.is_some());
+        Ok(())
+    }
+
+    /// Writes a batch at the end; with a gap given, in whole blocks behind a filler of so many bytes.
+    fn put(&mut self, records: &mut Batch<'_>, gap: Option<u64>, place: &Place) -> Result<()> {
+        let Active { segment, end, begun, .. } = &mut self.active;
+        let Some(gap) = gap else { return records.write(segment, *end) };
+        let mut lead = begun.clone();
+        if gap > 0 {
+            lead.extend(batch::filler(gap, self.written, place));
+        }
+        if let Some(why) = records.write_blocks(segment, *end - begun.len() as u64, &lead)? {
+            tracing::info!(%why, "the log is written through the page cache");
+            self.stats.not_direct = Some(why);
+        }
         Ok(())
     }
 
@@ -98,7 +147,10 @@ impl Log {
         self.leftover = false;
         let closed_ns = header.created_ns;
         self.sealed.push_back(Sealed { first: self.active.segment.first, bytes: self.active.end, closed_ns });
-        self.active = Active { segment, end: SEGMENT_HEADER, tail: Tail::Clean, marked: false };
+        let begun = bytemuck::bytes_of(&header).to_vec();
+        let (active, not_direct) = Active::new(segment, self.disk.as_ref(), &self.options, SEGMENT_HEADER, begun);
+        self.active = active;
+        self.stats.not_direct = not_direct;
         self.retain_or_warn()
     }
 

@@ -1,19 +1,22 @@
 //! Records as bytes, ready but for what the moment of writing decides.
 
+use super::disk::DIRECT_BLOCK;
 use super::format::{ALIGN, MARK, RECORD_HEADER, RECORD_MAGIC, RecordHeader};
 use super::options::Entry;
+use super::pages::{LEAD, Pages};
 use super::segment::Segment;
 use crate::error::Result;
 
 /// A payload or tensor that is longer is written from where it lies.
-const GATHER: usize = 1 << 20;
+pub(super) const GATHER: usize = 1 << 20;
+const BLOCK: u64 = DIRECT_BLOCK as u64;
 
 /// Records encoded for a log: copied and with their checksums, which is the work in them. Their sequences, and what is known
 /// to be durable, are filled in when they are written, which is little. So one thread can prepare a batch while another
 /// writes and syncs the one before; a batch that was not taken can be appended again, also behind others.
 #[derive(Debug, Clone, Default)]
 pub struct Batch<'a> {
-    bytes: Vec<u8>,
+    bytes: Pages,
     /// Where in `bytes` the headers stand.
     headers: Vec<usize>,
     /// What is not copied: the place in `bytes` that it stands before, and it.
@@ -39,6 +42,15 @@ pub(super) fn mark(log_id: &[u8; 16], last: u64, synced: u64, wall_ns: u64) -> R
     let mut header = header(&Entry { flags: MARK, ..Entry::default() }, true);
     header.place(last, &Place { log_id: *log_id, first: last, synced, wall_ns });
     header
+}
+
+/// What stands between the end of the log and the place where a batch is to begin: a mark with so many zeros behind it that
+/// both have `bytes` bytes, at least [`RECORD_HEADER`]. It says no more than `synced`.
+pub(super) fn filler(bytes: u64, last: u64, place: &Place) -> Vec<u8> {
+    let zeros = vec![0; (bytes - RECORD_HEADER) as usize];
+    let mut header = header(&Entry { flags: MARK, payload: &zeros, ..Entry::default() }, true);
+    header.place(last, place);
+    [bytemuck::bytes_of(&header), &zeros].concat()
 }
 
 fn header(entry: &Entry<'_>, summed: bool) -> RecordHeader {
@@ -80,12 +92,12 @@ impl<'a> Batch<'a> {
     }
 
     /// An empty batch that uses this memory.
-    pub(super) fn with_memory(mut bytes: Vec<u8>) -> Self {
+    pub(super) fn with_memory(mut bytes: Pages) -> Self {
         bytes.clear();
         Batch { bytes, ..Self::default() }
     }
 
-    pub(super) fn into_memory(self) -> Vec<u8> {
+    pub(super) fn into_memory(self) -> Pages {
         self.bytes
     }
 
@@ -100,7 +112,7 @@ impl<'a> Batch<'a> {
             if piece.len() > GATHER {
                 self.long.push((self.bytes.len(), piece));
             } else {
-                self.bytes.extend_from_slice(piece);
+                self.bytes.extend(piece);
             }
         }
         self.end(entry);
@@ -111,20 +123,20 @@ impl<'a> Batch<'a> {
     pub fn push_copy(&mut self, entry: &Entry<'_>) -> Result<()> {
         entry.check()?;
         self.begin(entry);
-        self.bytes.extend_from_slice(entry.payload);
-        self.bytes.extend_from_slice(entry.tensor);
+        self.bytes.extend(entry.payload);
+        self.bytes.extend(entry.tensor);
         self.end(entry);
         Ok(())
     }
 
     fn begin(&mut self, entry: &Entry<'_>) {
         self.headers.push(self.bytes.len());
-        self.bytes.extend_from_slice(bytemuck::bytes_of(&header(entry, !self.unsummed)));
+        self.bytes.extend(bytemuck::bytes_of(&header(entry, !self.unsummed)));
     }
 
     fn end(&mut self, entry: &Entry<'_>) {
         let padding = entry.bytes() - RECORD_HEADER - (entry.payload.len() + entry.tensor.len()) as u64;
-        self.bytes.extend_from_slice(&[0; ALIGN as usize][..padding as usize]);
+        self.bytes.extend(&[0; ALIGN as usize][..padding as usize]);
         self.total += entry.bytes();
     }
 
@@ -161,7 +173,7 @@ impl<'a> Batch<'a> {
                 Some((_, piece)) => *piece,
                 None => {
                     from += len;
-                    &self.bytes[from - len..from]
+                    &self.bytes.bytes()[from - len..from]
                 }
             };
             let (payload, tensor) = (piece(header.payload_len as usize), piece(header.tensor_len as usize));
@@ -171,7 +183,7 @@ impl<'a> Batch<'a> {
     }
 
     fn header(&self, at: usize) -> RecordHeader {
-        bytemuck::pod_read_unaligned(&self.bytes[at..at + RECORD_HEADER as usize])
+        bytemuck::pod_read_unaligned(&self.bytes.bytes()[at..at + RECORD_HEADER as usize])
     }
 
     /// Fills in what was left open.
@@ -192,25 +204,109 @@ impl<'a> Batch<'a> {
     }
 
     fn set_header(&mut self, at: usize, header: &RecordHeader) {
-        self.bytes[at..at + RECORD_HEADER as usize].copy_from_slice(bytemuck::bytes_of(header));
+        self.bytes.bytes_mut()[at..at + RECORD_HEADER as usize].copy_from_slice(bytemuck::bytes_of(header));
+    }
+
+    /// Its bytes, in order.
+    fn pieces(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        let (copied, ends) = (self.bytes.bytes(), self.long.iter().map(|(before, _)| *before));
+        let begins = std::iter::once(0).chain(ends.clone());
+        let long = self.long.iter().map(|(_, piece)| *piece).chain(std::iter::once(&[][..])).collect::<Vec<_>>();
+        let parts: Vec<_> = begins.zip(ends.chain([copied.len()])).zip(long).collect();
+        parts.into_iter().flat_map(|((from, to), long)| [&copied[from..to], long])
+    }
+
+    /// The last bytes of `behind` and of this batch, together `len` of them, in the place of `behind`.
+    pub(super) fn tail(&self, behind: &mut Vec<u8>, len: usize) {
+        let mut missing = len;
+        let mut parts = Vec::new();
+        for piece in self.pieces().rev() {
+            let part = &piece[piece.len() - missing.min(piece.len())..];
+            missing -= part.len();
+            parts.push(part);
+        }
+        behind.drain(..behind.len().saturating_sub(missing));
+        parts.into_iter().rev().for_each(|part| behind.extend_from_slice(part));
+    }
+
+    /// How much further than `end` the batch should begin for its bytes to lie in whole blocks as they lie in memory: 0, or
+    /// room for a filler. Of a batch that is one long tensor, it is the tensor that should.
+    pub(super) fn gap(&self, end: u64) -> u64 {
+        let first_long = self.long.first().map_or(0, |(before, _)| *before as u64);
+        let wanted = if first_long.is_multiple_of(ALIGN) && first_long < BLOCK { first_long } else { 0 };
+        let gap = (BLOCK - (end + wanted) % BLOCK) % BLOCK;
+        if gap == 0 || gap >= RECORD_HEADER { gap } else { gap + BLOCK }
     }
 
     /// Writes the records one behind the other from an offset on.
     pub(super) fn write(&self, segment: &Segment, mut offset: u64) -> Result<()> {
-        let mut written = 0;
-        let mut put = |bytes: &[u8]| {
-            if !bytes.is_empty() {
-                segment.write(offset, bytes)?;
-            }
-            offset += bytes.len() as u64;
-            Ok(())
-        };
-        for (before, piece) in &self.long {
-            put(&self.bytes[written..*before])?;
-            put(piece)?;
-            written = *before;
+        for piece in self.pieces().filter(|piece| !piece.is_empty()) {
+            segment.write(offset, piece)?;
+            offset += piece.len() as u64;
         }
-        put(&self.bytes[written..])
+        Ok(())
+    }
+
+    /// Writes them in whole blocks past the page cache, from an offset that is a multiple of the block on, behind `lead`.
+    /// Gives the reason if there are no such writes after all: then they were written in the other way.
+    pub(super) fn write_blocks(&mut self, segment: &mut Segment, offset: u64, lead: &[u8]) -> Result<Option<String>> {
+        if self.long.is_empty() && lead.len() <= LEAD && lead.len().is_multiple_of(DIRECT_BLOCK) {
+            return segment.write_blocks(offset, self.bytes.framed(lead));
+        }
+        let mut blocks = Blocks { segment, offset, staged: Pages::default(), refused: None };
+        blocks.put(lead)?;
+        for piece in self.pieces() {
+            blocks.put(piece)?;
+        }
+        blocks.flush()?;
+        Ok(blocks.refused)
+    }
+}
+
+/// Writes pieces of any length in whole blocks: long ones that lie as they should from where they are, the others copied.
+struct Blocks<'a> {
+    segment: &'a mut Segment,
+    /// Where what is staged goes.
+    offset: u64,
+    staged: Pages,
+    refused: Option<String>,
+}
+
+impl Blocks<'_> {
+    fn put(&mut self, mut piece: &[u8]) -> Result<()> {
+        if self.staged.len().is_multiple_of(DIRECT_BLOCK) && piece.as_ptr().addr().is_multiple_of(DIRECT_BLOCK) {
+            let whole = piece.len() - piece.len() % DIRECT_BLOCK;
+            self.flush()?;
+            self.write(&piece[..whole])?;
+            piece = &piece[whole..];
+        }
+        while !piece.is_empty() {
+            let part = piece.len().min(GATHER - self.staged.len());
+            self.staged.extend(&piece[..part]);
+            piece = &piece[part..];
+            if self.staged.len() == GATHER {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is staged, with zeros up to a whole block: only at the end, and where whole blocks are staged.
+    fn flush(&mut self) -> Result<()> {
+        let mut staged = std::mem::take(&mut self.staged);
+        self.write(staged.framed(&[]))?;
+        staged.clear();
+        self.staged = staged;
+        Ok(())
+    }
+
+    fn write(&mut self, blocks: &[u8]) -> Result<()> {
+        if !blocks.is_empty() {
+            let refused = self.segment.write_blocks(self.offset, blocks)?;
+            self.refused = self.refused.take().or(refused);
+            self.offset += blocks.len() as u64;
+        }
+        Ok(())
     }
 }
 
@@ -243,6 +339,19 @@ mod tests {
             assert_eq!((batch.len(), batch.bytes()), (6, entries.iter().map(Entry::bytes).sum()));
         }
         assert!(borrowed.bytes.len() < copied.bytes.len());
+        // The ends of all kinds, with and without something before them.
+        for len in [0, 1, 4095] {
+            let ends = [&borrowed, &copied].map(|batch| {
+                let mut behind = vec![7; 3];
+                batch.tail(&mut behind, len);
+                behind
+            });
+            assert!(ends[0] == ends[1] && ends[0].len() == len);
+        }
+        let (mut short, mut behind) = (Batch::new(), vec![7; 100]);
+        short.push(&of(b"abc", b"", 1)).unwrap();
+        short.tail(&mut behind, 90);
+        assert!(behind.len() == 90 && behind[..10] == [7; 10] && behind.ends_with(b"abc\0\0\0\0\0"));
         // Placed, all three are the same; placed anew, too.
         let place = Place { log_id: [3; 16], first: 40, synced: 39, wall_ns: 5 };
         for first in [1, 40] {

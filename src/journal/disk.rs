@@ -7,8 +7,13 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom, fallocate, flock, seek};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FlockOperation, OFlags, SeekFrom, StatxFlags, fallocate, flock, seek, statx,
+};
 use rustix::io::{Errno, retry_on_intr};
+
+/// What direct writes are made of: their offset, their length and the address of their bytes are multiples of it.
+pub const DIRECT_BLOCK: usize = 4096;
 
 /// A directory that holds a log, a checkpoint, or both. Names are plain file names.
 pub trait Disk: Debug + Send + Sync {
@@ -22,6 +27,13 @@ pub trait Disk: Debug + Send + Sync {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file for reading, and for writing if `write`.
     fn open(&self, name: &str, write: bool) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file that is there for writes past the page cache; [`write_at`](DiskFile::write_at) alone is called on it, with
+    /// whole [`DIRECT_BLOCK`]s. They are seen by, and synced through, the file as [`open`](Self::open) gives it. The error
+    /// says why the disk has no such writes, which is no failure.
+    fn open_direct(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let _ = name;
+        Err(io::Error::new(ErrorKind::Unsupported, "this disk has no direct writes"))
+    }
     /// Removes a name. Durable only after [`sync`](Self::sync).
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Gives a file another name, in place of the file that has it. Durable only after [`sync`](Self::sync); a crash before
@@ -115,6 +127,21 @@ impl Disk for Folder {
             return Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file"));
         }
         Ok(Box::new(file))
+    }
+
+    fn open_direct(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let flags = (OFlags::DIRECT | OFlags::NONBLOCK).bits() as i32;
+        let file = OpenOptions::new().write(true).custom_flags(flags).open(self.path.join(name))?;
+        let no = |why: String| Err(io::Error::new(ErrorKind::Unsupported, why));
+        // An older kernel, or file system, does not say; then a write that it cannot do fails, and says so.
+        match statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
+            Ok(s) if s.stx_mask & StatxFlags::DIOALIGN.bits() == 0 => Ok(Box::new(file)),
+            Ok(s) if s.stx_dio_offset_align == 0 => no("the file system has no direct writes for this file".into()),
+            Ok(s) if s.stx_dio_offset_align.max(s.stx_dio_mem_align) as usize > DIRECT_BLOCK => {
+                no(format!("the file system wants direct writes in blocks of {}", s.stx_dio_offset_align))
+            }
+            _ => Ok(Box::new(file)),
+        }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -8,11 +8,13 @@ const _: () = assert!(cfg!(target_endian = "little"), "a log is little endian an
 pub const SEGMENT_MAGIC: [u8; 8] = *b"wmjournl";
 /// What a record begins with: `WMRC` as a file shows it.
 pub const RECORD_MAGIC: u32 = u32::from_le_bytes(*b"WMRC");
-/// The version of these bytes. A log of another version is refused.
-pub const VERSION: u32 = 1;
+/// The version of these bytes. Segments of version 1, which has no fillers, are read and never written to.
+pub const VERSION: u32 = 2;
+/// The oldest version that is read.
+pub const OLDEST: u32 = 1;
 /// Records begin at multiples of this.
 pub const ALIGN: u64 = 8;
-/// Set in [`RecordHeader::flags`] by the log for its own marks; the bits below are the caller's.
+/// Set in [`RecordHeader::flags`] by the log for its own marks and fillers; the bits below are the caller's.
 pub const MARK: u16 = 0x8000;
 /// The longest payload of one record, bytes.
 pub const MAX_PAYLOAD: u64 = 1 << 30;
@@ -84,8 +86,8 @@ pub struct RecordHeader {
     pub header_crc: u32,
 }
 
-const _: () = assert!(size_of::<SegmentHeader>() == 64, "files of version 1 have 64 bytes before the first record");
-const _: () = assert!(size_of::<RecordHeader>() == 72, "records of version 1 have 72 bytes before the payload");
+const _: () = assert!(size_of::<SegmentHeader>() == 64, "segments have 64 bytes before the first record");
+const _: () = assert!(size_of::<RecordHeader>() == 72, "records have 72 bytes before the payload");
 const _: () = assert!(
     SEGMENT_HEADER.is_multiple_of(ALIGN) && RECORD_HEADER.is_multiple_of(ALIGN),
     "records begin at multiples of 8"

@@ -13,6 +13,7 @@ use super::active::{Active, Sealed, Tail, now_ns};
 use super::batch::{self, Batch};
 use super::disk::{Disk, Folder};
 use super::options::{Entry, LogOptions, SyncPolicy};
+use super::pages::Pages;
 use super::recover::{self, Recovered};
 use super::sink::Position;
 use crate::error::{Error, Result};
@@ -36,6 +37,10 @@ pub struct LogStats {
     pub syncs: u64,
     /// Time in them, nanoseconds.
     pub sync_ns: u64,
+    /// Batches that were written past the page cache.
+    pub direct_batches: u64,
+    /// Why no more are, if that was asked for and cannot be.
+    pub not_direct: Option<String>,
     /// Batches that were not taken because a write failed.
     pub failed_batches: u64,
     /// Segments removed by retention.
@@ -62,7 +67,7 @@ pub struct Log {
     failed: Option<Error>,
     /// A failed attempt may have left the file of the next segment.
     pub(super) leftover: bool,
-    pub(super) buffer: Vec<u8>,
+    pub(super) buffer: Pages,
     _lock: Box<dyn Any + Send>,
 }
 
@@ -92,11 +97,11 @@ impl Log {
             active: state.active,
             written: recovered.last,
             durable: recovered.last,
-            stats: LogStats::default(),
+            stats: LogStats { not_direct: state.not_direct, ..LogStats::default() },
             last_sync: Instant::now(),
             failed: None,
             leftover: false,
-            buffer: Vec::new(),
+            buffer: Pages::default(),
             _lock: lock,
         };
         log.retain_or_warn()?;

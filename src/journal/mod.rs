@@ -38,6 +38,7 @@ pub mod format;
 mod log;
 mod merge;
 mod options;
+mod pages;
 mod reader;
 mod recover;
 mod replay;

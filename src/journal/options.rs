@@ -34,11 +34,19 @@ pub struct LogOptions {
     pub sync: SyncPolicy,
     /// What is removed.
     pub retention: Retention,
+    /// Batches of at least this many bytes are written past the page cache, where the file system can, and begin at a
+    /// multiple of 4096 bytes for it. None: none are. [`LogStats::not_direct`](super::LogStats::not_direct) says why if not.
+    pub direct_from: Option<u64>,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        LogOptions { segment_bytes: 64 << 20, sync: SyncPolicy::EveryBatch, retention: Retention::default() }
+        LogOptions {
+            segment_bytes: 64 << 20,
+            sync: SyncPolicy::EveryBatch,
+            retention: Retention::default(),
+            direct_from: Some(64 << 10),
+        }
     }
 }
 

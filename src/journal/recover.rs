@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::active::{Active, Sealed, Tail, now_ns};
-use super::disk::Disk;
-use super::format::{self, SEGMENT_HEADER, SegmentHeader};
+use super::disk::{DIRECT_BLOCK, Disk};
+use super::format::{self, SEGMENT_HEADER, SegmentHeader, VERSION};
 use super::options::LogOptions;
 use super::scan::{Scan, Walked, walk};
 use super::segment::{Head, Segment, sync_names};
@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) sealed: VecDeque<Sealed>,
     pub(super) active: Active,
     pub(super) recovered: Recovered,
+    /// Why nothing is written past the page cache, if that was asked for.
+    pub(super) not_direct: Option<String>,
 }
 
 /// Takes the writer's lock.
@@ -93,10 +95,10 @@ pub(super) fn recover(disk: &dyn Disk, options: &LogOptions) -> Result<State> {
     let closed = headers.iter().skip(1).chain([&header]);
     sealed.iter_mut().zip(closed).for_each(|(s, next)| s.closed_ns = next.created_ns);
 
-    let (active, walked, torn) = mend(segment, &header, options)?;
+    let (active, not_direct, walked, torn) = mend(disk, segment, &header, options)?;
     let recovered =
         Recovered { created: false, first: firsts[0], last: walked.next - 1, segments: firsts.len() as u64, torn };
-    Ok(State { id: header.log_id, sealed, active, recovered })
+    Ok(State { id: header.log_id, sealed, active, recovered, not_direct })
 }
 
 /// The segments of a log name each other: a file that is missing between two is seen.
@@ -121,9 +123,10 @@ fn make(disk: &dyn Disk, options: &LogOptions) -> Result<State> {
         // If it stays: without a header it is finished next time, with one it is an empty log.
         let _ = disk.remove(&format::segment_name(1));
     })?;
-    let active = Active { segment, end: SEGMENT_HEADER, tail: Tail::Clean, marked: false };
+    let begun = bytemuck::bytes_of(&header).to_vec();
+    let (active, not_direct) = Active::new(segment, disk, options, SEGMENT_HEADER, begun);
     let recovered = Recovered { created: true, first: 1, last: 0, segments: 1, torn: None };
-    Ok(State { id: header.log_id, sealed: VecDeque::new(), active, recovered })
+    Ok(State { id: header.log_id, sealed: VecDeque::new(), active, recovered, not_direct })
 }
 
 /// Gives its header to a segment that a crash left without one. It was made only after everything before it was durable.
@@ -161,7 +164,7 @@ pub(super) fn ends_at(scan: &Scan, walked: &Walked, next_first: u64) -> Result<(
 }
 
 /// Finds the end of the last segment, cuts what is torn, and makes the rest durable.
-fn mend(segment: Segment, header: &SegmentHeader, options: &LogOptions) -> Result<(Active, Walked, Option<Torn>)> {
+fn mend(disk: &dyn Disk, segment: Segment, header: &SegmentHeader, options: &LogOptions) -> Result<Mended> {
     let mut scan = Scan::new(segment, header.log_id)?;
     let walked = walk(&mut scan)?;
     if let Some((at, by)) = scan.claim(walked.end, walked.next)? {
@@ -184,11 +187,33 @@ fn mend(segment: Segment, header: &SegmentHeader, options: &LogOptions) -> Resul
     // Also where nothing but zeros is seen: the disk may still have what a writer cut off and then failed to sync.
     segment.truncate(walked.end)?;
     segment.sync()?;
-    // Space set aside is a convenience: without it the file grows as it is written.
-    let _ = segment.allocate(options.segment_bytes.max(walked.end));
-    let active = Active { segment, end: walked.end, tail: Tail::Clean, marked: walked.marked };
-    Ok((active, walked, torn))
+    let old = header.version < VERSION;
+    let empty = walked.end == SEGMENT_HEADER;
+    if old && empty {
+        let mut header = SegmentHeader { version: VERSION, ..*header };
+        header.crc = header.own_crc();
+        segment.begin(disk, &header, options.segment_bytes)?;
+    }
+    let mut begun = vec![0; (walked.end % DIRECT_BLOCK as u64) as usize];
+    let have = segment.read(walked.end - begun.len() as u64, &mut begun)?;
+    if have < begun.len() {
+        return Err(segment.damaged(walked.end, "the file became shorter while it was read"));
+    }
+    // Older bytes are left as they are: what is new goes to the next segment.
+    let sealed = old && !empty;
+    if !sealed {
+        // Space set aside is a convenience: without it the file grows as it is written.
+        let _ = segment.allocate(options.segment_bytes.max(walked.end));
+    }
+    let (mut active, not_direct) = Active::new(segment, disk, options, walked.end, begun);
+    active.marked = walked.marked;
+    if sealed {
+        active.tail = Tail::Sealed;
+    }
+    Ok((active, not_direct, walked, torn))
 }
+
+type Mended = (Active, Option<String>, Walked, Option<Torn>);
 
 /// Writes bytes again that are there already. A sync that failed may have left them in memory only, in pages that look clean
 /// and that no further sync would write; this makes them dirty.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::disk::DIRECT_BLOCK;
 use super::format::{self, ALIGN, MAX_PAYLOAD, MAX_TENSOR, RECORD_HEADER, RECORD_MAGIC, RecordHeader};
 use super::segment::Segment;
 use crate::error::Result;
@@ -13,7 +14,7 @@ const WINDOW: usize = 1 << 18;
 pub(super) enum Step {
     /// A record that all checks accept.
     Record(RecordHeader),
-    /// The log's own mark, made when it was closed.
+    /// The log's own: a mark, made when it was closed, or a filler, up to where a batch begins.
     Mark(RecordHeader),
     /// No record: the end of what was written, a torn record, or damage. Which, the offset alone cannot tell.
     Stop(&'static str),
@@ -53,8 +54,16 @@ impl Scan {
             return Ok(Step::Stop(why_not));
         }
         if header.is_mark() {
-            let belongs = header.sequence.checked_add(1) == Some(sequence) && header.stride() == RECORD_HEADER;
-            return Ok(if belongs { Step::Mark(header) } else { Step::Stop("a mark that does not belong here") });
+            let fill = u64::from(header.payload_len);
+            let belongs = header.sequence.checked_add(1) == Some(sequence) && header.tensor_len == 0;
+            if !belongs || !fill.is_multiple_of(ALIGN) || fill >= 2 * DIRECT_BLOCK as u64 {
+                return Ok(Step::Stop("a mark that does not belong here"));
+            }
+            return Ok(match self.bytes(offset + RECORD_HEADER, fill as usize)? {
+                Some(zeros) if zeros.iter().all(|b| *b == 0) => Step::Mark(header),
+                Some(_) => Step::Stop("a filler that is not zero"),
+                None => Step::Stop("the file ends inside a filler"),
+            });
         }
         if header.sequence != sequence {
             return Ok(Step::Stop("a record with another sequence"));
@@ -172,7 +181,7 @@ pub(super) struct Walked {
     pub(super) synced: u64,
     /// From here on nothing proves that the bytes are durable: the first record after `synced`, or the header.
     pub(super) unproven: u64,
-    /// Whether a mark is the last thing.
+    /// Whether the mark of a close is the last thing.
     pub(super) marked: bool,
     /// Why the walk ended.
     pub(super) stop: &'static str,
@@ -194,7 +203,7 @@ pub(super) fn walk(scan: &mut Scan) -> Result<Walked> {
             Step::Mark(header) => {
                 // What it says holds for the records before it, not for itself.
                 places.push_back((w.next, w.end));
-                w.marked = true;
+                w.marked = header.payload_len == 0;
                 header
             }
             Step::Stop(why) => {

@@ -1,9 +1,10 @@
 //! One segment file: its header, and its operations with errors that name it.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::disk::{Disk, DiskFile};
-use super::format::{self, MAX_SEQUENCE, SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, VERSION};
+use super::format::{self, MAX_SEQUENCE, OLDEST, SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, VERSION};
 use crate::error::{Error, Result};
 
 /// An open segment file.
@@ -13,6 +14,8 @@ pub(super) struct Segment {
     /// The sequence in its name.
     pub(super) first: u64,
     file: Box<dyn DiskFile>,
+    /// The same file, for writes past the page cache.
+    direct: Option<Box<dyn DiskFile>>,
 }
 
 /// Makes the names in a directory durable.
@@ -33,7 +36,7 @@ impl Segment {
         let name = format::segment_name(first);
         let path = disk.path().join(&name);
         let file = disk.open(&name, write).map_err(|e| Error::io("open", &path, &e))?;
-        Ok(Segment { path, first, file })
+        Ok(Segment { path, first, file, direct: None })
     }
 
     /// Makes an empty file that was not there.
@@ -41,7 +44,7 @@ impl Segment {
         let name = format::segment_name(first);
         let path = disk.path().join(&name);
         let file = disk.create(&name).map_err(|e| Error::io("create", &path, &e))?;
-        Ok(Segment { path, first, file })
+        Ok(Segment { path, first, file, direct: None })
     }
 
     /// Gives an empty or zero file its space and its header; all of it is durable then, its name too.
@@ -82,8 +85,11 @@ impl Segment {
             return Err(self.damaged(0, format!("the header is cut off after {have} bytes")));
         }
         let header: SegmentHeader = bytemuck::pod_read_unaligned(&bytes);
-        if !matches!(header.version, 0 | VERSION) {
-            let reason = format!("it has version {} and this warpmail writes version {VERSION}", header.version);
+        if !matches!(header.version, 0 | OLDEST..=VERSION) {
+            let reason = format!(
+                "it has version {} and this warpmail reads versions {OLDEST} to {VERSION}: use the one that wrote it",
+                header.version
+            );
             return Err(Error::Foreign { file: self.path.clone(), reason });
         }
         if header.crc != header.own_crc() {
@@ -92,7 +98,7 @@ impl Segment {
                 Some(_) => Err(self.damaged(0, "the segment header does not match its checksum")),
             };
         }
-        if header.version != VERSION
+        if header.version == 0
             || u64::from(header.header_bytes) != SEGMENT_HEADER
             || header.first_sequence != self.first
         {
@@ -147,6 +153,30 @@ impl Segment {
 
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.file.write_at(offset, bytes).map_err(|e| Error::io("write", &self.path, &e))
+    }
+
+    /// Opens the file a second time, for writes past the page cache; or says why there are none.
+    pub(super) fn go_direct(&mut self, disk: &dyn Disk) -> std::result::Result<(), String> {
+        self.direct = Some(disk.open_direct(&format::segment_name(self.first)).map_err(|e| e.to_string())?);
+        Ok(())
+    }
+
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Writes whole blocks past the page cache. Where the file system turns out to refuse them, through it, now and later;
+    /// then the reason is given.
+    pub(super) fn write_blocks(&mut self, offset: u64, bytes: &[u8]) -> Result<Option<String>> {
+        let Some(direct) = &self.direct else { return self.write(offset, bytes).map(|()| None) };
+        match direct.write_at(offset, bytes) {
+            Ok(()) => Ok(None),
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+                self.direct = None;
+                self.write(offset, bytes).map(|()| Some(e.to_string()))
+            }
+            Err(e) => Err(Error::io("write", &self.path, &e)),
+        }
     }
 
     pub(super) fn truncate(&self, bytes: u64) -> Result<()> {

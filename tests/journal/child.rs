@@ -18,7 +18,8 @@ pub(crate) const DIR: &str = "WARPMAIL_JOURNAL_CHILD";
 pub(crate) const LONG: &str = "WARPMAIL_JOURNAL_LONG";
 
 pub(crate) fn options(sync: SyncPolicy) -> LogOptions {
-    LogOptions { segment_bytes: 4096, sync, retention: Retention { max_bytes: Some(16_000), max_age: None } }
+    let retention = Retention { max_bytes: Some(16_000), max_age: None };
+    LogOptions { segment_bytes: 4096, sync, retention, direct_from: Some(900) }
 }
 
 /// Record number `tag` of all that are ever made.

@@ -68,12 +68,12 @@ pub(crate) fn files_that_are_something_else() {
     let mut bytes = [0; 64];
     file.read_exact_at(&mut bytes, 0).unwrap();
     let mut header: SegmentHeader = bytemuck::pod_read_unaligned(&bytes);
-    header.version = 2;
+    header.version = 9;
     header.crc = header.own_crc();
     file.write_all_at(bytemuck::bytes_of(&header), 0).unwrap();
-    let error = refused(dir.path(), &["has version 2"]);
+    let error = refused(dir.path(), &["has version 9"]);
     assert!(matches!(error, Error::Foreign { .. }));
-    assert!(Reader::open(dir.path(), 0).unwrap_err().to_string().contains("version 2"));
+    assert!(Reader::open(dir.path(), 0).unwrap_err().to_string().contains("version 9"));
 
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("00000000000000000001.wmlog")).unwrap();

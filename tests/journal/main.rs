@@ -5,6 +5,7 @@ mod ahead;
 mod child;
 mod crash;
 mod damage;
+mod direct;
 mod files;
 mod full;
 mod keep;
@@ -33,6 +34,11 @@ fn cases() -> Vec<Case> {
         can("roundtrip::policies_sync_when_they_say", roundtrip::policies_sync_when_they_say),
         can("ahead::refused_batches_come_again_anywhere", ahead::refused_batches_come_again_anywhere),
         can("ahead::nothing_is_acknowledged_after_a_failed_sync", ahead::nothing_is_acknowledged_after_a_failed_sync),
+        can("direct::batches_begin_at_blocks", direct::batches_begin_at_blocks),
+        can("direct::tensors_in_any_memory", direct::tensors_in_any_memory),
+        can("direct::a_damaged_filler_is_told", direct::a_damaged_filler_is_told),
+        can("direct::readers_beside_direct_writes", direct::readers_beside_direct_writes),
+        can("direct::an_old_log_goes_on", direct::an_old_log_goes_on),
         can("damage::every_flipped_bit", damage::every_flipped_bit),
         can("damage::every_truncation", damage::every_truncation),
         can("damage::records_inside_payloads", damage::records_inside_payloads),

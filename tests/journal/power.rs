@@ -9,7 +9,7 @@ use warpmail::journal::disk::Disk;
 use warpmail::journal::{Batch, Log, LogOptions, Retention, SyncPolicy};
 
 use crate::model::{Model, content, entries, read};
-use crate::sim::{Content, Faults, Image, Lies, Note, Op, SimDisk};
+use crate::sim::{Content, Direct, Faults, Image, Lies, Note, Op, SimDisk};
 
 /// When the test's own bookkeeping calls a record acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,7 @@ struct Tally {
     torn: u64,
     no_log: u64,
     failed_batches: u64,
+    direct: u64,
     finished: u64,
     violations: Vec<String>,
 }
@@ -39,7 +40,10 @@ fn options(rng: &mut Rng) -> LogOptions {
         _ => SyncPolicy::Every(Duration::from_secs(3600)),
     };
     let max_bytes = rng.bool().then_some(20_000);
-    LogOptions { segment_bytes: 4096, sync, retention: Retention { max_bytes, max_age: None } }
+    // None written past the page cache, some, all; with few or many of them in a segment.
+    let direct_from = [None, Some(0), Some(900)][rng.usize(..3)];
+    let segment_bytes = [4096, 24 << 10][rng.usize(..2)];
+    LogOptions { segment_bytes, sync, retention: Retention { max_bytes, max_age: None }, direct_from }
 }
 
 /// Appends, commits, closes and opens again, with failing operations if the disk has them.
@@ -161,10 +165,14 @@ fn campaign(seed: u64, workloads: u64, images: u64, lies: Lies, acks: Acks) -> T
         let mut rng = Rng::with_seed(seed + w);
         let options = options(&mut rng);
         let disk = SimDisk::new(Image::new(), lies);
+        disk.set_direct(
+            [Direct::Written, Direct::Written, Direct::NotOpened, Direct::NotWritten][(w / 2 % 4) as usize],
+        );
         if w % 2 == 1 {
             disk.set_faults(Faults { write: 60, sync: 25, other: 40 }, seed + w);
         }
         work(&disk, &options, &mut rng, acks, &mut tally);
+        tally.direct += disk.direct_writes();
         for _ in 0..images {
             crash(&disk, Model::default(), &options, &mut rng, 2, &mut tally);
         }
@@ -178,13 +186,14 @@ pub(crate) fn every_acknowledged_record_survives() {
     let tally = campaign(1, RUNS, 80, Lies::default(), Acks::Honest);
     println!(
         "power loss: {} images ({} of a crash after a crash, {} with a torn tail, {} without any segment) of {RUNS} runs with \
-         {} failed batches and {} failed syncs; {:.1} s",
+         {} failed batches, {} failed syncs and {} writes past the page cache; {:.1} s",
         tally.images,
         tally.second,
         tally.torn,
         tally.no_log,
         tally.failed_batches,
         tally.finished,
+        tally.direct,
         begin.elapsed().as_secs_f64()
     );
     assert!(tally.violations.is_empty(), "{} violations, the first: {}", tally.violations.len(), tally.violations[0]);
@@ -195,6 +204,7 @@ pub(crate) fn every_acknowledged_record_survives() {
             && tally.no_log > 10
             && tally.failed_batches > 50
             && tally.finished > 5
+            && tally.direct > 1000
     );
 }
 

@@ -37,6 +37,8 @@ pub(crate) fn records_come_back() {
             let dir = tempfile::tempdir().unwrap();
             let mut rng = Rng::with_seed(seed);
             let mut all: Vec<Content> = Vec::new();
+            let direct_from = [None, Some(0), Some(3000), Some(64 << 10)][rng.usize(..4)];
+            let small = |sync| LogOptions { direct_from, ..small(sync) };
             let (mut log, _) = Log::open(dir.path(), small(sync)).unwrap();
             for (lens, then) in steps {
                 let bytes = |len, rng: &mut Rng| std::iter::repeat_with(|| rng.u8(..)).take(len).collect::<Vec<u8>>();

@@ -61,6 +61,15 @@ pub(crate) struct Faults {
     pub(crate) other: u32,
 }
 
+/// Writes past the page cache: there are some, the file cannot be opened for them, or it can and they are refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Direct {
+    #[default]
+    Written,
+    NotOpened,
+    NotWritten,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) names: BTreeMap<String, usize>,
@@ -72,6 +81,8 @@ pub(crate) struct State {
     pub(crate) locked: BTreeSet<String>,
     /// A write has failed and nothing was synced since: syncs fail more often then.
     pub(crate) trouble: bool,
+    pub(crate) direct: Direct,
+    pub(crate) direct_writes: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -106,6 +117,14 @@ impl SimDisk {
         let mut state = lock(&self.state);
         state.faults = faults;
         state.rng = Some(Rng::with_seed(seed));
+    }
+
+    pub(crate) fn set_direct(&self, direct: Direct) {
+        lock(&self.state).direct = direct;
+    }
+
+    pub(crate) fn direct_writes(&self) -> u64 {
+        lock(&self.state).direct_writes
     }
 
     pub(crate) fn note(&self, note: Note) {

@@ -5,14 +5,16 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use warpmail::journal::disk::{Disk, DiskFile};
+use warpmail::journal::disk::{DIRECT_BLOCK, Disk, DiskFile};
 
-use crate::sim::{Op, SimDisk, State, lock, put};
+use crate::sim::{Direct, Op, SimDisk, State, lock, put};
 
 #[derive(Debug)]
 struct SimFile {
     state: Arc<Mutex<State>>,
     inode: usize,
+    /// Whole blocks from aligned memory only.
+    direct: bool,
 }
 
 /// A lock that is held, by name.
@@ -48,12 +50,21 @@ impl Disk for SimDisk {
         state.files.push(Vec::new());
         state.names.insert(name.into(), inode);
         state.ops.push(Op::Create(name.into(), inode));
-        Ok(Box::new(SimFile { state: self.state.clone(), inode }))
+        Ok(Box::new(SimFile { state: self.state.clone(), inode, direct: false }))
     }
 
     fn open(&self, name: &str, _write: bool) -> io::Result<Box<dyn DiskFile>> {
         let inode = *lock(&self.state).names.get(name).ok_or(ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile { state: self.state.clone(), inode }))
+        Ok(Box::new(SimFile { state: self.state.clone(), inode, direct: false }))
+    }
+
+    fn open_direct(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let state = lock(&self.state);
+        if state.direct == Direct::NotOpened {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        let inode = *state.names.get(name).ok_or(ErrorKind::NotFound)?;
+        Ok(Box::new(SimFile { state: self.state.clone(), inode, direct: true }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -111,6 +122,15 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = lock(&self.state);
+        if self.direct {
+            let block = DIRECT_BLOCK;
+            let whole = offset.is_multiple_of(block as u64) && bytes.len().is_multiple_of(block);
+            assert!(whole && bytes.as_ptr().addr().is_multiple_of(block), "{} bytes at {offset}", bytes.len());
+            if state.direct == Direct::NotWritten {
+                return Err(ErrorKind::InvalidInput.into());
+            }
+            state.direct_writes += 1;
+        }
         let rate = state.faults.write;
         let fails = state.fails(rate);
         state.trouble |= fails;
