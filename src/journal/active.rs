@@ -82,7 +82,12 @@ impl Log {
         }
         // Until all of it is written, what stands there is nobody's.
         self.active.tail = Tail::Dirty;
-        let place = Place { log_id: self.id, first: self.written + 1, synced: self.durable, wall_ns: now_ns() };
+        let place = Place {
+            id_crc: crc32c::crc32c(&self.id),
+            first: self.written + 1,
+            synced: self.durable,
+            wall_ns: now_ns(),
+        };
         records.place(place);
         if let Err(error) = self.put(records, gap, &place) {
             // A reader may be looking: remove what was written now, if that can be done.

@@ -30,7 +30,8 @@ pub struct Batch<'a> {
 /// What the records of a batch have in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    pub(super) log_id: [u8; 16],
+    /// Checksum of the log's id, with which that of each header begins.
+    pub(super) id_crc: u32,
     /// Sequence of the first.
     pub(super) first: u64,
     pub(super) synced: u64,
@@ -40,7 +41,7 @@ pub(super) struct Place {
 /// The mark that a log leaves when it is closed: it says that everything before it is durable.
 pub(super) fn mark(log_id: &[u8; 16], last: u64, synced: u64, wall_ns: u64) -> RecordHeader {
     let mut header = header(&Entry { flags: MARK, ..Entry::default() }, true);
-    header.place(last, &Place { log_id: *log_id, first: last, synced, wall_ns });
+    header.place(last, &Place { id_crc: crc32c::crc32c(log_id), first: last, synced, wall_ns });
     header
 }
 
@@ -76,7 +77,7 @@ fn header(entry: &Entry<'_>, summed: bool) -> RecordHeader {
 impl RecordHeader {
     fn place(&mut self, sequence: u64, place: &Place) {
         (self.sequence, self.synced, self.wall_ns) = (sequence, place.synced, place.wall_ns);
-        self.header_crc = self.own_crc(&place.log_id);
+        self.header_crc = crc32c::crc32c_append(place.id_crc, &bytemuck::bytes_of(self)[..68]);
     }
 }
 
@@ -122,10 +123,16 @@ impl<'a> Batch<'a> {
     /// The same for any entry: all of it is copied.
     pub fn push_copy(&mut self, entry: &Entry<'_>) -> Result<()> {
         entry.check()?;
-        self.begin(entry);
-        self.bytes.extend(entry.payload);
-        self.bytes.extend(entry.tensor);
-        self.end(entry);
+        self.headers.push(self.bytes.len());
+        let bytes = entry.bytes();
+        let (head, rest) = self.bytes.more(bytes as usize).split_at_mut(RECORD_HEADER as usize);
+        head.copy_from_slice(bytemuck::bytes_of(&header(entry, !self.unsummed)));
+        let (payload, rest) = rest.split_at_mut(entry.payload.len());
+        payload.copy_from_slice(entry.payload);
+        let (tensor, padding) = rest.split_at_mut(entry.tensor.len());
+        tensor.copy_from_slice(entry.tensor);
+        padding.fill(0);
+        self.total += bytes;
         Ok(())
     }
 
@@ -196,10 +203,18 @@ impl<'a> Batch<'a> {
                 self.set_header(self.headers[i], &header);
             }
         }
-        for i in 0..self.headers.len() {
-            let mut header = self.header(self.headers[i]);
-            header.place(place.first + i as u64, &place);
-            self.set_header(self.headers[i], &header);
+        let bytes = self.bytes.bytes_mut();
+        for (&at, sequence) in self.headers.iter().zip(place.first..) {
+            let bytes = &mut bytes[at..at + RECORD_HEADER as usize];
+            match bytemuck::try_from_bytes_mut::<RecordHeader>(bytes) {
+                Ok(header) => header.place(sequence, &place),
+                // Behind a long tensor, which is not copied, it may lie at any address.
+                Err(_) => {
+                    let mut header: RecordHeader = bytemuck::pod_read_unaligned(bytes);
+                    header.place(sequence, &place);
+                    bytes.copy_from_slice(bytemuck::bytes_of(&header));
+                }
+            }
         }
     }
 
@@ -353,7 +368,7 @@ mod tests {
         short.tail(&mut behind, 90);
         assert!(behind.len() == 90 && behind[..10] == [7; 10] && behind.ends_with(b"abc\0\0\0\0\0"));
         // Placed, all three are the same; placed anew, too.
-        let place = Place { log_id: [3; 16], first: 40, synced: 39, wall_ns: 5 };
+        let place = Place { id_crc: crc32c::crc32c(&[3; 16]), first: 40, synced: 39, wall_ns: 5 };
         for first in [1, 40] {
             [&mut borrowed, &mut copied, &mut unsummed].into_iter().for_each(|b| b.place(Place { first, ..place }));
         }

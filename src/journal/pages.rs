@@ -44,12 +44,17 @@ impl Pages {
     }
 
     pub(super) fn extend(&mut self, bytes: &[u8]) {
-        let (from, to) = (LEAD + self.len, LEAD + self.len + bytes.len());
+        self.more(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// Makes it so many bytes longer; what they are, the caller says.
+    pub(super) fn more(&mut self, bytes: usize) -> &mut [u8] {
+        let (from, to) = (LEAD + self.len, LEAD + self.len + bytes);
         if to > self.pages.len() * DIRECT_BLOCK {
             self.grow(to);
         }
-        bytemuck::cast_slice_mut(&mut self.pages)[from..to].copy_from_slice(bytes);
-        self.len += bytes.len();
+        self.len += bytes;
+        &mut bytemuck::cast_slice_mut(&mut self.pages)[from..to]
     }
 
     #[cold]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use warpmail::journal::disk::{DIRECT_BLOCK, Disk};
 use warpmail::journal::format::{RECORD_MAGIC, SegmentHeader};
-use warpmail::journal::{Cut, Log, LogOptions, Reader, SyncPolicy, stat};
+use warpmail::journal::{Cut, Entry, Log, LogOptions, Reader, SyncPolicy, stat};
 
 use crate::damage::segments;
 use crate::model::{content, entries, read};
@@ -60,26 +60,18 @@ pub(crate) fn batches_begin_at_blocks() {
 pub(crate) fn tensors_in_any_memory() {
     let memory: Vec<u8> = (0..(5 << 20) + 123).map(|i: usize| (i / 7) as u8).collect();
     let at = memory.as_ptr().align_offset(DIRECT_BLOCK);
-    let tensor = |shift: usize, len: usize| memory[at + shift..at + shift + len].to_vec();
-    let wanted: Vec<Content> = [(176, 0, 3 << 20), (176, 1, 3 << 20), (177, 0, (2 << 20) + 5), (0, 0, (1 << 20) + 1)]
-        .map(|(payload, shift, len)| (1, 2, vec![9; payload], tensor(shift, len)))
-        .into();
+    // Payload bytes, where the tensor begins in its page, its bytes.
+    let shapes = [(176, 0, 3 << 20), (176, 1, 3 << 20), (177, 0, (2 << 20) + 5), (0, 0, (1 << 20) + 1)];
+    let wanted: Vec<Content> =
+        shapes.map(|(payload, shift, len)| (1, 2, vec![9; payload], memory[at + shift..][..len].to_vec())).into();
     for direct in [Direct::Written, Direct::NotOpened, Direct::NotWritten] {
         let disk = SimDisk::new(Image::new(), Lies::default());
         disk.set_direct(direct);
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let (mut log, _) = Log::open_on(shared.clone(), options(Some(64 << 10))).unwrap();
-        for (mailbox, msg_type, payload, bytes) in &wanted {
-            let shift = if bytes[0] == memory[at] { 0 } else { 1 };
-            let tensor = &memory[at + shift..][..bytes.len()];
-            let entry = warpmail::journal::Entry {
-                mailbox: *mailbox,
-                msg_type: *msg_type,
-                payload,
-                tensor,
-                ..Default::default()
-            };
-            log.append(&[entry]).unwrap();
+        for (payload, shift, len) in shapes {
+            let (payload, tensor) = (&vec![9; payload], &memory[at + shift..][..len]);
+            log.append(&[Entry { mailbox: 1, msg_type: 2, payload, tensor, ..Entry::default() }]).unwrap();
         }
         assert_eq!(read(&shared, 1, 4).unwrap(), wanted, "{direct:?}");
         assert_eq!(disk.direct_writes() > 0, direct == Direct::Written);
