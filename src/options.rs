@@ -132,7 +132,8 @@ impl MailboxOptions {
 }
 
 /// Whether the records of a mailbox go to the journal, and what gives way when the journal cannot keep up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Tap {
     /// They do not.
     #[default]
@@ -144,6 +145,14 @@ pub enum Tap {
 }
 
 impl Tap {
+    pub(crate) fn of_word(word: u32) -> Self {
+        match word {
+            abi::WM_TAP_DROP => Tap::Drop,
+            abi::WM_TAP_BLOCK => Tap::Block,
+            _ => Tap::Off,
+        }
+    }
+
     pub(crate) fn word(self) -> u32 {
         match self {
             Tap::Off => abi::WM_TAP_NONE,

@@ -87,9 +87,10 @@ impl<'a> Batch<'a> {
         Self::default()
     }
 
-    /// One that leaves checksums for the moment of writing: for those who write to no log, most likely.
-    pub(super) fn unsummed() -> Self {
-        Batch { unsummed: true, ..Self::default() }
+    /// Leaves the checksums of an empty batch for the moment of writing: for those who write to no log, most likely.
+    pub(super) fn leave_unsummed(&mut self, unsummed: bool) {
+        debug_assert!(self.is_empty());
+        self.unsummed = unsummed;
     }
 
     /// An empty batch that uses this memory.
@@ -343,7 +344,8 @@ mod tests {
             of(b"", &long, 4),
             of(&long, b"x", 5),
         ];
-        let (mut borrowed, mut copied, mut unsummed) = (Batch::new(), Batch::new(), Batch::unsummed());
+        let (mut borrowed, mut copied, mut unsummed) = (Batch::new(), Batch::new(), Batch::new());
+        unsummed.leave_unsummed(true);
         for entry in &entries {
             borrowed.push(entry).unwrap();
             copied.push_copy(entry).unwrap();

@@ -1,6 +1,6 @@
 //! From the servers' rings to batches in which each mailbox's records stand in its order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytemuck::Zeroable;
 
@@ -18,6 +18,11 @@ pub(super) struct Drained {
 }
 
 impl Drained {
+    /// Of each record, in order.
+    pub(super) fn mailboxes(&self) -> impl Iterator<Item = u32> {
+        self.numbers.iter().map(|(mailbox, _)| *mailbox)
+    }
+
     fn push(&mut self, head: abi::wm_journal_head, msg_type: u16, payload: &[u8]) {
         let (mailbox, producer_ns) = (head.mailbox_id, head.time_ns);
         let entry = Entry { mailbox, msg_type, producer_ns, payload, ..Entry::default() };
@@ -32,14 +37,15 @@ impl Drained {
 /// A mailbox's records that came before one of a lower number, which another server's ring still holds.
 #[derive(Debug, Default)]
 struct Order {
-    next: u64,
+    /// The number that came last.
+    last: u64,
     early: BTreeMap<u64, (abi::wm_journal_head, u16, Vec<u8>)>,
 }
 
 /// Restores each mailbox's order.
 #[derive(Debug, Default)]
 pub(super) struct Merge {
-    of_mailbox: HashMap<u32, Order>,
+    of_mailbox: Vec<Order>,
     pub(super) batch: Drained,
     checksums: bool,
     /// Slots that did not hold what the arbiter writes: none, unless memory was overwritten.
@@ -47,17 +53,21 @@ pub(super) struct Merge {
 }
 
 impl Merge {
-    /// Batches with checksums, or without.
-    pub(super) fn new(checksums: bool) -> Self {
-        let mut merge = Merge { checksums, ..Merge::default() };
-        merge.next_batch();
+    /// Of so many mailboxes; batches with checksums, or without.
+    pub(super) fn new(mailboxes: usize, checksums: bool) -> Self {
+        let of_mailbox = std::iter::repeat_with(Order::default).take(mailboxes).collect();
+        let mut merge = Merge { of_mailbox, checksums, ..Merge::default() };
+        merge.next_batch(None);
         merge
     }
 
-    /// Gives what is ready, and begins a new batch.
-    pub(super) fn next_batch(&mut self) -> Drained {
-        let records = if self.checksums { Batch::new() } else { Batch::unsummed() };
-        std::mem::replace(&mut self.batch, Drained { records, numbers: Vec::new() })
+    /// Gives what is ready, and begins a new batch, in the memory of one that was written if there is one.
+    pub(super) fn next_batch(&mut self, written: Option<Drained>) -> Drained {
+        let mut next = written.unwrap_or_default();
+        next.records.clear();
+        next.numbers.clear();
+        next.records.leave_unsummed(!self.checksums);
+        std::mem::replace(&mut self.batch, next)
     }
 
     /// Takes one slot of a ring.
@@ -70,27 +80,30 @@ impl Merge {
         let mut head = abi::wm_journal_head::zeroed();
         bytemuck::bytes_of_mut(&mut head).copy_from_slice(&slot[..HEAD]);
         let payload = &slot[HEAD..record.len];
-        let order = self.of_mailbox.entry(head.mailbox_id).or_insert_with(|| Order { next: 1, ..Order::default() });
-        if head.number != order.next {
+        let Some(order) = self.of_mailbox.get_mut(head.mailbox_id as usize) else {
+            self.faults += 1;
+            return;
+        };
+        if head.number != order.last + 1 {
             order.early.insert(head.number, (head, record.msg_type, payload.to_vec()));
             return;
         }
         self.batch.push(head, record.msg_type, payload);
-        order.next += 1;
-        while let Some((head, msg_type, payload)) = order.early.remove(&order.next) {
+        order.last += 1;
+        while let Some((head, msg_type, payload)) = order.early.remove(&(order.last + 1)) {
             self.batch.push(head, msg_type, &payload);
-            order.next += 1;
+            order.last += 1;
         }
     }
 
     /// Records that wait for one with a lower number.
     pub(super) fn waiting(&self) -> usize {
-        self.of_mailbox.values().map(|order| order.early.len()).sum()
+        self.of_mailbox.iter().map(|order| order.early.len()).sum()
     }
 
     /// Lets go of what still waits, in order: at the end, when what it waits for cannot come any more.
     pub(super) fn give_up_waiting(&mut self) {
-        for order in self.of_mailbox.values_mut() {
+        for order in &mut self.of_mailbox {
             for (head, msg_type, payload) in std::mem::take(&mut order.early).into_values() {
                 self.faults += 1;
                 self.batch.push(head, msg_type, &payload);

@@ -31,6 +31,7 @@
 
 mod active;
 mod batch;
+mod counters;
 mod cut;
 pub mod disk;
 mod drain;
@@ -47,11 +48,12 @@ mod scan;
 mod segment;
 mod sink;
 mod stat;
+mod writer;
 
 pub use batch::Batch;
+pub use counters::{JournalStats, TapStats};
 pub use cut::Cut;
 pub(crate) use drain::Drain;
-pub use drain::JournalStats;
 pub use log::{Log, LogStats};
 pub use options::{Entry, LogOptions, Retention, SyncPolicy};
 pub use reader::{Reader, Record};

@@ -153,6 +153,11 @@ pub(crate) fn a_slow_sink_holds_back_or_drops(device: &Device) -> Outcome {
         let adds_up = stats.accepted == 3 * RECORDS && stats.accepted == stats.durable + stats.dropped;
         expect(adds_up, || format!("{tap:?}: {stats:?}"))?;
         expect((stats.dropped == 0) == (tap == Tap::Block), || format!("{tap:?}: {stats:?}"))?;
+        let each = |t: &warpmail::journal::TapStats| {
+            t.accepted == RECORDS && t.accepted == t.durable + t.in_flight + t.dropped + t.lost && t.policy == tap
+        };
+        let named = stats.taps.iter().enumerate().all(|(i, t)| t.id as usize == i && !t.mailbox.is_empty());
+        expect(stats.taps.len() == 3 && stats.taps.iter().all(each) && named, || format!("{:?}", stats.taps))?;
         let seen = seen.lock().map_err(|e| e.to_string())?;
         expect(seen.len() as u64 == stats.durable, || format!("{} records, {stats:?}", seen.len()))?;
         let mut last = [-1i64; 3];
@@ -175,6 +180,8 @@ pub(crate) fn a_failed_sink_is_told(device: &Device) -> Outcome {
     expect(matches!(&stopped, Err(e) if e.to_string().contains("the disk is gone")), || format!("{stopped:?}"))?;
     let stats = runtime.journal_stats().ok_or("no journal")?;
     let adds_up = stats.accepted == stats.durable + stats.dropped + stats.lost && stats.accepted == 6000;
+    let lost: u64 = stats.taps.iter().map(|t| t.lost).sum();
+    expect(lost == stats.lost, || format!("{stats:?}"))?;
     expect(adds_up && stats.lost > 0 && stats.failed.is_some(), || format!("{stats:?}"))?;
 
     // Where all must be kept the runtime fails, and whoever waits is told.

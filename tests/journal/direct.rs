@@ -88,7 +88,9 @@ pub(crate) fn a_damaged_filler_is_told() {
     if let Some(why) = log.stats().not_direct {
         return println!("not looked at: no direct writes here: {why}");
     }
-    all.iter().for_each(|batch| drop(log.append(&entries(batch)).unwrap()));
+    for batch in &all {
+        log.append(&entries(batch)).unwrap();
+    }
     log.close().unwrap();
     let file = OpenOptions::new().read(true).write(true).open(&segments(&dir)[0]).unwrap();
     // The first filler begins behind the segment's header.
@@ -151,7 +153,9 @@ pub(crate) fn an_old_log_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let mut all: Vec<Content> = batches(1, records, 300).concat();
         let (mut log, _) = Log::open(dir.path(), options(None)).unwrap();
-        all.iter().for_each(|one| drop(log.append(&entries(std::slice::from_ref(one))).unwrap()));
+        for one in &all {
+            log.append(&entries(std::slice::from_ref(one))).unwrap();
+        }
         if close {
             log.close().unwrap();
         } else {

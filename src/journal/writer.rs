@@ -1,0 +1,141 @@
+//! The second of the journal's two threads: batches to the sink, and word of what is durable to the host and to modules.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver as Steps, RecvTimeoutError, Sender as ToWriter};
+
+use super::drain::{Asked, Shared, Step, locked};
+use super::merge::Drained;
+use super::sink::{Position, Sink};
+use crate::error::{Error, Result};
+use crate::memory::Memory;
+
+/// Between attempts to write a batch that a full disk refused.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Writes batches to the sink, and tells what is durable.
+pub(super) struct Writer {
+    memory: Arc<Memory>,
+    shared: Arc<Shared>,
+    /// Without the journal an arbiter whose taps block would stand still for ever.
+    blocks: bool,
+    /// What was written and is not known to be durable: sequence, mailbox, number.
+    behind: VecDeque<(u64, u32, u64)>,
+    /// Written batches, for their memory.
+    used: ToWriter<Drained>,
+    /// Of each mailbox, what became durable last; and whether, and which, since it was told.
+    newest: Vec<u64>,
+    changed: Vec<bool>,
+    which: Vec<u32>,
+}
+
+impl Writer {
+    pub(super) fn new(memory: Arc<Memory>, shared: Arc<Shared>, blocks: bool, used: ToWriter<Drained>) -> Self {
+        let n = memory.handles.len();
+        let (newest, changed) = (vec![0; n], vec![false; n]);
+        Writer { memory, shared, blocks, behind: VecDeque::new(), used, newest, changed, which: Vec::new() }
+    }
+
+    pub(super) fn run(&mut self, mut sink: Box<dyn Sink>, steps: &Steps<Step>) {
+        let _span = tracing::info_span!("journal").entered();
+        loop {
+            let wait = sink.due_in().unwrap_or(Duration::from_millis(200));
+            let mut asked = None;
+            let outcome = match steps.recv_timeout(wait) {
+                Ok(Step::Write(mut batch)) => {
+                    let outcome = self.write(sink.as_mut(), &mut batch);
+                    let _ = self.used.try_send(batch);
+                    outcome
+                }
+                Ok(Step::Commit(by)) => {
+                    asked = Some(by);
+                    sink.commit().map(Some)
+                }
+                Err(RecvTimeoutError::Timeout) => sink.tick().map(|_| None),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            self.note_durable(sink.durable());
+            // The counts are right before anybody is told.
+            match (outcome, asked) {
+                (Ok(Some(position)), Some(by)) => drop(by.send(Ok(position))),
+                (Ok(_), _) => {}
+                (Err(e), by) => return self.fail(&e, by, steps),
+            }
+        }
+        let ended = sink.commit();
+        match ended.and_then(|position| Ok((position, sink.finish()?))) {
+            Ok((position, durable)) => {
+                self.note_durable(durable);
+                *locked(&self.shared.ended) = Some(position);
+            }
+            Err(e) => self.fail(&e, None, steps),
+        }
+    }
+
+    fn write(&mut self, sink: &mut dyn Sink, batch: &mut Drained) -> Result<Option<Position>> {
+        loop {
+            match sink.append(&mut batch.records) {
+                Ok(sequences) => {
+                    let placed = sequences.zip(&batch.numbers);
+                    self.behind.extend(placed.map(|(sequence, &(mailbox, number))| (sequence, mailbox, number)));
+                    return Ok(None);
+                }
+                // Space may come back: the batch waits, and those behind it, up to the arbiter.
+                Err(Error::Io { .. }) if !self.shared.ending.load(Ordering::Acquire) => {
+                    if self.shared.retries.fetch_add(1, Ordering::Relaxed) == 0 {
+                        tracing::warn!("the journal cannot write; records wait until it can");
+                    }
+                    std::thread::sleep(RETRY);
+                }
+                Err(e) => {
+                    self.lose(batch.mailboxes());
+                    return Err(e);
+                }
+            }
+        }
+    }
+
+    /// Publishes what is durable now, to the host and to the modules.
+    fn note_durable(&mut self, durable: u64) {
+        let known = self.behind.partition_point(|(sequence, _, _)| *sequence <= durable);
+        for (_, mailbox, number) in self.behind.drain(..known) {
+            self.newest[mailbox as usize] = number;
+            self.shared.counts.keep(mailbox);
+            if !std::mem::replace(&mut self.changed[mailbox as usize], true) {
+                self.which.push(mailbox);
+            }
+        }
+        for mailbox in self.which.drain(..) {
+            self.changed[mailbox as usize] = false;
+            self.memory.publish_durable(mailbox as usize, self.newest[mailbox as usize]);
+        }
+    }
+
+    fn lose(&self, mailboxes: impl Iterator<Item = u32>) {
+        for mailbox in mailboxes {
+            self.shared.counts.lose(mailbox);
+        }
+    }
+
+    /// The sink takes no more: says so, and counts what still comes.
+    fn fail(&mut self, error: &Error, asked: Option<Asked>, steps: &Steps<Step>) {
+        tracing::error!(%error, "the journal has failed");
+        *locked(&self.shared.failed) = Some(error.clone());
+        let behind = std::mem::take(&mut self.behind);
+        self.lose(behind.iter().map(|(_, mailbox, _)| *mailbox));
+        if self.blocks {
+            self.memory.fail(format!("the journal: {error}"));
+        }
+        let tell = |by: Asked| drop(by.send(Err(error.clone())));
+        asked.into_iter().for_each(tell);
+        for step in steps {
+            match step {
+                Step::Write(batch) => self.lose(batch.mailboxes()),
+                Step::Commit(by) => tell(by),
+            }
+        }
+    }
+}
