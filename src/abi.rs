@@ -21,6 +21,8 @@ plain_bytes!(
     wm_consumer,
     wm_module,
     wm_tensor,
+    wm_leases,
+    wm_lease_row,
     wm_bell,
     wm_control,
     wm_grant,

@@ -37,8 +37,33 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
     /// Copies and returns when the bytes have arrived.
     fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
     fn download(&self, to: &mut [u8], from: u64) -> Result<()>;
+    /// Fills device memory with a byte and returns when it is done.
+    fn fill(&self, to: u64, bytes: usize, byte: u8) -> Result<()>;
+    /// Copies words that the device may be changing: each is whole.
+    fn read_words(&self, to: &mut [u64], from: u64) -> Result<()>;
+    /// Memory for tensors, whose calls wait for no kernel.
+    fn blocks(&self) -> Result<Box<dyn Blocks>>;
+    /// Whether `address` is memory of this device, or why not.
+    fn owns(&self, address: u64) -> Result<()>;
+    /// Notes the work that is on a stream of the caller's now.
+    fn note(&self, stream: u64) -> Result<StreamNote>;
+    /// Whether all that a note stands for is done; then the note has ended.
+    fn is_past(&self, note: StreamNote) -> Result<bool>;
     /// Loads a handler set and touches its kernel, so that no launch loads anything.
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>>;
+}
+
+/// An event of the driver's; on the twin, nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StreamNote(pub(crate) usize);
+
+/// Memory for tensors: taken and given back in blocks, on a stream of its own.
+pub(crate) trait Blocks: Send + std::fmt::Debug {
+    /// Memory with any content, aligned to at least 256 bytes.
+    fn alloc(&mut self, bytes: usize) -> Result<u64>;
+    fn free(&mut self, address: u64, bytes: usize);
+    /// Gives what is free back to the device, but for `keep` bytes in all.
+    fn trim(&mut self, keep: usize);
 }
 
 /// The arbiter's queue of launches: they run one after the other.

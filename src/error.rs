@@ -154,6 +154,56 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A pool has no room for more. Nothing was taken.
+    #[error(
+        "the pool is full: {wanted} bytes wanted, {used} of {limit} in use; {holders}; release some, raise the limit, or wait with Pool::alloc_within"
+    )]
+    PoolFull {
+        /// Bytes of the block that was needed.
+        wanted: u64,
+        /// Bytes in use.
+        used: u64,
+        /// The pool's limit.
+        limit: u64,
+        /// Who has the most, in words.
+        holders: String,
+    },
+    /// The right to use a tensor's memory has ended. The memory was not touched.
+    #[error("lease {lease} of epoch {epoch} is stale: {why}")]
+    StaleLease {
+        /// Row of the lease table.
+        lease: u32,
+        /// The descriptor's epoch.
+        epoch: u64,
+        /// What became of it.
+        why: String,
+    },
+    /// The next record carries no tensor. It is still there.
+    #[error("the next record of mailbox {mailbox} has the type {msg_type} and is no tensor; take it with a pop")]
+    NotATensor {
+        /// Row of the mailbox table.
+        mailbox: u32,
+        /// Its message type.
+        msg_type: u16,
+    },
+    /// Debug mode of a pool: a tensor that nobody has written since its memory was freed was about to be read.
+    #[error(
+        "the tensor at {address:#x} holds what freed memory is filled with: its producer never wrote it, or it was freed"
+    )]
+    PoisonRead {
+        /// First byte of the tensor.
+        address: u64,
+    },
+    /// Debug mode of a pool: somebody wrote to memory after the last reader had released it. The block is not used again.
+    #[error("a block of {bytes} bytes at {address:#x} was written at offset {offset} after its last lease had ended")]
+    WrittenAfterRelease {
+        /// The block.
+        address: u64,
+        /// Its size.
+        bytes: u64,
+        /// The first byte that changed.
+        offset: u64,
+    },
     /// A call that does not fit the runtime's state, such as a second start.
     #[error("{0}")]
     State(String),

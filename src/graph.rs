@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::options::{MailboxOptions, ModuleOptions, Rule, SpinBudget, Tap};
 use crate::runtime::Runtime;
+use crate::tensor::Pool;
 
 mod state;
 
@@ -63,6 +64,7 @@ pub struct Builder {
     pub(crate) has_pacer: bool,
     pub(crate) journal_slots: u32,
     pub(crate) state: StatePlan,
+    pub(crate) pool: Option<Pool>,
 }
 
 impl Builder {
@@ -78,6 +80,7 @@ impl Builder {
             has_pacer: true,
             journal_slots: 1024,
             state: StatePlan::default(),
+            pool: None,
         }
     }
 
@@ -110,6 +113,20 @@ impl Builder {
     pub fn keep(&mut self, buffer: DeviceBuffer) -> &mut Self {
         self.keep.push(buffer);
         self
+    }
+
+    /// The pool that the tensors of this graph's records come from: its resident handlers check and release leases of it,
+    /// its senders post and its receivers take them. Several graphs may share one. It must be of the same device.
+    pub fn pool(&mut self, pool: &Pool) -> Result<&mut Self> {
+        let (mine, its) = (self.device.info(), pool.device().info());
+        if mine.ordinal != its.ordinal {
+            return Err(Error::refused(
+                format!("a pool on {} for a graph on {}", its.name, mine.name),
+                "its memory is not the graph's device's",
+            ));
+        }
+        self.pool = Some(pool.clone());
+        Ok(self)
     }
 
     /// A resident module: a handler that the arbiter itself runs.

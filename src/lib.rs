@@ -30,7 +30,7 @@
 //!
 //! Where to look: [`Builder`] makes a module graph, [`Runtime`] runs it, [`Sender`] and [`Receiver`] are the host's ends,
 //! [`probe()`] says what this machine can do, [`HandlerImage`] is how your own resident handlers come in, [`journal`] keeps
-//! records on disk, [`checkpoint`] what modules know.
+//! records on disk, [`checkpoint`] what modules know, [`Pool`] lends tensors by pointer.
 
 pub mod abi;
 mod backend;
@@ -50,6 +50,7 @@ mod port;
 mod probe;
 mod runtime;
 mod stats;
+mod tensor;
 
 pub use device::{Device, DeviceBuffer, DeviceInfo};
 pub use error::{Error, Result};
@@ -60,6 +61,9 @@ pub use port::{Receiver, Record, Sender, direct_mailbox, direct_mailbox_at};
 pub use probe::{BackendKind, CudaDevice, KernelStatus, Probe, probe};
 pub use runtime::{HostEnds, HostStep, Runtime, State};
 pub use stats::{MailboxStats, ModuleStats, Rejects, Serving, Stats};
+pub use tensor::{
+    DType, Holder, Lease, Pool, PoolOptions, PoolStats, Tensor, TensorDescriptor, TensorSpec, Unposted, collect_tensors,
+};
 
 /// The commit this library was built from, or `unknown`.
 pub const COMMIT: &str = env!("WARPMAIL_COMMIT");

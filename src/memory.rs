@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::graph::{MailboxId, StatePlan};
 use crate::options::MailboxOptions;
 use crate::stats::{MailboxStats, ModuleStats, Rejects, Serving, Stats};
+use crate::tensor::Pool;
+
+static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -40,6 +43,10 @@ pub(crate) struct Memory {
     pub(crate) states: Vec<(u64, usize)>,
     pub(crate) state_plan: StatePlan,
     _keep: Vec<DeviceBuffer>,
+    /// Where the graph's tensors come from; kept for readers on the device.
+    pub(crate) pool: Option<Pool>,
+    /// Number of this graph, among all of this process.
+    pub(crate) serial: u64,
     failed: OnceLock<String>,
     abandoned: AtomicBool,
     paced: AtomicU64,
@@ -86,6 +93,8 @@ impl Memory {
             states: Vec::new(),
             state_plan: StatePlan::default(),
             _keep: Vec::new(),
+            pool: None,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             failed: OnceLock::new(),
             abandoned: AtomicBool::new(false),
             paced: AtomicU64::new(0),
@@ -220,6 +229,7 @@ impl Memory {
                     msg_type: s.rejects[abi::WM_REJECT_TYPE as usize],
                     content: s.rejects[abi::WM_REJECT_CONTENT as usize],
                     no_progress: s.rejects[abi::WM_REJECT_NO_PROGRESS as usize],
+                    lease: s.rejects[abi::WM_REJECT_LEASE as usize],
                 };
                 ModuleStats {
                     name: name(&self.module_names, i),
@@ -306,6 +316,11 @@ impl Memory {
         self.failed.get().map(String::as_str)
     }
 
+    /// Whether a launch may still be running.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
     /// The arbiter did not leave: its memory must stay.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
@@ -318,6 +333,7 @@ impl Drop for Memory {
             tracing::warn!(bytes = self.arena.1, "memory of a stuck arbiter is kept");
             std::mem::take(&mut self._keep).into_iter().for_each(std::mem::forget);
             std::mem::forget(self.device.clone());
+            std::mem::forget(self.pool.take());
             return;
         }
         self.device.backend.free(self.arena.0, self.arena.1);

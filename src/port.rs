@@ -10,6 +10,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::options::MailboxOptions;
+use crate::tensor::Pool;
 
 /// What [`Receiver::try_pop`] and [`Receiver::pop`] report of a record; its bytes are in the caller's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub struct Sender {
     end: abi::wm_producer,
     payload: usize,
     memory: Arc<Memory>,
+    pub(crate) pool: Option<Pool>,
 }
 
 /// The one consumer's end of a mailbox, for one thread at a time.
@@ -38,6 +40,7 @@ pub struct Sender {
 pub struct Receiver {
     end: abi::wm_consumer,
     memory: Arc<Memory>,
+    pub(crate) pool: Option<Pool>,
 }
 
 /// Waits between attempts: spins, yields, then sleeps, so that a waiting host thread costs little.
@@ -70,7 +73,23 @@ impl Sender {
         let end = unsafe { abi::wm_host_attach_producer(mailbox) };
         // SAFETY: a pure function of its argument.
         let payload = unsafe { abi::wm_host_payload_bytes(mailbox.record_stride) } as usize;
-        Ok(Sender { end, payload, memory })
+        let pool = memory.pool.clone();
+        Ok(Sender { end, payload, memory, pool })
+    }
+
+    /// Row of the mailbox table.
+    pub(crate) fn mailbox_id(&self) -> u32 {
+        self.end.mailbox.mailbox_id
+    }
+
+    /// Whether there is no arbiter.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.memory.handles.is_empty()
+    }
+
+    /// Number of the graph, among all of this process.
+    pub(crate) fn serial(&self) -> u64 {
+        self.memory.serial
     }
 
     /// Payload bytes that one record carries.
@@ -150,7 +169,31 @@ impl Receiver {
         check(mailbox)?;
         // SAFETY: the header was checked, and `memory` keeps the mailbox alive. The runtime gives out one consumer.
         let end = unsafe { abi::wm_host_attach_consumer(mailbox) };
-        Ok(Receiver { end, memory })
+        let pool = memory.pool.clone();
+        Ok(Receiver { end, memory, pool })
+    }
+
+    /// Row of the mailbox table.
+    pub(crate) fn mailbox_id(&self) -> u32 {
+        self.end.mailbox.mailbox_id
+    }
+
+    pub(crate) fn check_alive(&self) -> Result<()> {
+        self.memory.check_alive()
+    }
+
+    /// Length and message type of the next record, if it has begun to arrive.
+    pub(crate) fn peek(&self) -> Option<(u32, u16)> {
+        let head = self.head()?;
+        let field = |shift: u32| (head >> shift) as u16;
+        Some((field(abi::WM_HEAD_LEN_SHIFT).into(), field(abi::WM_HEAD_TYPE_SHIFT)))
+    }
+
+    /// That nothing came within `bound`.
+    pub(crate) fn waited(&self, bound: Duration) -> Error {
+        let mailbox = self.mailbox_id();
+        let what = format!("a record in mailbox {} ({mailbox})", self.memory.mailbox_name(mailbox));
+        Error::Timeout { what, waited: bound }
     }
 
     /// Records popped so far.
@@ -226,9 +269,7 @@ impl Receiver {
             }
             self.memory.check_alive()?;
             if *until.get_or_insert_with(|| Instant::now() + bound) <= Instant::now() {
-                let mailbox = self.end.mailbox.mailbox_id;
-                let what = format!("a record in mailbox {} ({mailbox})", self.memory.mailbox_name(mailbox));
-                return Err(Error::Timeout { what, waited: bound });
+                return Err(self.waited(bound));
             }
             pause.wait();
         }
@@ -236,6 +277,11 @@ impl Receiver {
 
     /// Whether the next record has begun to arrive. A pop may still say "none" for the moment its last bytes need.
     pub fn is_ready(&self) -> bool {
+        self.head().is_some()
+    }
+
+    /// The first word of the next record, if it has begun to arrive.
+    fn head(&self) -> Option<u64> {
         let mailbox = &self.end.mailbox;
         let slot = mailbox.header
             + u64::from(abi::WM_HEADER_BYTES)
@@ -243,7 +289,7 @@ impl Receiver {
         // SAFETY: an aligned word inside the mailbox that `memory` keeps alive.
         let head = unsafe { abi::wm_host_load_acquire(slot as *const u64) };
         let lap_is_odd = (self.end.read_idx >> mailbox.slots_log2) & 1 == 1;
-        (head >> abi::WM_TAG_SHIFT == 1) != lap_is_odd
+        ((head >> abi::WM_TAG_SHIFT == 1) != lap_is_odd).then_some(head)
     }
 }
 

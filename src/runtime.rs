@@ -20,6 +20,7 @@ use crate::options::Rule;
 use crate::pacer::Pacer;
 use crate::port::{Pause, Receiver, Sender};
 use crate::stats::Stats;
+use crate::tensor::Pool;
 
 mod checkpoint;
 
@@ -392,6 +393,23 @@ impl Runtime {
                 Err(Error::Stuck { waited: bound, stuck: "the launcher thread, in a driver call".into() })
             }
         }
+    }
+
+    /// The pool of the graph's tensors, if its builder was given one.
+    pub fn pool(&self) -> Option<&Pool> {
+        self.memory.pool.as_ref()
+    }
+
+    /// After a stop: gives back the leases of records that nobody took, and those that handlers had taken and not released;
+    /// returns how many. Receivers that still take such a record are told that its lease is stale. Kernels of the caller's
+    /// that hold leases of this graph ([`Builder::stream`]) must have ended.
+    pub fn recall_tensors(&mut self) -> Result<usize> {
+        if self.state != State::Stopped || self.memory.is_abandoned() {
+            return Err(Error::State(
+                "recall_tensors: the arbiter may still follow them: stop the runtime first".into(),
+            ));
+        }
+        Ok(self.memory.pool.as_ref().map_or(0, |pool| pool.core.recall(self.memory.serial)))
     }
 
     /// Counters, from the mapped telemetry page: no driver call.

@@ -61,6 +61,8 @@ pub struct Rejects {
     pub content: u64,
     /// Steps that moved no record although their rule had fired.
     pub no_progress: u64,
+    /// Tensors that a handler refused to follow, or to release a second time: their leases had ended.
+    pub lease: u64,
 }
 
 impl Rejects {

@@ -15,7 +15,7 @@ LAYERS = [
     ["include/warpmail/abi.h"],
     ["protocol/atomics.hpp", "include/warpmail/warpmail.h"],
     ["protocol/lanes.hpp", "protocol/bell.hpp"],
-    ["protocol/slot.hpp"],
+    ["protocol/slot.hpp", "protocol/lease.hpp"],
     ["protocol/slot_thread.hpp", "protocol/slot_warp.hpp"],
     ["protocol/mailbox.hpp"],
     ["protocol/wait.hpp"],

@@ -15,6 +15,7 @@
 //   store_release_cta of a grant that says `left` ->  load_acquire_cta by the keeper
 //   store_release_cta of flag_leave              ->  load_acquire_cta by the scans
 //   store_release_cta of what a scan has seen    ->  load_acquire_cta by the keeper that parks
+//   fence_release before a share's mail          ->  load_acquire_sys of the same word by the lease's owner
 //   fence_sc_sys between a store and a load      ->  fence_sc_sys between the other side's (bell.hpp, park.hpp)
 #ifndef WARPMAIL_PROTOCOL_ATOMICS_HPP
 #define WARPMAIL_PROTOCOL_ATOMICS_HPP
@@ -136,6 +137,13 @@ WM_FN u64 or_relaxed_gpu(u64* p, u64 bits) {
     return old;
 }
 
+// Stores `wanted` if the word is `seen`, and says what was there. Device memory only. Relaxed, as above.
+WM_FN u64 cas_relaxed_gpu(u64* p, u64 seen, u64 wanted) {
+    u64 old;
+    asm volatile("atom.relaxed.gpu.global.cas.b64 %0, [%1], %2, %3;" : "=l"(old) : "l"(p), "l"(seen), "l"(wanted));
+    return old;
+}
+
 // Makes relaxed stores that follow releases: what the thread wrote before, and what it saw by a barrier, is seen by
 // whoever acquires such a store. Waits for what was written; L1 is left alone.
 WM_FN void fence_release(u32 scope) {
@@ -212,6 +220,10 @@ WM_FN u64 exchange_relaxed_gpu(u64* p, u64 v) {
 }
 WM_FN u64 or_relaxed_gpu(u64* p, u64 bits) {
     return __atomic_fetch_or(p, bits, __ATOMIC_RELAXED);
+}
+WM_FN u64 cas_relaxed_gpu(u64* p, u64 seen, u64 wanted) {
+    __atomic_compare_exchange_n(p, &seen, wanted, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    return seen;
 }
 WM_FN void or_release_cta(u32* p, u32 bits) {
     __atomic_fetch_or(p, bits, __ATOMIC_RELEASE);

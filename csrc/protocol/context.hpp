@@ -9,6 +9,7 @@
 #define WARPMAIL_PROTOCOL_CONTEXT_HPP
 
 #include "protocol/journal.hpp"
+#include "protocol/lease.hpp"
 
 namespace warpmail {
 
@@ -110,6 +111,17 @@ public:
         return input < module_.n_inputs ? durable_of(arbiter_, module_.inputs[input]) : 0;
     }
 
+    // Whether the tensor of a record may be followed; if not it is counted (WM_REJECT_LEASE), and to be left alone. See
+    // warpmail::lease_check.
+    WM_FN wm_status lease_check(const wm_tensor& t) {
+        return judged(warpmail::lease_check(lanes, arbiter_.args.leases, t));
+    }
+    // Gives a tensor's shares back, once for each; a second time is refused and counted. A handler that hands a tensor
+    // on does not release it: the next reader does. See warpmail::lease_release.
+    WM_FN wm_status lease_release(const wm_tensor& t) {
+        return judged(warpmail::lease_release(lanes, arbiter_.args.leases, t));
+    }
+
     // Counts a record that the handler refuses: WM_REJECT_*.
     WM_FN void reject(u32 reason) {
         if (lanes.rank() == 0 && reason < WM_REJECT_REASONS)
@@ -132,6 +144,11 @@ public:
     }
 
 private:
+    WM_FN wm_status judged(wm_status s) {
+        if (s != WM_OK)
+            reject(WM_REJECT_LEASE);
+        return s;
+    }
     WM_FN wm_module_stats* stats() const {
         return at<wm_module_stats>(arbiter_.args.module_stats) + index_;
     }

@@ -73,6 +73,30 @@ void wm_host_fence(void) {
     fence_sc_sys();
 }
 
+uint64_t wm_host_lease_open(const wm_leases* leases, uint32_t row, uint64_t base, uint64_t bytes) {
+    return lease_open(*leases, row, base, bytes);
+}
+
+uint64_t wm_host_lease_released(const wm_leases* leases, uint32_t row) {
+    return lease_released(*leases, row);
+}
+
+wm_status wm_host_lease_give_back(const wm_leases* leases, uint32_t row, uint64_t epoch, uint64_t shares) {
+    return lease_give_back(*leases, row, epoch, shares);
+}
+
+void wm_host_lease_close(const wm_leases* leases, uint32_t row) {
+    lease_close(*leases, row);
+}
+
+wm_status wm_host_lease_check(const wm_leases* leases, const wm_tensor* tensor) {
+    return lease_check(one_lane{}, *leases, *tensor);
+}
+
+wm_status wm_host_lease_release(const wm_leases* leases, const wm_tensor* tensor) {
+    return lease_release(one_lane{}, *leases, *tensor);
+}
+
 int wm_builtin_twin(const wm_arbiter_args* args) {
     return twin_arbiter<builtin_handlers>(args);
 }

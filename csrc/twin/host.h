@@ -27,6 +27,16 @@ uint64_t wm_host_load_acquire(const uint64_t* word);
 void wm_host_store_release(uint64_t* word, uint64_t value);
 uint64_t wm_host_now_ns(void);
 void wm_host_fence(void); /* fence_sc_sys */
+
+/* protocol/lease.hpp: the owner's side. */
+uint64_t wm_host_lease_open(const wm_leases* leases, uint32_t row, uint64_t base, uint64_t bytes);
+uint64_t wm_host_lease_released(const wm_leases* leases, uint32_t row);
+wm_status wm_host_lease_give_back(const wm_leases* leases, uint32_t row, uint64_t epoch, uint64_t shares);
+void wm_host_lease_close(const wm_leases* leases, uint32_t row);
+/* A reader's side, as one thread of the twin's device. */
+wm_status wm_host_lease_check(const wm_leases* leases, const wm_tensor* tensor);
+wm_status wm_host_lease_release(const wm_leases* leases, const wm_tensor* tensor);
+
 int wm_builtin_twin(const wm_arbiter_args* args);
 
 #ifdef __cplusplus

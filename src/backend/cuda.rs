@@ -1,4 +1,4 @@
-//! CUDA through the driver API. The only file that calls cudarc, besides the probe.
+//! CUDA through the driver API. The only module that calls cudarc, besides the probe.
 //!
 //! Every call runs with the device's primary context pushed on the calling thread and popped after, so that a caller's own
 //! current context stays what it was.
@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::{DriverError, result, sys};
 
-use super::{Backend, Launches, Pinned};
+use super::{Backend, Blocks, Launches, Pinned, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::probe::{BackendKind, probe};
+
+mod tensors;
 
 fn driver(call: &'static str) -> impl Fn(DriverError) -> Error {
     move |e| Error::Driver { call, reason: crate::probe::driver_reason(e) }
@@ -110,6 +112,10 @@ impl Cuda {
         })
     }
 
+    fn ordinal(&self) -> u32 {
+        self.info.ordinal.unwrap_or(0)
+    }
+
     /// Runs `copy` on the copying stream and waits for it.
     fn copy(&self, call: &'static str, copy: impl FnOnce(sys::CUstream) -> Result<(), DriverError>) -> Result<()> {
         let _entered = self.context.enter()?;
@@ -182,6 +188,33 @@ impl Backend for Cuda {
     fn download(&self, to: &mut [u8], from: u64) -> Result<()> {
         // SAFETY: the caller owns `from` for that many bytes; `copy` waits, so `to` outlives the copy.
         self.copy("cuMemcpyDtoHAsync", |s| unsafe { result::memcpy_dtoh_async(to, from, s) })
+    }
+
+    fn fill(&self, to: u64, bytes: usize, byte: u8) -> Result<()> {
+        let _relaxed = tensors::Relaxed::new()?;
+        // SAFETY: the caller owns `to` for that many bytes.
+        self.copy("cuMemsetD8Async", |s| unsafe { result::memset_d8_async(to, byte, bytes, s) })
+    }
+
+    fn read_words(&self, to: &mut [u64], from: u64) -> Result<()> {
+        let _relaxed = tensors::Relaxed::new()?;
+        self.download(bytemuck::cast_slice_mut(to), from)
+    }
+
+    fn blocks(&self) -> Result<Box<dyn Blocks>> {
+        Ok(Box::new(tensors::PoolBlocks::new(self.context.clone(), self.ordinal() as i32)?))
+    }
+
+    fn owns(&self, address: u64) -> Result<()> {
+        tensors::owns(&self.context, self.ordinal(), address)
+    }
+
+    fn note(&self, stream: u64) -> Result<StreamNote> {
+        tensors::note(&self.context, stream)
+    }
+
+    fn is_past(&self, note: StreamNote) -> Result<bool> {
+        tensors::is_past(&self.context, note)
     }
 
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {

@@ -9,7 +9,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 use crossbeam::utils::Backoff;
 use memmap2::MmapMut;
 
-use super::{Backend, Launches, Pinned};
+use super::{Backend, Blocks, Launches, Pinned, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
@@ -84,6 +84,42 @@ impl Backend for Twin {
         Ok(())
     }
 
+    fn fill(&self, to: u64, bytes: usize, byte: u8) -> Result<()> {
+        // SAFETY: the caller owns `to` for that many bytes and no module touches them meanwhile.
+        unsafe { (to as *mut u8).write_bytes(byte, bytes) };
+        Ok(())
+    }
+
+    fn read_words(&self, to: &mut [u64], from: u64) -> Result<()> {
+        for (i, word) in to.iter_mut().enumerate() {
+            // SAFETY: the caller owns `from` for that many aligned words.
+            *word = unsafe { abi::wm_host_load_acquire((from as *const u64).add(i)) };
+        }
+        Ok(())
+    }
+
+    fn blocks(&self) -> Result<Box<dyn Blocks>> {
+        Ok(Box::new(HostBlocks::default()))
+    }
+
+    fn owns(&self, address: u64) -> Result<()> {
+        if address == 0 {
+            return Err(Error::refused("a tensor at address 0", "there is no memory"));
+        }
+        Ok(())
+    }
+
+    fn note(&self, stream: u64) -> Result<StreamNote> {
+        if stream != 0 {
+            return Err(Error::refused(format!("stream {stream:#x}"), "the twin has no streams: pass 0"));
+        }
+        Ok(StreamNote(0))
+    }
+
+    fn is_past(&self, _note: StreamNote) -> Result<bool> {
+        Ok(true)
+    }
+
     fn load(&self, image: &HandlerImage, _args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
         let (queue, work) = channel::unbounded::<Credit>();
         let (ended, results) = channel::unbounded();
@@ -94,6 +130,29 @@ impl Backend for Twin {
             .map_err(|e| Error::Unavailable { what: "a thread for the twin", reason: e.to_string() })?;
         Ok(Box::new(TwinLaunches { queue: Some(queue), results, outstanding: 0, thread: Some(thread) }))
     }
+}
+
+/// Blocks of host memory.
+#[derive(Debug, Default)]
+struct HostBlocks {
+    mappings: HashMap<u64, MmapMut>,
+}
+
+impl Blocks for HostBlocks {
+    fn alloc(&mut self, bytes: usize) -> Result<u64> {
+        let refused =
+            |e: std::io::Error| Error::Unavailable { what: "host memory", reason: format!("{bytes} bytes: {e}") };
+        let mut mapping = MmapMut::map_anon(bytes.max(1)).map_err(refused)?;
+        let address = mapping.as_mut_ptr() as u64;
+        self.mappings.insert(address, mapping);
+        Ok(address)
+    }
+
+    fn free(&mut self, address: u64, _bytes: usize) {
+        self.mappings.remove(&address);
+    }
+
+    fn trim(&mut self, _keep: usize) {}
 }
 
 /// A launch and the door that it waits for.

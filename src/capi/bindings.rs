@@ -13,6 +13,7 @@ pub const WARPMAIL_STUCK: i32 = -40;
 pub const WARPMAIL_BAD_STATE: i32 = -41;
 pub const WARPMAIL_BAD_MAILBOX: i32 = -42;
 pub const WARPMAIL_INTERNAL: i32 = -43;
+pub const WARPMAIL_POOL_FULL: i32 = -45;
 pub const WARPMAIL_JOURNAL: i32 = -44;
 pub const WARPMAIL_BOUND_MAX_NS: u64 = 86400000000000;
 pub const WARPMAIL_POP_BATCH_MAX: u32 = 64;

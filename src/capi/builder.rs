@@ -228,6 +228,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             has_pacer: builder.has_pacer,
             journal_slots: builder.journal_slots,
             state: builder.state.clone(),
+            pool: builder.pool.clone(),
         };
         let runtime = copy.build((*image).clone())?;
         out.set(table::insert(Object::Runtime(Cell::new(runtime)))?);

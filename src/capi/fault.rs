@@ -43,6 +43,10 @@ impl From<Error> for Fault {
             Error::Failed(_) => sys::WARPMAIL_FAILED,
             Error::Stuck { .. } => sys::WARPMAIL_STUCK,
             Error::State(_) => sys::WARPMAIL_BAD_STATE,
+            Error::PoolFull { .. } => sys::WARPMAIL_POOL_FULL,
+            Error::StaleLease { .. } => abi::WM_STALE_LEASE,
+            Error::NotATensor { .. } => abi::WM_BAD_TYPE,
+            Error::WrittenAfterRelease { .. } | Error::PoisonRead { .. } => abi::WM_POISONED,
             Error::Io { .. }
             | Error::NotDurable { .. }
             | Error::Damaged { .. }

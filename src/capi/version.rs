@@ -81,6 +81,8 @@ fn name_of(status: i32) -> &'static CStr {
         abi::WM_BAD_STRIDE,
         abi::WM_BAD_INDEX,
         abi::WM_BAD_CONTENT,
+        abi::WM_STALE_LEASE,
+        abi::WM_POISONED,
         sys::WARPMAIL_BAD_HANDLE,
         sys::WARPMAIL_STALE_HANDLE,
         sys::WARPMAIL_BUSY,
@@ -94,6 +96,7 @@ fn name_of(status: i32) -> &'static CStr {
         sys::WARPMAIL_BAD_MAILBOX,
         sys::WARPMAIL_INTERNAL,
         sys::WARPMAIL_JOURNAL,
+        sys::WARPMAIL_POOL_FULL,
     ]
 }
 

@@ -7,6 +7,7 @@ use crate::abi;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxPlan};
 use crate::options::{MailboxOptions, SpinBudget};
+use crate::tensor::Pool;
 
 /// Hands out offsets one after the other.
 struct Plan(u64);
@@ -168,6 +169,7 @@ impl Memory {
         let args = memory.args(counts, &device, &pinned);
         memory._keep = graph.keep;
         memory.state_plan = graph.state;
+        memory.pool = graph.pool;
         Ok((memory, args))
     }
 
@@ -297,6 +299,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         scratch_bytes: graph.scratch_bytes(),
         n_device_words,
         n_host_words: ends_of(graph, abi::WM_SIDE_HOST) as u32,
+        leases: graph.pool.as_ref().map_or_else(abi::wm_leases::zeroed, Pool::leases),
         sm_share_ppm: (sm_share * 1e6).round() as u32,
         journal_stage_bytes: graph.journal_stride().next_multiple_of(16),
         journal_need: graph.journal_need(),

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 6u        /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 7u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u      /* a word that one side spins on stands alone on such a line */
@@ -35,6 +35,7 @@
 #define WM_MAX_SCANNERS 4u      /* scanning warps of one arbiter */
 #define WM_MAX_WARPS 16u        /* of the arbiter's block: keeper, inbox, servers, scanners; bounds its registers */
 #define WM_MAX_DIMS 8u          /* dimensions of a tensor descriptor */
+#define WM_MAX_SHARES 8u        /* readers of one lease */
 #define WM_REJECT_REASONS 8u    /* see WM_REJECT_* */
 #define WM_PRIORITIES 4u        /* priority classes; 0 is the most urgent */
 #define WM_DOORS 16u            /* doors that the arbiter's credits use in turn */
@@ -56,6 +57,13 @@ typedef int32_t wm_status;
 #define WM_BAD_STRIDE (-7)   /* stride or capacity break the rules below */
 #define WM_BAD_INDEX (-8)    /* write_idx and read_idx are further apart than the ring is long */
 #define WM_BAD_CONTENT (-9)  /* the payload contradicts itself; for handlers */
+#define WM_STALE_LEASE                                                                                                 \
+    (-10) /* the right to use the memory has ended: released before, or the memory is another's by now */
+#define WM_POISONED (-11) /* memory that nobody has written since it was freed; debug mode of a pool */
+
+/* Message types from here on up are warpmail's own; the others are the caller's. */
+#define WM_TYPE_OWN 0xFF00u
+#define WM_TYPE_TENSOR 0xFF01u /* the payload begins with a wm_tensor; what follows is the caller's */
 
 /* Why a record was dropped or a mailbox quarantined: index of a counter. */
 #define WM_REJECT_LENGTH 0u
@@ -64,6 +72,7 @@ typedef int32_t wm_status;
 #define WM_REJECT_HEADER 3u
 #define WM_REJECT_INDEX 4u
 #define WM_REJECT_NO_PROGRESS 5u /* a step that moved no record although its rule had fired */
+#define WM_REJECT_LEASE 6u       /* a tensor whose lease had ended, a lease released twice, or poison read */
 
 /* Where an end of a mailbox lives. */
 #define WM_SIDE_RESIDENT 0u /* a handler run by the arbiter itself */
@@ -186,8 +195,8 @@ typedef struct wm_module {
     uint8_t reserved[12];
 } wm_module;
 
-/* Tensor descriptor, carried in a record: fits one 256-byte slot beside 72 bytes of the caller's. Types as in DLPack.
- */
+/* Tensor descriptor, carried in a record of type WM_TYPE_TENSOR: fits one 256-byte slot beside 72 bytes of the
+ * caller's. Types as in DLPack. */
 typedef struct wm_tensor {
     uint64_t data;        /* device address */
     uint64_t byte_offset; /* from data to the first element */
@@ -196,12 +205,51 @@ typedef struct wm_tensor {
     uint8_t dtype_code;           /* DLDataTypeCode */
     uint8_t dtype_bits;
     uint16_t dtype_lanes;
-    uint32_t ndim;        /* at most WM_MAX_DIMS */
+    uint8_t ndim;  /* at most WM_MAX_DIMS */
+    uint8_t flags; /* WM_TENSOR_* */
+    uint16_t reserved0;
     uint32_t device_type; /* DLDeviceType */
     uint32_t device_id;
-    uint64_t lease; /* the right to use the memory; 0: owned by the module graph */
-    uint64_t epoch; /* incarnation of the lease */
+    uint32_t lease; /* 1 + row of the lease table; 0: owned by the module graph, nothing to check or release */
+    uint8_t share;  /* the first of the lease's readers that this descriptor stands for */
+    uint8_t shares; /* how many readers it stands for, 1 to WM_MAX_SHARES; 0 without a lease */
+    uint16_t reserved1;
+    uint64_t epoch; /* incarnation of the lease, odd */
 } wm_tensor;
+#define WM_TENSOR_READ_ONLY 1u /* readers must not write */
+#define WM_DEVICE_CPU 1u       /* kDLCPU: the twin's memory */
+#define WM_DEVICE_CUDA 2u      /* kDLCUDA */
+
+/*
+ * The lease table. A lease is the right of up to WM_MAX_SHARES readers to use some memory until each has released it.
+ * Three parts, so that every word has one side that writes it (csrc/protocol/lease.hpp):
+ *   rows   pinned; the owner on the host writes, readers on the device look
+ *   marks  device memory; readers on the device change them by compare-and-swap: the truth about their releases
+ *   mail   pinned; a reader on the device that has marked a release stores it here for the owner, each share its word
+ * Zero-filled memory is a valid table without leases.
+ */
+typedef struct wm_lease_row {
+    uint64_t state; /* epoch << WM_LEASE_EPOCH_SHIFT | shares that the host has released; an even epoch: no lease */
+    uint64_t base;  /* the memory: first byte */
+    uint64_t bytes; /* and size */
+    uint64_t reserved;
+} wm_lease_row;
+#define WM_LEASE_EPOCH_SHIFT 8u
+
+typedef struct wm_lease_mail {
+    uint64_t released[WM_MAX_SHARES]; /* epoch at which a reader on the device released the share */
+} wm_lease_mail;
+
+/* Handle of a lease table: a plain struct, passed by value. */
+typedef struct wm_leases {
+    uint64_t rows;   /* wm_lease_row[n_rows] */
+    uint64_t marks;  /* uint64_t[n_rows]: as wm_lease_row.state, of the shares released by readers on the device */
+    uint64_t mail;   /* wm_lease_mail[n_rows] */
+    uint32_t n_rows; /* 0: there is no table, and every lease is stale */
+    uint32_t flags;  /* WM_LEASES_* */
+} wm_leases;
+#define WM_LEASES_POISON 1u /* freed memory is filled with WM_POISON_BYTE, and readers look for it */
+#define WM_POISON_BYTE 0xDBu
 
 /* A doorbell: a word whose only job is to say "look now". One writer; alone on its line. */
 typedef struct wm_doorbell {
@@ -337,6 +385,7 @@ typedef struct wm_arbiter_args {
     uint32_t journal_need;        /* free slots that a step needs in its server's ring; 0: none blocks */
     uint32_t resume;      /* not 0: the launch before left its image, and nobody but the modules changed anything */
     uint32_t image_bytes; /* a multiple of 16 */
+    wm_leases leases;     /* of the pool that the graph's tensors come from */
 } wm_arbiter_args;
 
 #ifdef __cplusplus
@@ -353,7 +402,10 @@ WM_STATIC_ASSERT(sizeof(wm_mailbox) == 64, "a lane reads a whole row with four 1
 WM_STATIC_ASSERT(sizeof(wm_producer) == 80, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_consumer) == 80, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_module) == 128, "one line a module");
-WM_STATIC_ASSERT(sizeof(wm_tensor) == 176, "a descriptor fits the 216 payload bytes that every 256-byte slot promises");
+WM_STATIC_ASSERT(sizeof(wm_tensor) == 176, "a descriptor and 72 bytes of the caller's fit one 248-byte payload");
+WM_STATIC_ASSERT(sizeof(wm_lease_row) == 32, "a check on the device reads a row within one 32-byte sector");
+WM_STATIC_ASSERT(sizeof(wm_lease_mail) == 64, "the shares of a lease are collected from one line of the host");
+WM_STATIC_ASSERT(sizeof(wm_leases) == 32, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_control) == 3 * WM_LINE_BYTES, "the stop doorbell and credits stand alone on their lines");
 WM_STATIC_ASSERT(sizeof(wm_bell) == WM_LINE_BYTES, "read by every end that finds its park bit");
 WM_STATIC_ASSERT(sizeof(wm_doorbell) == WM_LINE_BYTES, "a word that is spun on stands alone on its line");
@@ -363,7 +415,7 @@ WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it stays aligned");
 WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 200,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 232,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

@@ -8,11 +8,14 @@
 //   wm_consumer c = warpmail::attach_consumer(mailbox);       // once, by the one consumer
 //   warpmail::try_pop(warpmail::warp_lanes{}, c, dst, dst_bytes, len, type);
 //   warpmail::pop(warpmail::one_lane{}, c, dst, dst_bytes, len, type, 1000000); // waits at most a millisecond
+//   warpmail::lease_check(lanes, leases, tensor), lease_release(...), tensor_part(...)  // tensors by pointer:
+//   lease.hpp
 //
 // A handler set for the arbiter is a struct with a static `step`; see warpmail/handler.hpp.
 #ifndef WARPMAIL_DEVICE_HPP
 #define WARPMAIL_DEVICE_HPP
 
+#include "protocol/lease.hpp"
 #include "protocol/wait.hpp"
 #include "protocol/warp_ends.hpp"
 

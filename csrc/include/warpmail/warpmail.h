@@ -48,6 +48,7 @@ typedef wm_status warpmail_status;
 #define WARPMAIL_BAD_STATE (-41)    /* the call does not fit the runtime's state */
 #define WARPMAIL_BAD_MAILBOX (-42)  /* a mailbox header that cannot be trusted */
 #define WARPMAIL_INTERNAL (-43)     /* a fault of the library, caught at its border: report it */
+#define WARPMAIL_POOL_FULL (-45)    /* a pool has no room: the message says who holds what */
 #define WARPMAIL_JOURNAL (-44)      /* a file of the journal: it failed, is damaged, foreign, or has a writer already */
 
 /* The longest bound of a wait: a day. */

@@ -247,5 +247,5 @@ fn records_that_cannot_be_are_counted_and_dropped_and_the_others_go_on() {
     runtime.stop(BOUND).unwrap();
     let stats = runtime.stats();
     let encoder = stats.modules.iter().find(|m| m.name == "encoder").unwrap();
-    assert_eq!(encoder.rejects, Rejects { length: 2, msg_type: 2, content: 5, no_progress: 0 });
+    assert_eq!(encoder.rejects, Rejects { length: 2, msg_type: 2, content: 5, no_progress: 0, lease: 0 });
 }

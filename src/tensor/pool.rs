@@ -1,0 +1,344 @@
+//! The pool: memory with a limit, and the table of leases on it.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::blocks::{Short, Store};
+use super::collect::{Done, Noted};
+use super::descriptor::{TensorDescriptor, TensorSpec};
+use super::lease::{Lease, Tensor};
+use super::report::Counts;
+use crate::abi;
+use crate::backend::Pinned;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::port::Pause;
+
+/// What a pool may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolOptions {
+    /// Bytes of device memory that it takes at most, counted in blocks (up to a quarter larger than what is asked for).
+    /// Adopted memory is not counted: it is its owner's.
+    pub limit: u64,
+    /// Leases that may be open at the same time: 1 to 2^20. Each costs 104 bytes.
+    pub leases: u32,
+    /// Debug mode: freed memory is filled with a pattern, a write to it is found when it is used again, and readers that
+    /// see the pattern are told. Slow.
+    pub poison: bool,
+}
+
+impl PoolOptions {
+    /// A limit in bytes, everything else as by default: 4096 leases, no debug mode.
+    pub fn limit(limit: u64) -> Self {
+        PoolOptions { limit, leases: 4096, poison: false }
+    }
+}
+
+/// A pool of device memory for tensors, and the leases on it. Cheap to clone; any thread may use it.
+///
+/// Calls collect what readers have released since the last one, and call the closures of adopted memory that came free.
+/// Nothing else does: a program that stops calling the pool stops collecting.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub(crate) core: Arc<Core>,
+}
+
+/// What leases and tensors keep alive.
+pub(crate) struct Core {
+    pub(super) device: Device,
+    pub(super) limit: u64,
+    pub(super) poison: bool,
+    pinned: Pinned,
+    marks: (u64, usize),
+    /// The table with addresses as the device uses them.
+    pub(super) on_device: abi::wm_leases,
+    /// The same with the host's; its marks are the device's own.
+    pub(super) on_host: abi::wm_leases,
+    pub(super) state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("limit", &self.limit).field("leases", &self.on_host.n_rows).finish()
+    }
+}
+
+pub(super) struct State {
+    pub(super) store: Store,
+    pub(super) rows: Vec<Option<Row>>,
+    pub(super) free_rows: Vec<u32>,
+    /// Rows with an open lease, in no order.
+    pub(super) open: Vec<u32>,
+    /// Where in `open` the next look begins.
+    pub(super) cursor: usize,
+    pub(super) blocks: Vec<Option<Block>>,
+    pub(super) free_blocks: Vec<u32>,
+    pub(super) noted: Vec<Noted>,
+    pub(super) counts: Counts,
+}
+
+/// An open lease.
+pub(super) struct Row {
+    pub(super) epoch: u64,
+    /// All of its shares, a bit each.
+    pub(super) shares: u64,
+    /// Those that a [`Lease`] of this process stands for.
+    pub(super) held: u64,
+    pub(super) block: u32,
+    /// The runtime in whose mailboxes its shares travel.
+    pub(super) via: u64,
+    pub(super) since: Instant,
+    /// Its place in `State::open`.
+    pub(super) place: usize,
+}
+
+/// Memory that something holds.
+pub(super) struct Block {
+    pub(super) address: u64,
+    pub(super) bytes: u64,
+    pub(super) label: Box<str>,
+    /// None: the pool's own.
+    pub(super) adopted: Option<Done>,
+    pub(super) tensors: u32,
+    pub(super) leases: u32,
+    pub(super) since: Instant,
+}
+
+impl Pool {
+    /// A pool on a device. Takes memory as it is needed.
+    pub fn new(device: &Device, options: PoolOptions) -> Result<Self> {
+        if options.leases == 0 || options.leases > 1 << 20 {
+            return Err(Error::refused(format!("{} leases", options.leases), "from 1 to 2^20"));
+        }
+        if options.limit == 0 {
+            return Err(Error::refused(
+                "a pool limit of 0 bytes",
+                "a pool that only adopts still needs a limit above 0",
+            ));
+        }
+        let n = options.leases as usize;
+        let store = Store::new(device, options.limit, options.poison)?;
+        let marks = (device.backend.alloc(8 * n)?, 8 * n);
+        let rows = n * size_of::<abi::wm_lease_row>();
+        let pinned = device
+            .backend
+            .alloc_pinned(rows + n * size_of::<abi::wm_lease_mail>())
+            .inspect_err(|_| device.backend.free(marks.0, marks.1))?;
+        let flags = if options.poison { abi::WM_LEASES_POISON } else { 0 };
+        let table = |base: u64| abi::wm_leases {
+            rows: base,
+            marks: marks.0,
+            mail: base + rows as u64,
+            n_rows: options.leases,
+            flags,
+        };
+        let state = State {
+            store,
+            rows: (0..n).map(|_| None).collect(),
+            free_rows: (0..options.leases).rev().collect(),
+            open: Vec::new(),
+            cursor: 0,
+            blocks: Vec::new(),
+            free_blocks: Vec::new(),
+            noted: Vec::new(),
+            counts: Counts::default(),
+        };
+        let core = Core {
+            device: device.clone(),
+            limit: options.limit,
+            poison: options.poison,
+            marks,
+            on_device: table(pinned.device),
+            on_host: table(pinned.host as u64),
+            pinned,
+            state: Mutex::new(state),
+        };
+        Ok(Pool { core: Arc::new(core) })
+    }
+
+    /// The device that it is on.
+    pub fn device(&self) -> &Device {
+        &self.core.device
+    }
+
+    /// The lease table as kernels use it (`lease_check`, `lease_release` in `warpmail/device.hpp`).
+    pub fn leases(&self) -> abi::wm_leases {
+        self.core.on_device
+    }
+
+    /// Memory for a tensor, with any content. `label` says in reports whose it is. When the limit, or the device, has no
+    /// room: [`Error::PoolFull`], with who holds what.
+    pub fn alloc(&self, label: &str, spec: &TensorSpec) -> Result<Tensor> {
+        let (descriptor, bytes) = spec.check()?;
+        let size = Store::size_of(bytes);
+        self.core.collect(32, false);
+        let mut taken = self.core.lock().store.take(size);
+        if matches!(taken, Err(Short::Room)) {
+            self.core.collect(usize::MAX, true);
+            taken = self.core.lock().store.take(size);
+        }
+        match taken {
+            Ok(address) => Ok(self.core.hold(descriptor, address, size, label, None)),
+            Err(Short::Other(e)) => Err(e),
+            Err(Short::Room) => {
+                let mut state = self.core.lock();
+                state.counts.refused += 1;
+                Err(Error::PoolFull {
+                    wanted: size,
+                    used: state.store.used,
+                    limit: self.core.limit,
+                    holders: state.who(4),
+                })
+            }
+        }
+    }
+
+    /// The same, waiting up to `bound` for readers to release what they have.
+    pub fn alloc_within(&self, label: &str, spec: &TensorSpec, bound: Duration) -> Result<Tensor> {
+        let until = Instant::now() + bound;
+        let mut pause = Pause::new();
+        loop {
+            match self.alloc(label, spec) {
+                Err(Error::PoolFull { wanted, limit, .. }) if wanted <= limit && Instant::now() < until => pause.wait(),
+                other => return other,
+            }
+        }
+    }
+
+    /// Takes in memory that is somebody else's, such as a framework's tensor: `address` is where `spec` begins to count
+    /// its offset. `released` is called once, when no tensor and no lease holds the memory any more, by a thread that calls
+    /// a pool then; never while a lease or a tensor is dropped. The memory is neither poisoned nor used for anything else.
+    ///
+    /// # Safety
+    /// From `address` to the end of the last element is memory of the pool's device (on the twin: of this process) that
+    /// stays as it is until `released` is called.
+    pub unsafe fn adopt(
+        &self,
+        label: &str,
+        address: u64,
+        spec: &TensorSpec,
+        released: impl FnOnce() + Send + 'static,
+    ) -> Result<Tensor> {
+        let (descriptor, bytes) = spec.check()?;
+        self.core.device.backend.owns(address)?;
+        if address.checked_add(bytes).is_none() {
+            return Err(Error::refused(format!("a tensor of {bytes} bytes at {address:#x}"), "ends beyond all memory"));
+        }
+        if !(address + descriptor.byte_offset).is_multiple_of(u64::from(descriptor.dtype_bits / 8).next_power_of_two())
+        {
+            return Err(Error::refused(
+                format!("a tensor at {address:#x}"),
+                "its elements are not aligned to their size",
+            ));
+        }
+        self.core.collect(32, false);
+        Ok(self.core.hold(descriptor, address, bytes, label, Some(Done(Box::new(released)))))
+    }
+
+    /// A lease for a descriptor that came by another way than [`Receiver::take`](crate::Receiver::take), such as in the bytes
+    /// of a record. Refused by name: shares released before, a lease that has ended, one that this process holds already.
+    pub fn claim(&self, descriptor: abi::wm_tensor) -> Result<Lease> {
+        Lease::claim(&self.core, descriptor)
+    }
+
+    /// Collects everything that readers have released, and calls closures of adopted memory that came free. Returns how
+    /// many blocks came free.
+    pub fn collect(&self) -> usize {
+        self.core.collect(usize::MAX, true)
+    }
+
+    /// Gives free memory that is kept for later back to the device.
+    pub fn trim(&self) {
+        self.core.collect(usize::MAX, false);
+        self.core.lock().store.shrink(0);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.core.collect(usize::MAX, false);
+    }
+}
+
+impl Core {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Enters a block into the books, with one tensor that holds it.
+    fn hold(
+        self: &Arc<Self>,
+        mut descriptor: abi::wm_tensor,
+        address: u64,
+        bytes: u64,
+        label: &str,
+        adopted: Option<Done>,
+    ) -> Tensor {
+        descriptor.data = address;
+        (descriptor.device_type, descriptor.device_id) = match self.device.info().ordinal {
+            Some(ordinal) => (abi::WM_DEVICE_CUDA, ordinal),
+            None => (abi::WM_DEVICE_CPU, 0),
+        };
+        let block =
+            Block { address, bytes, label: label.into(), adopted, tensors: 1, leases: 0, since: Instant::now() };
+        let at = self.lock().enter(block);
+        Tensor::new(self.clone(), TensorDescriptor(descriptor), at)
+    }
+
+    /// Marks all shares that travel in a runtime's mailboxes as released: nobody is left who would.
+    pub(crate) fn recall(&self, via: u64) -> usize {
+        let mut ended = Vec::new();
+        let mut state = self.lock();
+        let rows: Vec<u32> = state.open.clone();
+        let mut recalled = 0;
+        for row in rows {
+            let Some(lease) = &mut state.rows[row as usize] else { continue };
+            if lease.via != via || lease.held == lease.shares {
+                continue;
+            }
+            recalled += 1;
+            // SAFETY: the table is this core's, and the lock makes this thread its only owner.
+            unsafe {
+                let gone = lease.shares & !lease.held & !abi::wm_host_lease_released(&self.on_host, row);
+                abi::wm_host_lease_give_back(&self.on_host, row, lease.epoch, gone);
+            }
+            self.look_at(&mut state, row, 0, &mut ended);
+        }
+        drop(state);
+        super::collect::call(ended);
+        recalled
+    }
+}
+
+impl State {
+    fn enter(&mut self, block: Block) -> u32 {
+        match self.free_blocks.pop() {
+            Some(at) => {
+                self.blocks[at as usize] = Some(block);
+                at
+            }
+            None => {
+                self.blocks.push(Some(block));
+                self.blocks.len() as u32 - 1
+            }
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !state.open.is_empty() {
+            tracing::warn!(leases = state.open.len(), holders = %state.who(8), "a pool ends with leases that nobody released");
+        }
+        for block in state.blocks.drain(..).flatten() {
+            match block.adopted {
+                Some(done) => super::collect::call(vec![done]),
+                None => state.store.end(block.address, block.bytes),
+            }
+        }
+        state.store.shrink(0);
+        self.device.backend.free(self.marks.0, self.marks.1);
+        self.device.backend.free_pinned(self.pinned);
+    }
+}
