@@ -163,7 +163,7 @@ mod tests {
     fn sizes_waste_at_most_a_quarter() {
         for bytes in (1..5000).chain([1 << 20, (1 << 20) + 1, (1 << 30) + 77, 3 << 40]) {
             let size = Store::size_of(bytes);
-            assert!(size >= bytes && size % LEAST == 0 && Store::size_of(size) == size, "{bytes} {size}");
+            assert!(size >= bytes && size.is_multiple_of(LEAST) && Store::size_of(size) == size, "{bytes} {size}");
             assert!(bytes < 4 * LEAST || size - bytes <= bytes / 4, "{bytes} {size}");
         }
     }

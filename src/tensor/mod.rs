@@ -29,6 +29,8 @@ mod lease;
 mod pool;
 mod post;
 mod report;
+#[cfg(test)]
+mod tests;
 
 pub use collect::collect_tensors;
 pub use descriptor::{DType, TensorDescriptor, TensorSpec};
