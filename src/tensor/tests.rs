@@ -46,6 +46,8 @@ enum Fate {
     Back,
 }
 
+type Share = (Fate, Option<Lease>);
+
 struct Model {
     pool: Pool,
     /// Tensors, with the number of their block; none when dropped.
@@ -58,7 +60,7 @@ struct Model {
 struct Leased {
     raw: abi::wm_tensor,
     block: usize,
-    shares: Vec<(Fate, Option<Lease>)>,
+    shares: Vec<Share>,
 }
 
 impl Leased {
@@ -105,7 +107,7 @@ impl Model {
         self.leases.push(Leased { raw, block, shares: (0..readers).map(|_| (Fate::OnDevice, None)).collect() });
     }
 
-    fn share(&mut self, a: usize, b: usize) -> Option<(abi::wm_tensor, &mut (Fate, Option<Lease>), Pool)> {
+    fn share(&mut self, a: usize, b: usize) -> Option<(abi::wm_tensor, &mut Share, Pool)> {
         let pool = self.pool.clone();
         let lease = pick(&mut self.leases, a)?;
         let share = b % lease.shares.len();
