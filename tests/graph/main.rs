@@ -3,6 +3,7 @@
 mod checkpoint;
 mod faults;
 mod flow;
+mod leases;
 mod life;
 mod park;
 mod tap;
@@ -62,6 +63,13 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("checkpoints_of_other_graphs_are_refused", checkpoint::of_other_graphs_are_refused),
     ("pointers_that_point_elsewhere_are_refused", checkpoint::pointers_that_point_elsewhere_are_refused),
     ("a_checkpoint_waits_for_the_journal", checkpoint::waits_for_the_journal),
+    ("leases_travel_and_come_back", leases::travel_and_come_back),
+    ("stale_leases_are_refused", leases::stale_ones_are_refused),
+    ("poison_is_not_followed", leases::poison_is_not_followed),
+    ("a_full_pool_refuses", leases::a_full_pool_refuses),
+    ("adopted_memory_is_lent", leases::adopted_memory_is_lent),
+    ("a_stop_gives_back_leases", leases::a_stop_gives_back_what_is_on_its_way),
+    ("lease_hand_offs_in_any_order", leases::hand_offs_in_any_order),
     ("start_and_stop_a_hundred_times", life::start_and_stop_a_hundred_times),
     ("quiesce_while_records_flow", life::quiesce_while_records_flow),
     ("host_modules_run_and_end", life::host_modules_run_and_end),

@@ -4,23 +4,13 @@
 #ifndef WARPMAIL_KIT_HPP
 #define WARPMAIL_KIT_HPP
 
-#include "protocol/context.hpp"
+#include "handlers/leases.hpp"
 
 namespace kit {
 
-using warpmail::u32;
-using warpmail::u64;
-
 constexpr u32 handler_ring = 0, handler_join = 1, handler_stuck = 2, handler_idle = 3, handler_strict = 4,
               handler_tensor_writer = 5, handler_tensor_reader = 6, handler_witness = 7, handler_durable = 8,
-              handler_ledger = 9;
-
-// Word i of record n.
-WM_FN u64 word_of(u64 n, u32 i) {
-    u64 x = (n + 1) * 0x9E3779B97F4A7C15ull + i * 0xD6E8FEB86659FD93ull;
-    x ^= x >> 29;
-    return x * 0xBF58476D1CE4E5B9ull;
-}
+              handler_ledger = 9, handler_lease_reader = 10, handler_lease_writer = 11;
 
 // Length of record n: 16 bytes up to the whole payload, every length in turn.
 WM_FN u32 length_of(u64 n, u32 payload) {
@@ -244,6 +234,10 @@ struct handlers {
             return durable::step(c);
         case handler_ledger:
             return ledger::step(c);
+        case handler_lease_reader:
+            return lease_reader::step(c);
+        case handler_lease_writer:
+            return lease_writer::step(c);
         default: // handler_idle takes nothing
             return;
         }

@@ -34,6 +34,12 @@ pub const DURABLE: u32 = 8;
 /// Notes every record in a buffer that its state points to, and sends it on.
 pub const LEDGER: u32 = 9;
 
+/// Follows leased tensors and checks them; what it does with them then is in its state.
+pub const LEASE_READER: u32 = 10;
+
+/// Writes into leased tensors and hands them to the readers behind its outputs.
+pub const LEASE_WRITER: u32 = 11;
+
 /// Word `i` of record `n`, as the handlers compute it.
 pub fn word_of(n: u64, i: u64) -> u64 {
     let mut x = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(i.wrapping_mul(0xD6E8_FEB8_6659_FD93));
