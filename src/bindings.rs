@@ -582,11 +582,13 @@ pub struct wm_arbiter_args {
     pub journal_need: u32,
     pub resume: u32,
     pub image_bytes: u32,
+    pub adaptive: u32,
+    pub reserved: u32,
     pub leases: wm_leases,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 232usize];
+    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 240usize];
     ["Alignment of wm_arbiter_args"][::core::mem::align_of::<wm_arbiter_args>() - 8usize];
     ["Offset of field: wm_arbiter_args::magic"][::core::mem::offset_of!(wm_arbiter_args, magic) - 0usize];
     ["Offset of field: wm_arbiter_args::version"][::core::mem::offset_of!(wm_arbiter_args, version) - 4usize];
@@ -632,7 +634,9 @@ const _: () = {
         [::core::mem::offset_of!(wm_arbiter_args, journal_need) - 188usize];
     ["Offset of field: wm_arbiter_args::resume"][::core::mem::offset_of!(wm_arbiter_args, resume) - 192usize];
     ["Offset of field: wm_arbiter_args::image_bytes"][::core::mem::offset_of!(wm_arbiter_args, image_bytes) - 196usize];
-    ["Offset of field: wm_arbiter_args::leases"][::core::mem::offset_of!(wm_arbiter_args, leases) - 200usize];
+    ["Offset of field: wm_arbiter_args::adaptive"][::core::mem::offset_of!(wm_arbiter_args, adaptive) - 200usize];
+    ["Offset of field: wm_arbiter_args::reserved"][::core::mem::offset_of!(wm_arbiter_args, reserved) - 204usize];
+    ["Offset of field: wm_arbiter_args::leases"][::core::mem::offset_of!(wm_arbiter_args, leases) - 208usize];
 };
 unsafe extern "C" {
     pub fn wm_host_payload_bytes(stride: u32) -> u32;

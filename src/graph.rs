@@ -1,10 +1,11 @@
 //! Making a module graph: modules, mailboxes between them, and the rules they must keep.
 
 use crate::abi;
+use crate::budget::SpinBudget;
 use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
-use crate::options::{MailboxOptions, ModuleOptions, Rule, SpinBudget, Tap};
+use crate::options::{MailboxOptions, ModuleOptions, Rule, Tap};
 use crate::runtime::Runtime;
 use crate::tensor::Pool;
 

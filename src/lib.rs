@@ -34,6 +34,7 @@
 
 pub mod abi;
 mod backend;
+mod budget;
 pub mod builtin;
 mod capi;
 pub mod checkpoint;
@@ -52,11 +53,12 @@ mod runtime;
 mod stats;
 mod tensor;
 
+pub use budget::SpinBudget;
 pub use device::{Device, DeviceBuffer, DeviceInfo};
 pub use error::{Error, Result};
 pub use graph::{Builder, MailboxId, ModuleId, StateBuffer};
 pub use image::{HandlerImage, TwinEntry};
-pub use options::{MailboxOptions, ModuleOptions, Rule, SpinBudget, Tap};
+pub use options::{MailboxOptions, ModuleOptions, Rule, Tap};
 pub use port::{Receiver, Record, Sender, direct_mailbox, direct_mailbox_at};
 pub use probe::{BackendKind, CudaDevice, KernelStatus, Probe, probe};
 pub use runtime::{HostEnds, HostStep, Runtime, State};

@@ -1,79 +1,7 @@
 //! What a user may choose, and the rules that the choices must keep.
 
-use std::time::Duration;
-
 use crate::abi;
 use crate::error::{Error, Result};
-
-/// Limits on the time the arbiter may hold an SM. All are kept in release builds.
-///
-/// The arbiter *parks* when it has had nothing to do for a while: it leaves the SM, and whoever has news for it opens the
-/// door of its next launch, for which the GPU's front end waits (on the twin, a sleeping thread). docs/parking.md tells how.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SpinBudget {
-    /// How long the arbiter polls without work before it parks: 1 µs up to `residency`. None: it never parks.
-    pub idle_spin: Option<Duration>,
-    /// The long-run limit on polling without work, as a share of one SM's time, above 0 up to 1. What is not used is kept
-    /// for later, up to a millisecond or `idle_spin`. A launch that finds nothing stays 5 µs, whatever the share.
-    pub sm_share: f64,
-    /// The longest that the arbiter's stream waits for a door, 100 µs to 1 s: then a thread of the host opens it. So no
-    /// driver call that waits for streams waits much longer than this for a parked arbiter.
-    pub max_wait: Duration,
-    /// The longest one launch of the arbiter stays; it then finishes the steps it has granted, leaves, and the next
-    /// launch continues. Every driver call that waits for running kernels waits at most about this long. 100 µs to 1 s.
-    pub residency: Duration,
-    /// Warps (twin: threads) that run handlers, 1 to 13. The twin takes 0 too: the arbiter's own thread serves.
-    pub servers: u32,
-}
-
-impl Default for SpinBudget {
-    fn default() -> Self {
-        SpinBudget {
-            idle_spin: None,
-            sm_share: 1.0,
-            max_wait: Duration::from_millis(10),
-            residency: Duration::from_millis(2),
-            servers: 6,
-        }
-    }
-}
-
-impl SpinBudget {
-    pub(crate) fn check(&self) -> Result<()> {
-        for (what, value) in [("residency", self.residency), ("max_wait", self.max_wait)] {
-            if value < Duration::from_micros(100) || value > Duration::from_secs(1) {
-                return Err(Error::refused(format!("{what} {value:?}"), "must be from 100 µs to 1 s"));
-            }
-        }
-        if let Some(idle_spin) = self.idle_spin
-            && (idle_spin < Duration::from_micros(1) || idle_spin > self.residency)
-        {
-            return Err(Error::refused(
-                format!("idle_spin {idle_spin:?}"),
-                format!(
-                    "must be from 1 µs to the residency, here {:?}: a longer launch than that never gets to park",
-                    self.residency
-                ),
-            ));
-        }
-        if !(self.sm_share >= 1e-6 && self.sm_share <= 1.0) {
-            return Err(Error::refused(format!("sm_share {}", self.sm_share), "must be above 0 (0.000001) up to 1"));
-        }
-        if self.sm_share < 1.0 && self.idle_spin.is_none() {
-            return Err(Error::refused(
-                format!("sm_share {} without idle_spin", self.sm_share),
-                "an arbiter that never parks polls all the time: set idle_spin too",
-            ));
-        }
-        if self.servers > abi::WM_MAX_SERVERS {
-            return Err(Error::refused(
-                format!("{} servers", self.servers),
-                format!("at most {}", abi::WM_MAX_SERVERS),
-            ));
-        }
-        Ok(())
-    }
-}
 
 /// Shape of a mailbox.
 #[derive(Debug, Clone, PartialEq, Eq)]

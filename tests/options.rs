@@ -46,7 +46,31 @@ fn budgets() {
         refused(budget(SpinBudget { sm_share, idle_spin: Some(ms(1)), ..usual() }), &["sm_share", "above 0"]);
     }
     refused(budget(SpinBudget { sm_share: 0.5, ..usual() }), &["sm_share 0.5", "set idle_spin"]);
+    refused(budget(SpinBudget { adaptive: true, ..usual() }), &["adaptive", "idle_spin"]);
     budget(SpinBudget { servers: 13, idle_spin: Some(ms(1)), sm_share: 0.01, max_wait: ms(1000), ..usual() }).unwrap();
+}
+
+#[test]
+fn budgets_as_toml() {
+    let read = |text: &str| SpinBudget::from_toml(text);
+    assert_eq!(read("").unwrap(), SpinBudget::default());
+    let some = SpinBudget {
+        idle_spin: Some(Duration::from_micros(20)),
+        adaptive: true,
+        sm_share: 0.05,
+        servers: 3,
+        ..Default::default()
+    };
+    assert_eq!(read("idle_spin = \"20us\"\nadaptive = true\nsm_share = 0.05\nservers = 3").unwrap(), some);
+    for budget in [SpinBudget::default(), some] {
+        assert_eq!(read(&budget.to_toml().unwrap()).unwrap(), budget);
+    }
+    refused(read("idle_spin = \"often\""), &["idle_spin", "never"]);
+    refused(read("residency = 5"), &["residency", "string"]);
+    refused(read("idle_spn = \"20us\""), &["idle_spn", "idle_spin"]);
+    refused(read("residency = \"5s\""), &["residency 5s", "1 s"]);
+    refused(read("sm_share = 0.5"), &["sm_share 0.5", "set idle_spin"]);
+    refused(read("idle_spin = "), &["idle_spin"]);
 }
 
 #[test]

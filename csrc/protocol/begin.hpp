@@ -131,6 +131,8 @@ template <class L> WM_FN void begin_kept(L lanes, arbiter& a) {
     a.kept[kept_parked_ns] = load_relaxed_sys(&t->parked_ns);
     a.kept[kept_exit] = load_relaxed_sys(&t->exit_reason);
     a.kept[kept_end_ns] = load_relaxed_sys(&t->heartbeat_ns);
+    a.kept[kept_gap_ns] = 0;
+    a.kept[kept_worked_ns] = 0;
 }
 
 // A first launch, or one after the host may have changed something: from the tables.

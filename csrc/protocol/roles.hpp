@@ -38,6 +38,9 @@ struct keep_state {
     u64 granted_before; // by earlier launches
     u64 allowance;      // as in wm_telemetry
     u64 beginning_ns;   // until the first turn: work if the launch turns out to have some
+    u64 gap_ns;         // see kept_gap_ns
+    u64 worked_ns;      // when there was last work, in this launch or an earlier one; 0: never
+    bool was_idle;      // at the last turn
 };
 
 // Grants given by all servers, over all launches.
@@ -60,13 +63,37 @@ WM_FN u64 allowance_after(const wm_arbiter_args& args, u64 allowance, u64 ns, bo
 // `begin_ns`: when the launch began.
 template <class L> WM_FN keep_state keep_begin(L lanes, const arbiter& a, u64 begin_ns) {
     const u64 begin = lanes.broadcast(begin_ns, 0); // what follows from it must be the same for all lanes
-    keep_state k{WM_EXIT_NONE, begin, begin, begin, 0, 0, load_relaxed_cta(&a.kept[kept_allowance]), 0};
+    keep_state k{};
+    k.reason = WM_EXIT_NONE;
+    k.begin_ns = k.now_ns = k.idle_since_ns = begin;
+    k.allowance = load_relaxed_cta(&a.kept[kept_allowance]);
+    k.gap_ns = load_relaxed_cta(&a.kept[kept_gap_ns]);
+    k.worked_ns = load_relaxed_cta(&a.kept[kept_worked_ns]);
+    k.was_idle = true;
     k.granted = k.granted_before = granted_so_far(lanes, a);
     if (load_relaxed_cta(&a.kept[kept_exit]) == WM_EXIT_PARK) {
         k.idle_since_ns = begin - a.args.idle_spin_ns; // it was idle before, too
         k.allowance = allowance_after(a.args, k.allowance, begin - load_relaxed_cta(&a.kept[kept_end_ns]), false);
     }
     return k;
+}
+
+// Polling without work that is always allowed: it catches what comes in bursts, and costs less than a launch.
+constexpr u64 moment_ns = 2000;
+
+// How long news has kept the arbiter waiting of late, now that it waited from k.worked_ns on: an eighth of the way to
+// the newest. What lies beyond eight times the spin counts as that, so that a long night is soon forgotten; what was
+// over within a moment says nothing.
+WM_FN u64 gap_after(const wm_arbiter_args& args, const keep_state& k) {
+    const u64 most = 8 * args.idle_spin_ns, waited = k.now_ns - k.worked_ns, newest = waited < most ? waited : most;
+    return waited < moment_ns ? k.gap_ns : k.gap_ns - k.gap_ns / 8 + newest / 8;
+}
+
+// How long to poll for news. Polling pays if the news comes before it has cost as much as leaving and being woken;
+// where news has been coming later than that, it is given up after a moment.
+WM_FN u64 spin_for(const wm_arbiter_args& args, const keep_state& k) {
+    const bool in_vain = args.adaptive != 0 && k.gap_ns > args.idle_spin_ns && args.idle_spin_ns > moment_ns;
+    return in_vain ? moment_ns : args.idle_spin_ns;
 }
 
 // Why this launch should end now, if it should.
@@ -76,7 +103,7 @@ template <class L> WM_FN u32 reason_to_leave(L lanes, const arbiter& a, const ke
     if (k.now_ns - k.begin_ns >= a.args.residency_ns)
         return WM_EXIT_RESIDENCY;
     const bool spent = a.args.sm_share_ppm < 1000000 && k.allowance == 0;
-    if (!can_park(a.args) || !(k.now_ns - k.idle_since_ns >= a.args.idle_spin_ns || spent))
+    if (!can_park(a.args) || !(k.now_ns - k.idle_since_ns >= spin_for(a.args, k) || spent))
         return WM_EXIT_NONE;
     // Without a next launch behind its door a wake-up would be late: where there was work, more is to be expected soon.
     const bool wait_for_backing = k.granted != k.granted_before && !spent;
@@ -107,8 +134,12 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     }
     k.now_ns = now;
     k.granted = granted;
-    if (!idle)
-        k.idle_since_ns = now;
+    if (!idle) {
+        if (a.args.adaptive && k.worked_ns != 0 && k.was_idle)
+            k.gap_ns = gap_after(a.args, k);
+        k.idle_since_ns = k.worked_ns = now;
+    }
+    k.was_idle = idle;
     k.allowance = allowance_after(a.args, k.allowance, spent, idle);
     if (k.reason == WM_EXIT_NONE) {
         k.reason = reason_to_leave(lanes, a, k, looked);
@@ -125,6 +156,8 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     if (lanes.rank() == 0) {
         add_kept(a, worked ? kept_work_ns : kept_idle_ns, k.beginning_ns);
         store_relaxed_cta(&a.kept[kept_allowance], k.allowance);
+        store_relaxed_cta(&a.kept[kept_gap_ns], k.gap_ns);
+        store_relaxed_cta(&a.kept[kept_worked_ns], k.worked_ns);
     }
     if (k.reason == WM_EXIT_PARK && !park(lanes, a))
         k.reason = WM_EXIT_NEWS;

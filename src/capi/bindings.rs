@@ -127,10 +127,12 @@ pub struct warpmail_budget {
     pub idle_spin_ns: u64,
     pub max_wait_ns: u64,
     pub sm_share: f64,
+    pub adaptive: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of warpmail_budget"][::core::mem::size_of::<warpmail_budget>() - 40usize];
+    ["Size of warpmail_budget"][::core::mem::size_of::<warpmail_budget>() - 48usize];
     ["Alignment of warpmail_budget"][::core::mem::align_of::<warpmail_budget>() - 8usize];
     ["Offset of field: warpmail_budget::struct_size"][::core::mem::offset_of!(warpmail_budget, struct_size) - 0usize];
     ["Offset of field: warpmail_budget::servers"][::core::mem::offset_of!(warpmail_budget, servers) - 4usize];
@@ -139,6 +141,8 @@ const _: () = {
         [::core::mem::offset_of!(warpmail_budget, idle_spin_ns) - 16usize];
     ["Offset of field: warpmail_budget::max_wait_ns"][::core::mem::offset_of!(warpmail_budget, max_wait_ns) - 24usize];
     ["Offset of field: warpmail_budget::sm_share"][::core::mem::offset_of!(warpmail_budget, sm_share) - 32usize];
+    ["Offset of field: warpmail_budget::adaptive"][::core::mem::offset_of!(warpmail_budget, adaptive) - 40usize];
+    ["Offset of field: warpmail_budget::reserved"][::core::mem::offset_of!(warpmail_budget, reserved) - 44usize];
 };
 pub type warpmail_twin_entry =
     ::core::option::Option<unsafe extern "C" fn(args: *const wm_arbiter_args) -> ::core::ffi::c_int>;

@@ -15,8 +15,9 @@ use super::sys::{
 };
 use super::table;
 use crate::abi;
+use crate::budget::SpinBudget;
 use crate::graph::{Builder, MailboxId, ModuleId};
-use crate::options::{MailboxOptions, ModuleOptions, Rule, SpinBudget, Tap};
+use crate::options::{MailboxOptions, ModuleOptions, Rule, Tap};
 
 // SAFETY: `repr(C)`: the size, integers and a pointer.
 unsafe impl Options for warpmail_module_options {
@@ -37,6 +38,7 @@ unsafe impl Options for warpmail_mailbox_options {
 // SAFETY: `repr(C)`: the size, integers and a floating-point number.
 unsafe impl Options for warpmail_budget {
     const NAME: &'static str = "warpmail_budget";
+    const OLDER: &'static [usize] = &[40];
     fn defaults() -> Self {
         Self::default()
     }
@@ -191,6 +193,10 @@ pub(super) unsafe extern "C" fn warpmail_builder_budget(
         let mut builder = table::hold(builder)?;
         // SAFETY: as the header asks of the caller.
         let from = unsafe { args::options(budget) }?;
+        if from.reserved != 0 {
+            let text = "warpmail_budget: reserved must be 0; start from WARPMAIL_BUDGET_INIT".to_string();
+            return Err(Fault::new(sys::WARPMAIL_BAD_STRUCT, text));
+        }
         let servers = match from.servers {
             // What a new builder for the same device begins with.
             sys::WARPMAIL_SERVERS_DEFAULT => Builder::new(builder.device.clone()).budget.servers,
@@ -201,6 +207,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_budget(
             sm_share: from.sm_share,
             max_wait: Duration::from_nanos(from.max_wait_ns),
             residency: Duration::from_nanos(from.residency_ns),
+            adaptive: from.adaptive != 0,
             servers,
         })?;
         Ok(OK)

@@ -4,9 +4,10 @@ use bytemuck::{Zeroable, bytes_of};
 
 use super::{Memory, handle_of, header_of};
 use crate::abi;
+use crate::budget::SpinBudget;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxPlan};
-use crate::options::{MailboxOptions, SpinBudget};
+use crate::options::MailboxOptions;
 use crate::tensor::Pool;
 
 /// Hands out offsets one after the other.
@@ -285,7 +286,7 @@ impl Memory {
 /// The launch arguments but for the addresses; what the arbiter's working memory needs follows from these.
 fn counts(graph: &Builder) -> abi::wm_arbiter_args {
     let n_device_words = ends_of(graph, abi::WM_SIDE_DEVICE) as u32;
-    let SpinBudget { idle_spin, sm_share, residency, servers, .. } = graph.budget;
+    let SpinBudget { idle_spin, adaptive, sm_share, residency, servers, .. } = graph.budget;
     let mut counts = abi::wm_arbiter_args {
         magic: abi::WM_ABI_MAGIC,
         version: abi::WM_ABI_VERSION,
@@ -303,6 +304,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         sm_share_ppm: (sm_share * 1e6).round() as u32,
         journal_stage_bytes: graph.journal_stride().next_multiple_of(16),
         journal_need: graph.journal_need(),
+        adaptive: u32::from(adaptive),
         ..abi::wm_arbiter_args::zeroed()
     };
     // SAFETY: a pure function of the counts.

@@ -75,13 +75,23 @@ pub(crate) fn structs_say_their_size(on: &Device) -> Outcome {
         idle_spin_ns: 0,
         max_wait_ns: 2_000_000,
         sm_share: 1.0,
+        adaptive: 1,
+        reserved: 0,
     };
-    ok(unsafe { warpmail_builder_budget(b, &budget) })?;
     is(unsafe { warpmail_builder_budget(b, null()) }, WM_BAD_ARGUMENT, &["null"])?;
     let long = warpmail_budget { residency_ns: 2_000_000_000, ..budget };
     is(unsafe { warpmail_builder_budget(b, &long) }, WARPMAIL_REFUSED, &["residency"])?;
     let never = warpmail_budget { sm_share: f64::NAN, ..budget };
     is(unsafe { warpmail_builder_budget(b, &never) }, WARPMAIL_REFUSED, &["sm_share"])?;
+    let adaptive = "adaptive without idle_spin";
+    is(unsafe { warpmail_builder_budget(b, &budget) }, WARPMAIL_REFUSED, &[adaptive])?;
+    let budget = warpmail_budget { adaptive: 0, ..budget };
+    ok(unsafe { warpmail_builder_budget(b, &budget) })?;
+    let reserved = warpmail_budget { reserved: 7, ..budget };
+    is(unsafe { warpmail_builder_budget(b, &reserved) }, WARPMAIL_BAD_STRUCT, &["reserved"])?;
+    // As it was before it had the last two members.
+    let older = warpmail_budget { struct_size: 40, adaptive: 1, ..budget };
+    ok(unsafe { warpmail_builder_budget(b, &older) })?;
     let idle = warpmail_budget { idle_spin_ns: 1, ..budget };
     is(unsafe { warpmail_builder_budget(b, &idle) }, WARPMAIL_REFUSED, &["idle_spin"])?;
     let short = warpmail_budget { struct_size: 12, ..budget };

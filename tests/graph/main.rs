@@ -47,6 +47,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("full_mailboxes_hold_back", flow::full_mailboxes_hold_back),
     ("short_residency_loses_nothing", flow::short_residency_loses_nothing),
     ("pushes_to_a_parked_arbiter_arrive", park::pushes_to_a_parked_arbiter_arrive),
+    ("adaptive_arbiters_poll_less", park::adaptive_arbiters_poll_less),
     ("several_producers_wake_it", park::several_producers_wake_it),
     ("a_slot_given_back_wakes_it", park::a_slot_given_back_wakes_it),
     ("parked_arbiters_stop_and_pause", park::parked_arbiters_stop_and_pause),

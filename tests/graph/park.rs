@@ -90,8 +90,32 @@ pub(crate) fn pushes_to_a_parked_arbiter_arrive(device: &Device) -> Outcome {
     expect(stats.parks > count / 8, || format!("{stats:?}"))
 }
 
+/// Where news comes later than after idle_spin, polling is in vain, and an adaptive arbiter learns it.
+pub(crate) fn adaptive_arbiters_poll_less(device: &Device) -> Outcome {
+    let idle_spin = Duration::from_millis(1);
+    let mut polled = [0; 2];
+    for adaptive in [false, true] {
+        let budget = SpinBudget { adaptive, ..parking(idle_spin, servers(device)) };
+        let (mut runtime, mut ends) = relays(device, 1, 8, budget).map_err(text)?;
+        let (sender, receiver) = &mut ends[0];
+        for n in 0..60 {
+            echo(sender, receiver, n, 1)?;
+            until_parked(&runtime)?;
+            std::thread::sleep(5 * idle_spin);
+        }
+        runtime.stop(BOUND).map_err(text)?;
+        let stats = runtime.stats();
+        expect(stats.parks >= 60, || format!("{stats:?}"))?;
+        polled[usize::from(adaptive)] = stats.idle_poll_ns;
+    }
+    eprintln!("polled {} ns, adaptive {} ns", polled[0], polled[1]);
+    expect(polled[1] < polled[0], || format!("polled {} ns, adaptive {} ns", polled[0], polled[1]))
+}
+
 pub(crate) fn several_producers_wake_it(device: &Device) -> Outcome {
-    let (mut runtime, ends) = relays(device, 3, 4, parking(Duration::from_micros(5), servers(device))).map_err(text)?;
+    let (mut runtime, ends) =
+        relays(device, 3, 4, SpinBudget { adaptive: true, ..parking(Duration::from_micros(5), servers(device)) })
+            .map_err(text)?;
     let count = pushes(device, 2000, 50_000);
     let lines: Vec<_> = ends
         .into_iter()

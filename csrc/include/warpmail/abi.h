@@ -385,6 +385,8 @@ typedef struct wm_arbiter_args {
     uint32_t journal_need;        /* free slots that a step needs in its server's ring; 0: none blocks */
     uint32_t resume;      /* not 0: the launch before left its image, and nobody but the modules changed anything */
     uint32_t image_bytes; /* a multiple of 16 */
+    uint32_t adaptive;    /* not 0: it parks at once where news has been coming later than after idle_spin_ns */
+    uint32_t reserved;    /* 0 */
     wm_leases leases;     /* of the pool that the graph's tensors come from */
 } wm_arbiter_args;
 
@@ -415,7 +417,7 @@ WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it stays aligned");
 WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 232,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 240,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

@@ -112,8 +112,11 @@ typedef struct warpmail_budget {
     uint64_t idle_spin_ns; /* polls so long without work, then parks: 1 us up to residency_ns; 0: never parks */
     uint64_t max_wait_ns;  /* the longest that a parked arbiter's stream waits for news: 100 us to 1 s */
     double sm_share;       /* long-run limit on polling without work, as a share of one SM: above 0, up to 1 */
+    uint32_t
+        adaptive; /* not 0: idle_spin_ns is what polling may cost at most; it parks at once where that is in vain */
+    uint32_t reserved; /* 0 */
 } warpmail_budget;
-#define WARPMAIL_BUDGET_INIT {sizeof(warpmail_budget), WARPMAIL_SERVERS_DEFAULT, 2000000, 0, 10000000, 1.0}
+#define WARPMAIL_BUDGET_INIT {sizeof(warpmail_budget), WARPMAIL_SERVERS_DEFAULT, 2000000, 0, 10000000, 1.0, 0, 0}
 
 /* The twin's entry point of a handler set: warpmail::twin_arbiter<handlers>, see warpmail/handler.hpp. */
 typedef int (*warpmail_twin_entry)(const wm_arbiter_args* args);

@@ -1,6 +1,7 @@
 //! The `warpmail` command.
 
 mod bench;
+mod budget;
 mod figures;
 mod log;
 mod probe;

@@ -110,7 +110,7 @@ fn whoever_closes_the_pipe_has_seen_enough() {
 fn a_journal_keeps_lines_and_results() {
     let folder = Folder::new("journal");
     let input = format!("{SENTENCE}{SENTENCE}{NEARLY}").repeat(50);
-    let kept = folder.json(&["--all", "--journal", "log", "--idle-spin", "50"], input.as_bytes());
+    let kept = folder.json(&["--all", "--journal", "log", "--idle-spin", "50us"], input.as_bytes());
     let plain = folder.json(&["--all"], input.as_bytes());
     assert_eq!((&kept["results"], &kept["summary"]), (&plain["results"], &plain["summary"]));
     // A line a record and the end, there and back; that it begins, and the file's name.

@@ -45,6 +45,7 @@ fn budgets() -> Vec<(&'static str, SpinBudget)> {
         ("spin_100us", of(100)),
         ("spin_20us", of(20)),
         ("share_1pc", SpinBudget { sm_share: 0.01, ..of(1000) }),
+        ("adaptive_20us", SpinBudget { adaptive: true, ..of(20) }),
         ("parked", of(1)),
     ]
 }

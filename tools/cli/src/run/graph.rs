@@ -2,13 +2,12 @@
 
 use std::mem::offset_of;
 use std::path::Path;
-use std::time::Duration;
 
 use bytemuck::Zeroable;
 use warpmail::journal::Log;
-use warpmail::{
-    Builder, Device, Error, MailboxOptions, ModuleId, ModuleOptions, Receiver, Runtime, Sender, SpinBudget, Tap,
-};
+use warpmail::{Builder, Device, Error, MailboxOptions, ModuleId, ModuleOptions, Receiver, Runtime, Sender, Tap};
+
+use crate::budget::BudgetArgs;
 
 use super::records::{
     BANDS, BUCKET, DIMS, ENCODER, EncoderState, Entry, PLANNER, PlannerState, SIDECAR, SidecarState, TENSORS,
@@ -28,10 +27,8 @@ pub(crate) struct Options {
     pub(crate) emit_all: bool,
     /// Lines that the sidecar remembers.
     pub(crate) capacity: u32,
-    /// Warps (twin: threads) that run handlers, if not as the library chooses. Results do not depend on it.
-    pub(crate) servers: Option<u32>,
-    /// How long an arbiter without work stays before it parks, if it should.
-    pub(crate) idle_spin: Option<Duration>,
+    /// What the arbiter may cost. Results do not depend on it.
+    pub(crate) budget: BudgetArgs,
 }
 
 impl Options {
@@ -81,8 +78,7 @@ impl Graph {
 pub(crate) fn build(device: &Device, options: &Options, log: Option<Log>) -> Result<Graph, Error> {
     let mut graph = Builder::new(device.clone());
     let usual = graph.current_budget().clone();
-    let servers = options.servers.unwrap_or(usual.servers);
-    graph.budget(SpinBudget { servers, idle_spin: options.idle_spin, ..usual })?;
+    graph.budget(options.budget.over(usual, device)?)?;
     let tensors = device.alloc(TENSORS * DIMS)?;
     let entries = device.alloc(options.entry_bytes())?;
     let buckets = device.alloc(options.bucket_bytes())?;

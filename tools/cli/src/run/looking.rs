@@ -1,7 +1,6 @@
 //! What `warpmail run` and `warpmail log replay` ask a user alike: what to look for, where, and what to say.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::ValueEnum;
 use warpmail::{Device, Error};
@@ -9,6 +8,7 @@ use warpmail::{Device, Error};
 use super::USAGE;
 use super::graph::Options;
 use super::records;
+use crate::budget::BudgetArgs;
 
 /// Where the modules run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,18 +39,14 @@ pub(crate) struct Looking {
     /// CUDA device, if not the first
     #[arg(long, value_name = "N")]
     device: Option<u32>,
-    /// Warps (on the twin: threads) that run modules, if not as many as the machine suggests
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(warpmail::abi::WM_MAX_SERVERS)))]
-    servers: Option<u32>,
-    /// Let the arbiter leave after this much time without work, in microseconds, until there is news
-    #[arg(long, value_name = "MICROSECONDS")]
-    idle_spin: Option<u64>,
     /// Time and steps of each module in the summary
     #[arg(long, conflicts_with = "quiet")]
     pub(super) stats: bool,
     /// No summary and no progress bar; errors are named all the same
     #[arg(long, short)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    budget: BudgetArgs,
 }
 
 fn parse_threshold(text: &str) -> Result<u32, String> {
@@ -86,8 +82,7 @@ impl Looking {
             threshold: self.threshold,
             emit_all: self.all,
             capacity: self.capacity.unwrap_or(1 << 20),
-            servers: self.servers,
-            idle_spin: self.idle_spin.map(Duration::from_micros),
+            budget: self.budget.clone(),
         }
     }
 }

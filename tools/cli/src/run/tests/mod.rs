@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use warpmail::{Device, Error, Rejects};
 
+use crate::budget::BudgetArgs;
+
 use super::graph::{Graph, Options, build};
 use super::input::{Item, OnItem};
 use super::pipeline::{Shared, Sink, Summary, find};
@@ -30,7 +32,7 @@ impl Sink for Keep {
 }
 
 fn options(capacity: u32) -> Options {
-    Options { threshold: THRESHOLD, emit_all: true, capacity, servers: None, idle_spin: None }
+    Options { threshold: THRESHOLD, emit_all: true, capacity, budget: Default::default() }
 }
 
 fn pipeline(lines: &[Vec<u8>], options: &Options) -> (Vec<Match>, Summary) {
@@ -67,7 +69,7 @@ fn any_number_of_servers_agrees_with_the_reference() {
     let lines = corpus::sentences(12, 1500);
     let theirs = reference::run(&lines, &options(1000));
     for servers in [0, 1, 3] {
-        agrees_with(&theirs, &lines, &Options { servers: Some(servers), ..options(1000) });
+        agrees_with(&theirs, &lines, &Options { budget: BudgetArgs::of_servers(servers), ..options(1000) });
     }
 }
 

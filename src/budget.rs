@@ -1,0 +1,198 @@
+//! The spin budget: what the arbiter may cost while it has nothing to do.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::abi;
+use crate::builtin;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::graph::Builder;
+use crate::image::HandlerImage;
+use crate::options::MailboxOptions;
+
+/// Limits on the time the arbiter may hold an SM. All are kept in release builds.
+///
+/// The arbiter *parks* when it has had nothing to do for a while: it leaves the SM, and whoever has news for it opens the
+/// door of its next launch, for which the GPU's front end waits (on the twin, a sleeping thread). docs/parking.md tells how.
+///
+/// As TOML the members have the same names, times are words like `"20us"` or `"2ms"`, `idle_spin = "never"` stands for
+/// none, and what is not named is as by default ([`SpinBudget::from_toml`]).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpinBudget {
+    /// How long the arbiter polls without work before it parks: 1 µs up to `residency`. None: it never parks.
+    #[serde(with = "or_never")]
+    pub idle_spin: Option<Duration>,
+    /// Whether it parks at once, not after `idle_spin`, where news has been coming later than that: polling would have been
+    /// in vain. Where news comes sooner it polls as long as `idle_spin` says.
+    pub adaptive: bool,
+    /// The long-run limit on polling without work, as a share of one SM's time, above 0 up to 1. What is not used is kept
+    /// for later, up to a millisecond or `idle_spin`. A launch that finds nothing stays 5 µs, whatever the share.
+    pub sm_share: f64,
+    /// The longest that the arbiter's stream waits for a door, 100 µs to 1 s: then a thread of the host opens it. So no
+    /// driver call that waits for streams waits much longer than this for a parked arbiter.
+    #[serde(with = "words")]
+    pub max_wait: Duration,
+    /// The longest one launch of the arbiter stays; it then finishes the steps it has granted, leaves, and the next
+    /// launch continues. Every driver call that waits for running kernels waits at most about this long. 100 µs to 1 s.
+    #[serde(with = "words")]
+    pub residency: Duration,
+    /// Warps (twin: threads) that run handlers, 1 to 13. The twin takes 0 too: the arbiter's own thread serves.
+    pub servers: u32,
+}
+
+impl Default for SpinBudget {
+    fn default() -> Self {
+        SpinBudget {
+            idle_spin: None,
+            adaptive: false,
+            sm_share: 1.0,
+            max_wait: Duration::from_millis(10),
+            residency: Duration::from_millis(2),
+            servers: 6,
+        }
+    }
+}
+
+/// A time as a word.
+mod words {
+    use std::time::Duration;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let word = String::deserialize(from)?;
+        humantime::parse_duration(&word)
+            .map_err(|e| D::Error::custom(format!("{word:?}: {e}; a time is like \"20us\"")))
+    }
+}
+
+/// The same, or `"never"`.
+mod or_never {
+    use std::time::Duration;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => super::words::serialize(time, to),
+            None => to.serialize_str("never"),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        let word = String::deserialize(from)?;
+        super::SpinBudget::parse_idle_spin(&word).map_err(D::Error::custom)
+    }
+}
+
+impl SpinBudget {
+    /// Reads a budget from TOML. Unknown names, and values that break a rule, are refused with the reason.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let budget: Self = toml::from_str(text).map_err(|e| Error::refused("the budget", e.to_string()))?;
+        budget.check()?;
+        Ok(budget)
+    }
+
+    /// The budget as TOML, every member named.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::refused("the budget", e.to_string()))
+    }
+
+    /// `never`, or a time like `20us`.
+    pub fn parse_idle_spin(word: &str) -> std::result::Result<Option<Duration>, String> {
+        if word == "never" {
+            return Ok(None);
+        }
+        let time = humantime::parse_duration(word);
+        time.map(Some).map_err(|e| format!("{word:?}: {e}; idle_spin is \"never\" or a time like \"20us\""))
+    }
+
+    /// The `idle_spin` at which polling has cost as much as leaving and being woken costs: whoever polls that long before
+    /// parking never loses more than twice what knowing the future would have saved (the rule of the rented skis; Karlin
+    /// et al., *Competitive randomized algorithms for nonuniform problems*, 1990). Measured here, on this device: an
+    /// arbiter of its own runs for some milliseconds, and a record's way there and back is timed while it is hot and
+    /// while it is parked. The difference of the medians, at least 1 µs and at most the default residency.
+    pub fn break_even(device: &Device) -> Result<Duration> {
+        let hot = round_trip(device, None, Duration::ZERO)?;
+        let parked = round_trip(device, Some(Duration::from_micros(1)), Duration::from_micros(500))?;
+        let most = SpinBudget::default().residency;
+        Ok(parked.saturating_sub(hot).clamp(Duration::from_micros(1), most))
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        for (what, value) in [("residency", self.residency), ("max_wait", self.max_wait)] {
+            if value < Duration::from_micros(100) || value > Duration::from_secs(1) {
+                return Err(Error::refused(format!("{what} {value:?}"), "must be from 100 µs to 1 s"));
+            }
+        }
+        if let Some(idle_spin) = self.idle_spin
+            && (idle_spin < Duration::from_micros(1) || idle_spin > self.residency)
+        {
+            return Err(Error::refused(
+                format!("idle_spin {idle_spin:?}"),
+                format!(
+                    "must be from 1 µs to the residency, here {:?}: a longer launch than that never gets to park",
+                    self.residency
+                ),
+            ));
+        }
+        if !(self.sm_share >= 1e-6 && self.sm_share <= 1.0) {
+            return Err(Error::refused(format!("sm_share {}", self.sm_share), "must be above 0 (0.000001) up to 1"));
+        }
+        if self.sm_share < 1.0 && self.idle_spin.is_none() {
+            return Err(Error::refused(
+                format!("sm_share {} without idle_spin", self.sm_share),
+                "an arbiter that never parks polls all the time: set idle_spin too",
+            ));
+        }
+        if self.adaptive && self.idle_spin.is_none() {
+            return Err(Error::refused(
+                "adaptive without idle_spin",
+                "it says when to park before idle_spin: set that too",
+            ));
+        }
+        if self.servers > abi::WM_MAX_SERVERS {
+            return Err(Error::refused(
+                format!("{} servers", self.servers),
+                format!("at most {}", abi::WM_MAX_SERVERS),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Median time of a record's way to a resident module and back, `pause` after the one before.
+fn round_trip(device: &Device, idle_spin: Option<Duration>, pause: Duration) -> Result<Duration> {
+    const ROUNDS: usize = 31;
+    const BOUND: Duration = Duration::from_secs(5);
+    let mut graph = Builder::new(device.clone());
+    let usual = graph.current_budget().clone();
+    graph.budget(SpinBudget { idle_spin, ..usual })?;
+    let host = graph.host("host")?;
+    let relay = graph.resident("relay", builtin::RELAY)?;
+    let there = graph.mailbox(host, relay, MailboxOptions::slots(8))?;
+    let back = graph.mailbox(relay, host, MailboxOptions::slots(8))?;
+    let mut runtime = graph.build(HandlerImage::builtin())?;
+    let (mut sender, mut receiver) = (runtime.sender(there)?, runtime.receiver(back)?);
+    runtime.start()?;
+    let (mut times, mut buffer) = (Vec::with_capacity(ROUNDS), [0; 248]);
+    for _ in 0..ROUNDS {
+        std::thread::sleep(pause);
+        let begin = Instant::now();
+        sender.push(1, &[0; 8], BOUND)?;
+        receiver.pop(&mut buffer, BOUND)?;
+        times.push(begin.elapsed());
+    }
+    runtime.stop(BOUND)?;
+    times.sort();
+    Ok(times[ROUNDS / 2])
+}
