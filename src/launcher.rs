@@ -71,7 +71,7 @@ impl Launcher {
     ) -> Self {
         let residency = Duration::from_nanos(args.residency_ns);
         let quiet = max_wait.filter(|_| args.idle_spin_ns != 0).unwrap_or(residency / 4);
-        let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(5));
+        let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(10));
         let (at_once, asked) = (true, Instant::now());
         let (grants, granted, proven) = (0, asked, false);
         Launcher { memory, args, launches, launched: 0, cleared: 0, at_once, grants, granted, proven, quiet, asked }

@@ -148,6 +148,7 @@ WM_FN void write_slot(block_lanes lanes, u64* slot, F form, u64 tag, const void*
     release_slot<O>(lanes, form.scope());
     write_groups(warp_lanes{}, slot, form, tag, static_cast<const u8*>(src), len, pack_meta(len, type),
                  lanes.rank() / 32, lanes.width() / 32);
+    lanes.sync(); // src may be used again when the call returns, whichever warp read it
 }
 
 // A block reads the slot. Every thread looks at the first head, for the length and the acquire.
