@@ -32,4 +32,5 @@ plain_bytes!(
     wm_mailbox_stats,
     wm_module_stats,
     wm_arbiter_args,
+    wm_step_plan,
 );

@@ -1,6 +1,7 @@
 //! What the runtime needs of a machine: memory, copies, launches. Two implementations: `cuda` and `twin`.
 
 pub(crate) mod cuda;
+mod thread;
 pub(crate) mod twin;
 
 use std::time::Duration;
@@ -49,7 +50,8 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
     fn note(&self, stream: u64) -> Result<StreamNote>;
     /// Whether all that a note stands for is done; then the note has ended.
     fn is_past(&self, note: StreamNote) -> Result<bool>;
-    /// Loads a handler set and touches its kernel, so that no launch loads anything.
+    /// Loads a handler set and touches its kernel, so that no launch loads anything. With a plan in `args` the arbiter will
+    /// run on the CPU, and the set's steps on the device.
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>>;
 }
 

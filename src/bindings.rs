@@ -14,6 +14,7 @@ pub const WM_MAX_MAILBOXES: u32 = 4096;
 pub const WM_MAX_MODULES: u32 = 4096;
 pub const WM_MAX_INPUTS: u32 = 8;
 pub const WM_MAX_OUTPUTS: u32 = 8;
+pub const WM_MAX_ENDS: u32 = 16;
 pub const WM_MAX_SERVERS: u32 = 13;
 pub const WM_MAX_SCANNERS: u32 = 4;
 pub const WM_MAX_WARPS: u32 = 16;
@@ -439,7 +440,8 @@ pub struct wm_telemetry {
     pub parks: u64,
     pub parked_ns: u64,
     pub allowance: u64,
-    pub pad0: [u8; 144usize],
+    pub ahead: u64,
+    pub pad0: [u8; 136usize],
     pub grants_held: [wm_grant; 16usize],
     pub turns: [u64; 16usize],
     pub cursor: [u64; 4usize],
@@ -464,7 +466,8 @@ const _: () = {
     ["Offset of field: wm_telemetry::parks"][::core::mem::offset_of!(wm_telemetry, parks) - 88usize];
     ["Offset of field: wm_telemetry::parked_ns"][::core::mem::offset_of!(wm_telemetry, parked_ns) - 96usize];
     ["Offset of field: wm_telemetry::allowance"][::core::mem::offset_of!(wm_telemetry, allowance) - 104usize];
-    ["Offset of field: wm_telemetry::pad0"][::core::mem::offset_of!(wm_telemetry, pad0) - 112usize];
+    ["Offset of field: wm_telemetry::ahead"][::core::mem::offset_of!(wm_telemetry, ahead) - 112usize];
+    ["Offset of field: wm_telemetry::pad0"][::core::mem::offset_of!(wm_telemetry, pad0) - 120usize];
     ["Offset of field: wm_telemetry::grants_held"][::core::mem::offset_of!(wm_telemetry, grants_held) - 256usize];
     ["Offset of field: wm_telemetry::turns"][::core::mem::offset_of!(wm_telemetry, turns) - 512usize];
     ["Offset of field: wm_telemetry::cursor"][::core::mem::offset_of!(wm_telemetry, cursor) - 640usize];
@@ -549,6 +552,71 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct wm_step_plan {
+    pub mailboxes: u64,
+    pub journals: u64,
+    pub module_stats: u64,
+    pub module_stats_out: u64,
+    pub tap_counts: u64,
+    pub durable: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_step_plan"][::core::mem::size_of::<wm_step_plan>() - 48usize];
+    ["Alignment of wm_step_plan"][::core::mem::align_of::<wm_step_plan>() - 8usize];
+    ["Offset of field: wm_step_plan::mailboxes"][::core::mem::offset_of!(wm_step_plan, mailboxes) - 0usize];
+    ["Offset of field: wm_step_plan::journals"][::core::mem::offset_of!(wm_step_plan, journals) - 8usize];
+    ["Offset of field: wm_step_plan::module_stats"][::core::mem::offset_of!(wm_step_plan, module_stats) - 16usize];
+    ["Offset of field: wm_step_plan::module_stats_out"]
+        [::core::mem::offset_of!(wm_step_plan, module_stats_out) - 24usize];
+    ["Offset of field: wm_step_plan::tap_counts"][::core::mem::offset_of!(wm_step_plan, tap_counts) - 32usize];
+    ["Offset of field: wm_step_plan::durable"][::core::mem::offset_of!(wm_step_plan, durable) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct wm_step_args {
+    pub magic: u32,
+    pub version: u32,
+    pub module_stats: u64,
+    pub module_stats_out: u64,
+    pub tap_counts: u64,
+    pub durable: u64,
+    pub module: wm_module,
+    pub ends: [wm_mailbox; 16usize],
+    pub written: [u64; 16usize],
+    pub consumed: [u64; 16usize],
+    pub journal: wm_mailbox,
+    pub scratch_bytes: u32,
+    pub journal_stage_bytes: u32,
+    pub journal_need: u32,
+    pub behind: u32,
+    pub leases: wm_leases,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_step_args"][::core::mem::size_of::<wm_step_args>() - 1560usize];
+    ["Alignment of wm_step_args"][::core::mem::align_of::<wm_step_args>() - 8usize];
+    ["Offset of field: wm_step_args::magic"][::core::mem::offset_of!(wm_step_args, magic) - 0usize];
+    ["Offset of field: wm_step_args::version"][::core::mem::offset_of!(wm_step_args, version) - 4usize];
+    ["Offset of field: wm_step_args::module_stats"][::core::mem::offset_of!(wm_step_args, module_stats) - 8usize];
+    ["Offset of field: wm_step_args::module_stats_out"]
+        [::core::mem::offset_of!(wm_step_args, module_stats_out) - 16usize];
+    ["Offset of field: wm_step_args::tap_counts"][::core::mem::offset_of!(wm_step_args, tap_counts) - 24usize];
+    ["Offset of field: wm_step_args::durable"][::core::mem::offset_of!(wm_step_args, durable) - 32usize];
+    ["Offset of field: wm_step_args::module"][::core::mem::offset_of!(wm_step_args, module) - 40usize];
+    ["Offset of field: wm_step_args::ends"][::core::mem::offset_of!(wm_step_args, ends) - 168usize];
+    ["Offset of field: wm_step_args::written"][::core::mem::offset_of!(wm_step_args, written) - 1192usize];
+    ["Offset of field: wm_step_args::consumed"][::core::mem::offset_of!(wm_step_args, consumed) - 1320usize];
+    ["Offset of field: wm_step_args::journal"][::core::mem::offset_of!(wm_step_args, journal) - 1448usize];
+    ["Offset of field: wm_step_args::scratch_bytes"][::core::mem::offset_of!(wm_step_args, scratch_bytes) - 1512usize];
+    ["Offset of field: wm_step_args::journal_stage_bytes"]
+        [::core::mem::offset_of!(wm_step_args, journal_stage_bytes) - 1516usize];
+    ["Offset of field: wm_step_args::journal_need"][::core::mem::offset_of!(wm_step_args, journal_need) - 1520usize];
+    ["Offset of field: wm_step_args::behind"][::core::mem::offset_of!(wm_step_args, behind) - 1524usize];
+    ["Offset of field: wm_step_args::leases"][::core::mem::offset_of!(wm_step_args, leases) - 1528usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct wm_arbiter_args {
     pub magic: u32,
     pub version: u32,
@@ -585,10 +653,11 @@ pub struct wm_arbiter_args {
     pub adaptive: u32,
     pub reserved: u32,
     pub leases: wm_leases,
+    pub plan: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 240usize];
+    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 248usize];
     ["Alignment of wm_arbiter_args"][::core::mem::align_of::<wm_arbiter_args>() - 8usize];
     ["Offset of field: wm_arbiter_args::magic"][::core::mem::offset_of!(wm_arbiter_args, magic) - 0usize];
     ["Offset of field: wm_arbiter_args::version"][::core::mem::offset_of!(wm_arbiter_args, version) - 4usize];
@@ -637,6 +706,7 @@ const _: () = {
     ["Offset of field: wm_arbiter_args::adaptive"][::core::mem::offset_of!(wm_arbiter_args, adaptive) - 200usize];
     ["Offset of field: wm_arbiter_args::reserved"][::core::mem::offset_of!(wm_arbiter_args, reserved) - 204usize];
     ["Offset of field: wm_arbiter_args::leases"][::core::mem::offset_of!(wm_arbiter_args, leases) - 208usize];
+    ["Offset of field: wm_arbiter_args::plan"][::core::mem::offset_of!(wm_arbiter_args, plan) - 240usize];
 };
 unsafe extern "C" {
     pub fn wm_host_payload_bytes(stride: u32) -> u32;
@@ -729,4 +799,41 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn wm_builtin_twin(args: *const wm_arbiter_args) -> ::core::ffi::c_int;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct wm_steps {
+    pub context: *mut ::core::ffi::c_void,
+    pub launch: ::core::option::Option<
+        unsafe extern "C" fn(
+            context: *mut ::core::ffi::c_void,
+            server: u32,
+            args: *const wm_step_args,
+            after: u32,
+        ) -> i32,
+    >,
+    pub done: ::core::option::Option<unsafe extern "C" fn(context: *mut ::core::ffi::c_void, server: u32) -> i32>,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_steps"][::core::mem::size_of::<wm_steps>() - 24usize];
+    ["Alignment of wm_steps"][::core::mem::align_of::<wm_steps>() - 8usize];
+    ["Offset of field: wm_steps::context"][::core::mem::offset_of!(wm_steps, context) - 0usize];
+    ["Offset of field: wm_steps::launch"][::core::mem::offset_of!(wm_steps, launch) - 8usize];
+    ["Offset of field: wm_steps::done"][::core::mem::offset_of!(wm_steps, done) - 16usize];
+};
+impl Default for wm_steps {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+unsafe extern "C" {
+    pub fn wm_host_cpu_arbiter(args: *const wm_arbiter_args, steps: *const wm_steps) -> ::core::ffi::c_int;
+}
+unsafe extern "C" {
+    pub fn wm_host_step_bytes(args: *const wm_arbiter_args) -> u64;
 }

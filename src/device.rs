@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::backend::{Backend, cuda::Cuda, twin::Twin};
 use crate::error::{Error, Result};
+use crate::options::Mode;
 use crate::probe::{BackendKind, probe};
 
 /// What a [`Device`] is.
@@ -39,18 +40,27 @@ impl Device {
         Device { backend: Arc::new(Twin::new()) }
     }
 
-    /// The CUDA device with this ordinal, or the reason why it cannot be used.
+    /// The CUDA device with this ordinal, or the reason why it cannot be used. Whether a mode can be used on it in this
+    /// process is for [`Probe::why_not`](crate::Probe::why_not) to say, and for a build to refuse.
     pub fn cuda(ordinal: u32) -> Result<Self> {
-        let probe = probe();
-        if let Some(reason) = probe.why_not_cuda(ordinal) {
-            return Err(Error::Unavailable { what: "device-arbitrated mode", reason });
+        if let Some(reason) = probe().why_not(ordinal, Mode::Cpu) {
+            return Err(Error::Unavailable { what: "the CUDA device", reason });
         }
         Ok(Device { backend: Arc::new(Cuda::open(ordinal)?) })
     }
 
-    /// CUDA device 0 if it can be used, else the twin.
+    /// CUDA device 0 if the mode that `WARPMAIL_MODE` chooses can be used on it, else the twin.
     pub fn best() -> Self {
-        Self::cuda(0).unwrap_or_else(|reason| {
+        Self::best_for(0, Mode::from_environment().unwrap_or_default())
+    }
+
+    /// The CUDA device with this ordinal if this mode can be used on it, else the twin.
+    pub fn best_for(ordinal: u32, mode: Mode) -> Self {
+        let cuda = match probe().why_not(ordinal, mode) {
+            None => Self::cuda(ordinal).map_err(|e| e.to_string()),
+            Some(reason) => Err(reason),
+        };
+        cuda.unwrap_or_else(|reason| {
             tracing::info!(%reason, "using the CPU twin");
             Self::twin()
         })

@@ -5,7 +5,7 @@ use crate::budget::SpinBudget;
 use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
-use crate::options::{MailboxOptions, ModuleOptions, Rule, Tap};
+use crate::options::{MailboxOptions, Mode, ModuleOptions, Rule, Tap};
 use crate::runtime::Runtime;
 use crate::tensor::Pool;
 
@@ -59,6 +59,7 @@ pub(crate) struct MailboxPlan {
 pub struct Builder {
     pub(crate) device: Device,
     pub(crate) budget: SpinBudget,
+    pub(crate) mode: Option<Mode>,
     pub(crate) modules: Vec<ModulePlan>,
     pub(crate) mailboxes: Vec<MailboxPlan>,
     pub(crate) keep: Vec<DeviceBuffer>,
@@ -75,6 +76,7 @@ impl Builder {
         Builder {
             device,
             budget,
+            mode: None,
             modules: Vec::new(),
             mailboxes: Vec::new(),
             keep: Vec::new(),
@@ -101,6 +103,23 @@ impl Builder {
     /// The limits on the arbiter as they are now.
     pub fn current_budget(&self) -> &SpinBudget {
         &self.budget
+    }
+
+    /// Says who arbitrates. Unless it is called: what the environment variable `WARPMAIL_MODE` says (`device` or `cpu`), or
+    /// [`Mode::Device`] without it.
+    pub fn mode(&mut self, mode: Mode) -> &mut Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// Who will arbitrate, or what is wrong with `WARPMAIL_MODE`.
+    pub fn current_mode(&self) -> Result<Mode> {
+        self.mode.map_or_else(Mode::from_environment, Ok)
+    }
+
+    /// After `build` has settled it.
+    pub(crate) fn is_cpu_arbitrated(&self) -> bool {
+        self.mode == Some(Mode::Cpu)
     }
 
     /// Leaves out the thread that bounds the waits of a parked arbiter: for tests that a lost wake-up must fail.
@@ -261,7 +280,8 @@ impl Builder {
     }
 
     /// Checks the graph as a whole, allocates everything, loads the handler set. Nothing runs yet.
-    pub fn build(self, image: HandlerImage) -> Result<Runtime> {
+    pub fn build(mut self, image: HandlerImage) -> Result<Runtime> {
+        self.mode = Some(self.current_mode()?);
         self.check()?;
         Runtime::new(self, image)
     }
@@ -271,10 +291,16 @@ impl Builder {
             return Err(Error::refused("the graph", "needs at least one mailbox"));
         }
         let cuda = self.device.info().ordinal.is_some();
+        if cuda
+            && !self.is_cpu_arbitrated()
+            && let Some(reason) = crate::probe::no_place_to_stay()
+        {
+            return Err(Error::Unavailable { what: "device-arbitrated mode", reason });
+        }
         if cuda && self.budget.servers == 0 {
             return Err(Error::refused(
                 "0 servers",
-                "the persistent kernel needs at least one; only the twin can do without",
+                "a GPU's arbiter needs at least one; only the twin can do without",
             ));
         }
         if self.journal_need() > self.journal_slots {

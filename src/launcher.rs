@@ -154,6 +154,9 @@ impl Launcher {
         while self.launched < begun + ahead {
             let n = self.launched;
             self.args.resume = u32::from(!std::mem::take(&mut self.at_once));
+            if self.args.resume == 0 {
+                self.memory.refresh_headers()?;
+            }
             let door = self.parks().then(|| self.memory.door_address(n));
             if door.is_some() {
                 if self.args.resume == 0 {

@@ -58,7 +58,7 @@ pub use device::{Device, DeviceBuffer, DeviceInfo};
 pub use error::{Error, Result};
 pub use graph::{Builder, MailboxId, ModuleId, StateBuffer};
 pub use image::{HandlerImage, TwinEntry};
-pub use options::{MailboxOptions, ModuleOptions, Rule, Tap};
+pub use options::{MailboxOptions, Mode, ModuleOptions, Rule, Tap};
 pub use port::{Receiver, Record, Sender, direct_mailbox, direct_mailbox_at};
 pub use probe::{BackendKind, CudaDevice, KernelStatus, Probe, probe};
 pub use runtime::{HostEnds, HostStep, Runtime, State};

@@ -13,7 +13,7 @@ use crate::backend::Pinned;
 use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
 use crate::graph::{MailboxId, StatePlan};
-use crate::options::MailboxOptions;
+use crate::options::{MailboxOptions, Mode};
 use crate::stats::{MailboxStats, ModuleStats, Rejects, Serving, Stats};
 use crate::tensor::Pool;
 
@@ -50,6 +50,9 @@ pub(crate) struct Memory {
     failed: OnceLock<String>,
     abandoned: AtomicBool,
     paced: AtomicU64,
+    is_cpu_arbitrated: bool,
+    /// For an arbiter on the CPU: where in pinned memory a copy of which header in device memory lies.
+    headers: Vec<(usize, u64)>,
 }
 
 impl Memory {
@@ -98,6 +101,8 @@ impl Memory {
             failed: OnceLock::new(),
             abandoned: AtomicBool::new(false),
             paced: AtomicU64::new(0),
+            is_cpu_arbitrated: false,
+            headers: Vec::new(),
         })
     }
 
@@ -152,7 +157,24 @@ impl Memory {
 
     /// The handle of a mailbox as kernels use it.
     pub(crate) fn handle(&self, mailbox: MailboxId) -> Result<abi::wm_mailbox> {
-        self.handles.get(mailbox.index()).copied().ok_or_else(|| unknown_mailbox(mailbox))
+        let handle = self.handles.get(mailbox.index()).copied().ok_or_else(|| unknown_mailbox(mailbox))?;
+        Ok(if self.is_cpu_arbitrated { layout::as_far_end(handle) } else { handle })
+    }
+
+    /// Shows an arbiter on the CPU the headers in device memory as they are now. Nothing else runs.
+    pub(crate) fn refresh_headers(&self) -> Result<()> {
+        let mut bytes = [0; abi::WM_HEADER_BYTES as usize];
+        for &(copy, header) in &self.headers {
+            self.device.backend.download(&mut bytes, header)?;
+            // SAFETY: the copy's bytes lie inside the allocation, and the arbiter, their only reader, is away.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.pinned.host.add(copy), bytes.len()) };
+        }
+        Ok(())
+    }
+
+    /// Who arbitrates.
+    pub(crate) fn mode(&self) -> Mode {
+        if self.is_cpu_arbitrated { Mode::Cpu } else { Mode::Device }
     }
 
     /// The stop doorbell.
@@ -166,9 +188,10 @@ impl Memory {
         self.doors + (credit % u64::from(abi::WM_DOORS)) as usize * size_of::<abi::wm_doorbell>()
     }
 
-    /// The address of a credit's door, as the device uses it.
+    /// The address of a credit's door, as whoever waits for it sees it: the device's front end, or a thread.
     pub(crate) fn door_address(&self, credit: u64) -> u64 {
-        self.pinned.device + self.door(credit) as u64
+        let base = if self.is_cpu_arbitrated { self.pinned.host as u64 } else { self.pinned.device };
+        base + self.door(credit) as u64
     }
 
     /// Opens (anybody may) or clears (only the launcher may, when the credit before on this door has begun) a door.
@@ -275,6 +298,7 @@ impl Memory {
             launches_ended: t.launches_ended,
             rounds: t.rounds,
             grants: t.grants,
+            ahead: t.ahead,
             work_ns: t.work_ns,
             idle_poll_ns: t.idle_poll_ns,
             parks: t.parks,

@@ -3,6 +3,51 @@
 use crate::abi;
 use crate::error::{Error, Result};
 
+/// Who arbitrates. The same module graph runs in both modes, with the same firing rules, credit and turns, compiled from the
+/// same source; docs/arbitration.md tells when which is the better choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The persistent kernel, which runs the handlers itself: no host in the way of a record.
+    #[default]
+    Device,
+    /// A thread of the host. It gives each grant to the device as a short launch and asks an event whether it has ended. It
+    /// holds no SM, and works where no kernel can stay: with `CUDA_LAUNCH_BLOCKING`, or one connection to the device.
+    Cpu,
+}
+
+impl Mode {
+    /// What new builders begin with: `WARPMAIL_MODE` (`device` or `cpu`) if it is set, so that a program can be run in both
+    /// without a change; else [`Mode::Device`].
+    pub fn from_environment() -> Result<Self> {
+        match std::env::var("WARPMAIL_MODE") {
+            Ok(text) if !text.is_empty() => text.parse(),
+            _ => Ok(Mode::Device),
+        }
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::Device => "device",
+            Mode::Cpu => "cpu",
+        })
+    }
+}
+
+impl std::str::FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "device" => Ok(Mode::Device),
+            "cpu" => Ok(Mode::Cpu),
+            other => Err(Error::refused(format!("mode {other}"), "there are `device` and `cpu`")),
+        }
+    }
+}
+
 /// Shape of a mailbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MailboxOptions {

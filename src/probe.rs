@@ -4,6 +4,7 @@ use cudarc::driver::{DriverError, result, sys};
 use serde::Serialize;
 
 use crate::image::HandlerImage;
+use crate::options::Mode;
 
 /// The CUDA version whose driver the embedded kernels need.
 const NEEDED_DRIVER: i32 = 13000;
@@ -75,7 +76,7 @@ pub struct Probe {
     pub kernels: KernelStatus,
     /// CUDA version of the driver, or why there is no driver.
     pub driver: Result<String, String>,
-    /// What keeps device-arbitrated mode from working in this process, whatever the device.
+    /// What keeps device-arbitrated mode from working in this process, whatever the device. CPU-arbitrated mode works.
     pub process: Option<String>,
     /// CUDA devices.
     pub devices: Vec<CudaDevice>,
@@ -86,13 +87,18 @@ pub struct Probe {
 impl Probe {
     /// The reason why device-arbitrated mode cannot run on this device, or none if it can.
     pub fn why_not_cuda(&self, ordinal: u32) -> Option<String> {
+        self.why_not(ordinal, Mode::Device)
+    }
+
+    /// The reason why a mode cannot run on this device, or none if it can.
+    pub fn why_not(&self, ordinal: u32, mode: Mode) -> Option<String> {
         if let KernelStatus::NotBuilt(reason) = &self.kernels {
             return Some(format!("the kernels are not built: {reason}"));
         }
         if let Err(reason) = &self.driver {
             return Some(reason.clone());
         }
-        if let Some(reason) = &self.process {
+        if let (Some(reason), Mode::Device) = (&self.process, mode) {
             return Some(reason.clone());
         }
         match self.devices.iter().find(|d| d.ordinal == ordinal) {
@@ -136,15 +142,23 @@ pub fn probe() -> Probe {
         abi_version: crate::abi::WM_ABI_VERSION,
         kernels,
         driver,
-        process: blocking_launches(),
+        process: no_place_to_stay(),
         devices,
         host_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
     }
 }
 
-fn blocking_launches() -> Option<String> {
-    let set = std::env::var("CUDA_LAUNCH_BLOCKING").is_ok_and(|v| !v.is_empty() && v != "0");
-    set.then(|| "CUDA_LAUNCH_BLOCKING is set: a launch of the persistent kernel would not return; unset it".to_string())
+/// What keeps a kernel from staying on the device while others run, whatever the device.
+pub(crate) fn no_place_to_stay() -> Option<String> {
+    let is = |name: &str, bad: &dyn Fn(&str) -> bool| std::env::var(name).is_ok_and(|v| bad(v.trim()));
+    let reason = if is("CUDA_LAUNCH_BLOCKING", &|v| !v.is_empty() && v != "0") {
+        "CUDA_LAUNCH_BLOCKING is set: a launch of the persistent kernel would not return"
+    } else if is("CUDA_DEVICE_MAX_CONNECTIONS", &|v| v == "1") {
+        "CUDA_DEVICE_MAX_CONNECTIONS is 1: the persistent kernel would hold up every other stream"
+    } else {
+        return None;
+    };
+    Some(format!("{reason}; unset it, or let the CPU arbitrate (Mode::Cpu, --mode cpu, WARPMAIL_MODE=cpu)"))
 }
 
 fn driver_version() -> Result<i32, String> {

@@ -16,7 +16,7 @@ use crate::image::HandlerImage;
 use crate::journal::{Drain, JournalStats, Sink};
 use crate::launcher::{Command, Launcher};
 use crate::memory::Memory;
-use crate::options::Rule;
+use crate::options::{Mode, Rule};
 use crate::pacer::Pacer;
 use crate::port::{Pause, Receiver, Sender};
 use crate::stats::Stats;
@@ -149,6 +149,11 @@ impl Runtime {
     /// The device it runs on.
     pub fn device(&self) -> &Device {
         self.memory.device()
+    }
+
+    /// Who arbitrates.
+    pub fn mode(&self) -> Mode {
+        self.memory.mode()
     }
 
     /// The producer's end of a mailbox whose producer is a host module. There is one: a second call is refused.

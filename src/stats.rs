@@ -15,6 +15,8 @@ pub struct Stats {
     pub rounds: u64,
     /// Grants given.
     pub grants: u64,
+    /// Of them, those that an arbiter on the CPU gave ahead: behind another, in case that one gives a record.
+    pub ahead: u64,
     /// Time with a grant outstanding, nanoseconds.
     pub work_ns: u64,
     /// Time resident without one, nanoseconds.

@@ -24,8 +24,10 @@ LAYERS = [
     ["protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/journal.hpp", "protocol/telemetry.hpp",
      "protocol/park.hpp"],
     ["protocol/context.hpp"],
-    ["protocol/roles.hpp"],
-    ["protocol/builtin.hpp", "device/arbiter_kernel.cuh", "twin/twin_arbiter.hpp"],
+    ["protocol/roles.hpp", "protocol/step.hpp"],
+    ["protocol/hand.hpp", "protocol/builtin.hpp", "twin/idle.hpp"],
+    ["device/arbiter_kernel.cuh", "device/step_kernel.cuh", "twin/cpu_arbiter.hpp", "twin/twin_steps.hpp"],
+    ["twin/twin_arbiter.hpp"],
     ["include/warpmail/handler.hpp", "twin/host.h"],
     ["device/warpmail.cu", "twin/host.cpp"],
 ]

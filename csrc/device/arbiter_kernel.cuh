@@ -21,7 +21,7 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
     const warp_lanes lanes;
     const u32 warp = threadIdx.x / 32;
     const u32 first_scanner_warp = first_server_warp + args.servers;
-    const bool valid = args_are_valid(args) && args.servers >= 1 && args.scanners >= 1 &&
+    const bool valid = args_are_valid(args) && args.plan == 0 && args.servers >= 1 && args.scanners >= 1 &&
                        blockDim.x == (first_scanner_warp + args.scanners) * 32;
     if (!valid)
         return; // the host made these arguments; it sees that launches_ended did not move

@@ -114,7 +114,9 @@ constexpr u32 kept_parks = 8;
 constexpr u32 kept_parked_ns = 9;
 constexpr u32 kept_gap_ns = 10;    // how long it had no work before news came, of late; adaptive budgets only
 constexpr u32 kept_worked_ns = 11; // when it last had work
-constexpr u32 kept_count = 12;
+// Of an arbiter on the CPU:
+constexpr u32 kept_ahead = 12;
+constexpr u32 kept_count = 13;
 
 WM_FN u64 align16(u64 n) {
     return (n + 15) & ~15ull;

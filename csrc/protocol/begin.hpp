@@ -91,7 +91,9 @@ template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
         a.depth_max[m] = static_cast<u32>(a.written[m] - a.consumed[m]);
         if (s != WM_OK)
             quarantine(a, m, s == WM_BAD_INDEX ? WM_REJECT_INDEX : WM_REJECT_HEADER);
-        const bool host_producer = box.producer_side == WM_SIDE_HOST, host_consumer = box.consumer_side == WM_SIDE_HOST;
+        // An arbiter on the CPU runs no handlers: every end is outside, and its word in pinned memory.
+        const bool host_producer = box.producer_side == WM_SIDE_HOST || a.args.plan != 0;
+        const bool host_consumer = box.consumer_side == WM_SIDE_HOST || a.args.plan != 0;
         // Not `? :`, which would make the compiler keep both lists in memory.
         if (host_producer)
             begin_watch(a.host_side, box.written, m * 2, a.written[m]);
@@ -133,6 +135,7 @@ template <class L> WM_FN void begin_kept(L lanes, arbiter& a) {
     a.kept[kept_end_ns] = load_relaxed_sys(&t->heartbeat_ns);
     a.kept[kept_gap_ns] = 0;
     a.kept[kept_worked_ns] = 0;
+    a.kept[kept_ahead] = load_relaxed_sys(&t->ahead);
 }
 
 // A first launch, or one after the host may have changed something: from the tables.

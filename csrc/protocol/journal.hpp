@@ -59,7 +59,7 @@ WM_FN void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void
     lanes.sync(); // the payload is there, and the last use of stage and end is over
     if (room) {
         if (lanes.rank() == 0)
-            *reinterpret_cast<wm_journal_head*>(stage) = {taken + 1, index, now_ns(), m, 0};
+            *reinterpret_cast<wm_journal_head*>(stage) = {taken + 1, index, now_ns(), a.rows[m].mailbox_id, 0};
         stage_payload(lanes, stage + sizeof(wm_journal_head), static_cast<const u8*>(from), len);
         lanes.sync();
         write_slot<order::self_contained>(lanes, slot_at(end.mailbox, idx), any_form(end.mailbox),
@@ -81,7 +81,7 @@ WM_FN void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void
 
 // Records of mailbox m that the host knows to be on disk, of those journalled.
 WM_FN u64 durable_of(const arbiter& a, u32 m) {
-    return a.args.durable ? load_relaxed_sys(at<const u64>(a.args.durable) + m) : 0;
+    return a.args.durable ? load_relaxed_sys(at<const u64>(a.args.durable) + a.rows[m].mailbox_id) : 0;
 }
 
 } // namespace warpmail

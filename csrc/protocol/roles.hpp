@@ -24,7 +24,7 @@ WM_FN bool args_are_valid(const wm_arbiter_args& args) {
            2 + args.servers + args.scanners <= WM_MAX_WARPS && args.n_device_words <= 2 * WM_MAX_MAILBOXES &&
            args.n_host_words <= 2 * WM_MAX_MAILBOXES && args.scratch_bytes % 16 == 0 &&
            args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 && args.image != 0 &&
-           args.image_bytes % 16 == 0 &&
+           args.image_bytes % 16 == 0 && (args.plan == 0 || args.n_device_words == 0) &&
            (args.idle_spin_ns == 0 || (args.doors != 0 && args.device_bell != 0 && args.host_bell != 0));
 }
 

@@ -15,6 +15,22 @@ WM_FN u64 near(u64 low, u64 last) {
     return last + static_cast<u64>(static_cast<int64_t>((low - last) << 1) >> 1);
 }
 
+// The same for an arbiter on the CPU, which cannot look into device memory: the far ends' words arrive in any order, so
+// one that says something impossible is given a moment for the other to follow.
+constexpr u64 settle_ns = 1000000;
+WM_FN bool settles(const arbiter& a, u32 m, bool of_producer, u64 seen) {
+    const int64_t slots = int64_t{1} << a.boxes[m].slots_log2;
+    const u64 begin = now_ns();
+    do {
+        const u64 other = load_relaxed_sys(at<const u64>(of_producer ? a.rows[m].consumed : a.rows[m].written));
+        const int64_t depth = static_cast<int64_t>(of_producer ? seen - other : other - seen);
+        if (depth <= slots && depth >= -slots)
+            return true;
+        pause();
+    } while (now_ns() - begin < settle_ns);
+    return false;
+}
+
 // Whether two indices of mailbox m, one of them just loaded from its far end, can both be. The other one may have been
 // noted long ago, or not yet by a server that is between two stores; so before this says no it looks at the header,
 // which is never behind what is noted. A consumer may be ahead of `write_idx`: it goes by the tags.
@@ -26,6 +42,10 @@ WM_FN bool is_plausible(const arbiter& a, u32 m, bool of_producer, u64 seen, u64
             return true;
         if (fresh)
             return false;
+#if !defined(__CUDA_ARCH__)
+        if (a.args.plan != 0)
+            return settles(a, m, of_producer, seen);
+#endif
         const wm_mailbox& row = a.rows[m];
         fence_acquire(WM_SCOPE_SYS); // `seen` was loaded before what follows
         other = load_relaxed(of_producer ? read_idx_of(row) : write_idx_of(row), row.scope);

@@ -49,13 +49,15 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now) {
         bad += is_quarantined(a, m);
     }
     bad = lanes.sum(bad);
-    for (u32 m = lanes.rank(); a.args.journals && m < a.args.n_mailboxes; m += lanes.width()) {
+    // Of an arbiter on the CPU: by the steps themselves.
+    const bool serves = a.args.plan == 0;
+    for (u32 m = lanes.rank(); serves && a.args.journals && m < a.args.n_mailboxes; m += lanes.width()) {
         wm_tap_counts* counts = at<wm_tap_counts>(a.args.tap_counts) + m;
         store_relaxed_sys(&counts->taken, load_relaxed_cta(&a.tapped[m].taken));
         store_relaxed_sys(&counts->dropped, load_relaxed_cta(&a.tapped[m].dropped));
     }
     copy_words(lanes, at<u64>(a.args.module_stats_out), at<const u64>(a.args.module_stats),
-               static_cast<u64>(a.args.n_modules) * (sizeof(wm_module_stats) / 8));
+               serves ? static_cast<u64>(a.args.n_modules) * (sizeof(wm_module_stats) / 8) : 0);
     telemetry_grants(lanes, a);
     u64 granted = 0;
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
@@ -73,6 +75,7 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now) {
         store_relaxed_sys(&t->idle_poll_ns, load_relaxed_cta(&a.kept[kept_idle_ns]));
         store_relaxed_sys(&t->quarantined, bad);
         store_relaxed_sys(&t->allowance, load_relaxed_cta(&a.kept[kept_allowance]));
+        store_relaxed_sys(&t->ahead, load_relaxed_cta(&a.kept[kept_ahead]));
         store_relaxed_sys(&t->parks, load_relaxed_cta(&a.kept[kept_parks]));
         store_relaxed_sys(&t->parked_ns, load_relaxed_cta(&a.kept[kept_parked_ns]));
         store_relaxed_sys(&t->heartbeat_ns, now);

@@ -100,3 +100,34 @@ wm_status wm_host_lease_release(const wm_leases* leases, const wm_tensor* tensor
 int wm_builtin_twin(const wm_arbiter_args* args) {
     return twin_arbiter<builtin_handlers>(args);
 }
+
+namespace {
+
+// The table of functions as `cpu_arbiter` takes it.
+struct step_calls {
+    const wm_steps& calls;
+    bool launch(u32 server, const wm_step_args& args, u32 after) {
+        return calls.launch(calls.context, server, &args, after) != 0;
+    }
+    int done(u32 server) {
+        return calls.done(calls.context, server);
+    }
+};
+
+} // namespace
+
+int wm_host_cpu_arbiter(const wm_arbiter_args* args, const wm_steps* steps) {
+    step_calls calls{*steps};
+    return cpu_arbiter(args, calls, false);
+}
+
+uint64_t wm_host_step_bytes(const wm_arbiter_args* args) {
+    wm_step_args s = {};
+    s.scratch_bytes = args->scratch_bytes;
+    s.journal_stage_bytes = args->journal_stage_bytes;
+    s.journal.header = args->journals;
+    const wm_arbiter_args table = step_table(s);
+    arbiter a(table);
+    u64 kept_bytes;
+    return place(a, nullptr, kept_bytes);
+}

@@ -39,6 +39,18 @@ wm_status wm_host_lease_release(const wm_leases* leases, const wm_tensor* tensor
 
 int wm_builtin_twin(const wm_arbiter_args* args);
 
+/* Who runs the grants of an arbiter on the CPU: see csrc/protocol/hand.hpp. */
+typedef struct wm_steps {
+    void* context;
+    int32_t (*launch)(void* context, uint32_t server, const wm_step_args* args,
+                      uint32_t after);               /* 1, or 0: it cannot */
+    int32_t (*done)(void* context, uint32_t server); /* 1, 0: not yet, negative: it failed */
+} wm_steps;
+/* One launch of the arbiter on the calling thread. 0, or why not: see csrc/twin/cpu_arbiter.hpp. */
+int wm_host_cpu_arbiter(const wm_arbiter_args* args, const wm_steps* steps);
+/* Dynamic shared memory of a step of a graph with these arguments, bytes. */
+uint64_t wm_host_step_bytes(const wm_arbiter_args* args);
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,42 +2,17 @@
 //
 // The arbiter as CPU threads: the same tables, roles and handlers. The calling thread keeps, scans and is the inbox;
 // each of args.servers threads serves; with none, the calling thread serves too. One call is one launch: it returns
-// when the stop doorbell rings or the residency is over.
+// when the stop doorbell rings or the residency is over. With a plan (wm_step_plan) the calling thread serves nothing:
+// it is an arbiter on the CPU, and the threads stand for the GPU.
 #ifndef WARPMAIL_TWIN_TWIN_ARBITER_HPP
 #define WARPMAIL_TWIN_TWIN_ARBITER_HPP
 
-#include <chrono>
-#include <new>
-#include <thread>
-#include <vector>
+#include <system_error>
 
-#include "protocol/roles.hpp"
+#include "twin/cpu_arbiter.hpp"
+#include "twin/twin_steps.hpp"
 
 namespace warpmail {
-
-// Idle threads of the twin share their cores with the program's own: they spin briefly, then yield, then sleep; an
-// arbiter that parks keeps its time and does not sleep before.
-class idle_backoff {
-public:
-    explicit idle_backoff(bool sleeps) : sleeps_(sleeps) {}
-    void reset() {
-        turns_ = 0;
-    }
-    void wait() {
-        turns_++;
-        if (turns_ < 32) {
-            pause();
-        } else if (turns_ < 256 || !sleeps_) {
-            std::this_thread::yield();
-        } else {
-            std::this_thread::sleep_for(std::chrono::microseconds(50));
-        }
-    }
-
-private:
-    const bool sleeps_;
-    unsigned turns_ = 0;
-};
 
 template <class Handlers> void twin_serve(arbiter& a, u32 server) {
     idle_backoff idle(!can_park(a.args));
@@ -53,10 +28,23 @@ template <class Handlers> void twin_serve(arbiter& a, u32 server) {
     }
 }
 
+template <class Handlers> int twin_cpu_arbiter(const wm_arbiter_args& args) noexcept {
+    try {
+        twin_steps<Handlers> steps(server_count(args));
+        return cpu_arbiter(&args, steps, true);
+    } catch (const std::bad_alloc&) {
+        return WM_FULL;
+    } catch (const std::system_error&) {
+        return WM_FULL;
+    }
+}
+
 // Returns 0, or WM_BAD_ARGUMENT when the arguments cannot be, or WM_FULL when memory or threads are short.
 template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept {
     if (args == nullptr || !args_are_valid(*args))
         return WM_BAD_ARGUMENT;
+    if (args->plan)
+        return twin_cpu_arbiter<Handlers>(*args);
     const one_lane lanes;
     arbiter a(*args);
     std::vector<std::thread> servers;

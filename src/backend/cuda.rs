@@ -3,11 +3,15 @@
 //! Every call runs with the device's primary context pushed on the calling thread and popped after, so that a caller's own
 //! current context stays what it was.
 
-use std::ffi::c_void;
+mod steps;
+mod tensors;
+
+use std::ffi::{CStr, CString, c_void};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::{DriverError, result, sys};
 
+use super::thread::ThreadLaunches;
 use super::{Backend, Blocks, Launches, Pinned, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
@@ -15,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::probe::{BackendKind, probe};
 
-mod tensors;
+use steps::Steps;
 
 fn driver(call: &'static str) -> impl Fn(DriverError) -> Error {
     move |e| Error::Driver { call, reason: crate::probe::driver_reason(e) }
@@ -222,6 +226,9 @@ impl Backend for Cuda {
             what: "a CUDA kernel for this handler set",
             reason: image.missing.to_string(),
         })?;
+        if args.plan != 0 {
+            return self.load_steps(image, fatbin, args);
+        }
         // SAFETY: a pure function of the arguments' counts.
         let shared = unsafe { abi::wm_host_shared_bytes(args) } as usize;
         if shared + 1024 > self.shared_limit {
@@ -239,34 +246,9 @@ impl Backend for Cuda {
             shared,
             running: 0,
         };
-        let null = std::ptr::null_mut::<c_void>();
-        // SAFETY: `fatbin` is a whole fatbin, which the driver copies; no options are given.
-        unsafe {
-            sys::cuLibraryLoadData(
-                &mut launches.library,
-                fatbin.as_ptr().cast::<c_void>(),
-                null.cast(),
-                null.cast(),
-                0,
-                null.cast(),
-                null.cast(),
-                0,
-            )
-        }
-        .result()
-        .map_err(driver("cuLibraryLoadData"))?;
-        let mut kernel = std::ptr::null_mut();
-        // SAFETY: the library is loaded and the name is a C string.
-        unsafe { sys::cuLibraryGetKernel(&mut kernel, launches.library, image.kernel.as_ptr()) }
-            .result()
-            .map_err(driver("cuLibraryGetKernel"))?;
-        // SAFETY: the kernel belongs to the loaded library.
-        unsafe { sys::cuKernelGetFunction(&mut launches.function, kernel) }
-            .result()
-            .map_err(driver("cuKernelGetFunction"))?;
-        // Loads the code now: a lazy load at the first launch would wait for whatever runs.
-        // SAFETY: the function belongs to the loaded library.
-        unsafe { sys::cuFuncLoad(launches.function) }.result().map_err(driver("cuFuncLoad"))?;
+        launches.library = load_library(fatbin)?;
+        launches.function = load_kernel(launches.library, &image.kernel)?
+            .ok_or_else(|| Error::refused(format!("handler set {}", image.name), no_kernel(&image.kernel)))?;
         let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: as above; the size was checked against the device's limit.
         unsafe { sys::cuFuncSetAttribute(launches.function, limit, shared as i32) }
@@ -290,6 +272,70 @@ impl Backend for Cuda {
         }
         Ok(Box::new(launches))
     }
+}
+
+impl Cuda {
+    /// For an arbiter on the CPU: the kernel that runs one grant.
+    fn load_steps(&self, image: &HandlerImage, fatbin: &[u8], args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
+        let mut name = image.kernel.as_bytes().to_vec();
+        name.extend_from_slice(b"_step");
+        let name = CString::new(name).unwrap_or_default();
+        let _entered = self.context.enter()?;
+        let library = load_library(fatbin)?;
+        let missing = || Error::Unavailable {
+            what: "CPU-arbitrated mode for this handler set",
+            reason: format!("{}: declare it as warpmail/handler.hpp shows", no_kernel(&name)),
+        };
+        let kernel = load_kernel(library, &name).and_then(|kernel| kernel.ok_or_else(missing)).inspect_err(|_| {
+            // SAFETY: loaded above, and nothing of it was launched.
+            let _ = unsafe { sys::cuLibraryUnload(library) };
+        })?;
+        let mut steps = Steps::new(self.context.clone(), library, kernel, args)?;
+        Ok(Box::new(ThreadLaunches::start("warpmail-arbiter", move |args| steps.arbitrate(args))?))
+    }
+}
+
+fn no_kernel(name: &CStr) -> String {
+    format!("its fatbin has no kernel {}", name.to_string_lossy())
+}
+
+/// A context has been entered. Unloading is the caller's.
+fn load_library(fatbin: &[u8]) -> Result<sys::CUlibrary> {
+    let mut library = std::ptr::null_mut();
+    let null = std::ptr::null_mut::<c_void>();
+    // SAFETY: `fatbin` is a whole fatbin, which the driver copies; no options are given.
+    unsafe {
+        let from = fatbin.as_ptr().cast::<c_void>();
+        sys::cuLibraryLoadData(&mut library, from, null.cast(), null.cast(), 0, null.cast(), null.cast(), 0)
+    }
+    .result()
+    .map_err(driver("cuLibraryLoadData"))?;
+    Ok(library)
+}
+
+/// A kernel of a loaded library, with its code loaded too: a lazy load at the first launch would wait for whatever runs. None
+/// if there is none of that name.
+fn load_kernel(library: sys::CUlibrary, name: &CStr) -> Result<Option<sys::CUfunction>> {
+    let (mut kernel, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: the library is loaded and the name is a C string.
+    match unsafe { sys::cuLibraryGetKernel(&mut kernel, library, name.as_ptr()) } {
+        sys::CUresult::CUDA_ERROR_NOT_FOUND => return Ok(None),
+        other => other.result().map_err(driver("cuLibraryGetKernel"))?,
+    }
+    // SAFETY: the kernel belongs to the loaded library.
+    unsafe { sys::cuKernelGetFunction(&mut function, kernel) }.result().map_err(driver("cuKernelGetFunction"))?;
+    // SAFETY: the function belongs to the loaded library.
+    unsafe { sys::cuFuncLoad(function) }.result().map_err(driver("cuFuncLoad"))?;
+    Ok(Some(function))
+}
+
+/// Otherwise this thread's calls would invalidate a graph capture that the application has in progress.
+fn relax_captures() -> Result<()> {
+    let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    // SAFETY: exchanges this thread's mode only.
+    unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }
+        .result()
+        .map_err(driver("cuThreadExchangeStreamCaptureMode"))
 }
 
 impl Drop for Cuda {
@@ -321,12 +367,7 @@ unsafe impl Send for CudaLaunches {}
 
 impl Launches for CudaLaunches {
     fn adopt_thread(&mut self) -> Result<()> {
-        // Otherwise this thread's calls would invalidate a graph capture that the application has in progress.
-        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: exchanges this thread's mode only.
-        unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) }
-            .result()
-            .map_err(driver("cuThreadExchangeStreamCaptureMode"))
+        relax_captures()
     }
 
     fn launch(&mut self, args: &wm_arbiter_args, door: Option<u64>) -> Result<()> {

@@ -2,18 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use crossbeam::channel::{self, Receiver, Sender};
-use crossbeam::utils::Backoff;
 use memmap2::MmapMut;
 
+use super::thread::{ThreadLaunches, launched};
 use super::{Backend, Blocks, Launches, Pinned, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
-use crate::image::{HandlerImage, TwinEntry};
+use crate::image::HandlerImage;
 use crate::probe::BackendKind;
 
 #[derive(Debug)]
@@ -121,14 +118,10 @@ impl Backend for Twin {
     }
 
     fn load(&self, image: &HandlerImage, _args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
-        let (queue, work) = channel::unbounded::<Credit>();
-        let (ended, results) = channel::unbounded();
         let entry = image.twin;
-        let thread = std::thread::Builder::new()
-            .name("warpmail-twin".into())
-            .spawn(move || run(entry, &work, &ended))
-            .map_err(|e| Error::Unavailable { what: "a thread for the twin", reason: e.to_string() })?;
-        Ok(Box::new(TwinLaunches { queue: Some(queue), results, outstanding: 0, thread: Some(thread) }))
+        // SAFETY: the runtime keeps every table that `args` names alive until this launch has been collected.
+        let arbiter = move |args: &wm_arbiter_args| launched(unsafe { entry(args) });
+        Ok(Box::new(ThreadLaunches::start("warpmail-twin", arbiter)?))
     }
 }
 
@@ -153,95 +146,4 @@ impl Blocks for HostBlocks {
     }
 
     fn trim(&mut self, _keep: usize) {}
-}
-
-/// A launch and the door that it waits for.
-type Credit = (wm_arbiter_args, Option<u64>);
-
-/// What the GPU's front end does: waits until the door is open. Spins a little, then sleeps longer and longer.
-fn wait_for_door(door: u64) {
-    let backoff = Backoff::new();
-    let mut nap = Duration::from_micros(20);
-    // SAFETY: an aligned word of the runtime's pinned memory, which is kept until this launch has been collected. Bounded:
-    // the pacer opens every door within max_wait, and a stop opens all.
-    while unsafe { abi::wm_host_load_acquire(door as *const u64) } == 0 {
-        if backoff.is_completed() {
-            std::thread::sleep(nap);
-            nap = (nap * 2).min(Duration::from_micros(500));
-        } else {
-            backoff.snooze();
-        }
-    }
-}
-
-fn run(entry: TwinEntry, work: &Receiver<Credit>, ended: &Sender<i32>) {
-    for (args, door) in work {
-        if let Some(door) = door {
-            wait_for_door(door);
-        }
-        // SAFETY: the runtime keeps every table that `args` names alive until this launch has been collected.
-        let status = unsafe { entry(&args) };
-        if ended.send(status).is_err() {
-            return;
-        }
-    }
-}
-
-struct TwinLaunches {
-    queue: Option<Sender<Credit>>,
-    results: Receiver<i32>,
-    outstanding: usize,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl TwinLaunches {
-    fn ended(&mut self, status: i32) -> Result<()> {
-        self.outstanding -= 1;
-        match status {
-            0 => Ok(()),
-            s => Err(Error::Failed(format!("the twin's arbiter refused its arguments or lacked memory (status {s})"))),
-        }
-    }
-}
-
-impl Launches for TwinLaunches {
-    fn adopt_thread(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn launch(&mut self, args: &wm_arbiter_args, door: Option<u64>) -> Result<()> {
-        let gone = || Error::Failed("the twin's thread has ended".into());
-        self.queue.as_ref().ok_or_else(gone)?.send((*args, door)).map_err(|_| gone())?;
-        self.outstanding += 1;
-        Ok(())
-    }
-
-    fn outstanding(&mut self) -> Result<usize> {
-        while let Ok(status) = self.results.try_recv() {
-            self.ended(status)?;
-        }
-        Ok(self.outstanding)
-    }
-
-    fn wait(&mut self, bound: Duration) -> Result<usize> {
-        let until = Instant::now() + bound;
-        if self.outstanding()? > 0
-            && let Ok(status) = self.results.recv_deadline(until)
-        {
-            self.ended(status)?;
-        }
-        self.outstanding()
-    }
-}
-
-impl Drop for TwinLaunches {
-    fn drop(&mut self) {
-        self.queue = None;
-        // A launch that does not end keeps its thread: joining it would be a wait without a bound.
-        if self.outstanding == 0
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
-    }
 }

@@ -17,7 +17,7 @@ use super::table;
 use crate::abi;
 use crate::budget::SpinBudget;
 use crate::graph::{Builder, MailboxId, ModuleId};
-use crate::options::{MailboxOptions, ModuleOptions, Rule, Tap};
+use crate::options::{MailboxOptions, Mode, ModuleOptions, Rule, Tap};
 
 // SAFETY: `repr(C)`: the size, integers and a pointer.
 unsafe impl Options for warpmail_module_options {
@@ -169,6 +169,19 @@ pub(super) unsafe extern "C" fn warpmail_builder_tap(builder: *mut warpmail_buil
     })
 }
 
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_builder_mode(builder: *mut warpmail_builder, mode: u32) -> i32 {
+    enter(|| {
+        let mode = match mode {
+            sys::WARPMAIL_MODE_DEVICE => Mode::Device,
+            sys::WARPMAIL_MODE_CPU => Mode::Cpu,
+            other => return Err(Fault::argument(format!("mode {other} is none of WARPMAIL_MODE_DEVICE and _CPU"))),
+        };
+        table::hold(builder)?.mode(mode);
+        Ok(OK)
+    })
+}
+
 /// # Safety
 /// `from` is as the header asks.
 pub(super) unsafe fn mailbox_options(from: *const warpmail_mailbox_options) -> Result<MailboxOptions> {
@@ -229,6 +242,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
         let copy = Builder {
             device: builder.device.clone(),
             budget: builder.budget.clone(),
+            mode: builder.mode,
             modules: builder.modules.clone(),
             mailboxes: builder.mailboxes.clone(),
             keep: Vec::new(),

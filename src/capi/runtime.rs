@@ -7,11 +7,12 @@ use super::args::{self, Out, bound};
 use super::border::enter;
 use super::fault::{Fault, OK};
 use super::handle::Object;
-use super::sys::{warpmail_quiet_fn, warpmail_receiver, warpmail_runtime, warpmail_sender};
+use super::sys::{self, warpmail_quiet_fn, warpmail_receiver, warpmail_runtime, warpmail_sender};
 use super::table;
 use crate::abi::wm_mailbox;
 use crate::graph::{MailboxId, ModuleId};
 use crate::journal::{Log, LogOptions, SyncPolicy};
+use crate::options::Mode;
 use crate::runtime::Runtime;
 
 /// How long a destroy waits for the arbiter, as the header says.
@@ -69,6 +70,20 @@ pub(super) unsafe extern "C" fn warpmail_runtime_quiesce(
             let closure = |r: &_| cell.while_quiet(r, || unsafe { quiet(runtime, user) });
             Ok(r.quiesce(left, closure)?)
         })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_runtime_mode(runtime: *mut warpmail_runtime, mode: *mut u32) -> i32 {
+    enter(|| {
+        let cell = table::share(runtime)?;
+        let value = match cell.memory.mode() {
+            Mode::Device => sys::WARPMAIL_MODE_DEVICE,
+            Mode::Cpu => sys::WARPMAIL_MODE_CPU,
+        };
+        // SAFETY: as the header asks of the caller.
+        unsafe { Out::new(mode, "mode") }?.set(value);
+        Ok(OK)
     })
 }
 

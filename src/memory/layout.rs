@@ -1,5 +1,7 @@
 //! Where everything of a module graph lies, and its first contents.
 
+mod cpu;
+
 use bytemuck::{Zeroable, bytes_of};
 
 use super::{Memory, handle_of, header_of};
@@ -9,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxPlan};
 use crate::options::MailboxOptions;
 use crate::tensor::Pool;
+
+pub(super) use cpu::as_far_end;
 
 /// Hands out offsets one after the other.
 struct Plan(u64);
@@ -44,6 +48,15 @@ fn ends_of(graph: &Builder, wanted: u32) -> usize {
     ends.filter(|&end| side(graph, end) == wanted).count()
 }
 
+/// Readiness words in device memory, and in pinned memory. An arbiter on the CPU is told everything in pinned memory: every
+/// end is outside it.
+fn words_of(graph: &Builder) -> (usize, usize) {
+    if graph.is_cpu_arbitrated() {
+        return (0, 2 * graph.mailboxes.len());
+    }
+    (ends_of(graph, abi::WM_SIDE_DEVICE), ends_of(graph, abi::WM_SIDE_HOST))
+}
+
 /// Offsets in the device allocation.
 struct OnDevice {
     table: u64,
@@ -65,7 +78,7 @@ impl OnDevice {
             table: plan.array::<abi::wm_mailbox>(graph.mailboxes.len()),
             modules: plan.array::<abi::wm_module>(graph.modules.len()),
             module_stats: plan.array::<abi::wm_module_stats>(graph.modules.len()),
-            words: plan.array::<u64>(ends_of(graph, abi::WM_SIDE_DEVICE)),
+            words: plan.array::<u64>(words_of(graph).0),
             bell: plan.array::<abi::wm_bell>(1),
             journals: plan.array::<abi::wm_mailbox>(rings(graph)),
             image: plan.take(image_bytes.into(), 256),
@@ -89,11 +102,12 @@ struct InPinned {
     durable: u64,
     rings: Vec<u64>,
     boxes: Vec<u64>,
+    cpu: Option<cpu::OfArbiter>,
     bytes: u64,
 }
 
 impl InPinned {
-    fn of(graph: &Builder) -> Self {
+    fn of(graph: &Builder, image_bytes: u32) -> Self {
         let mut plan = Plan(0);
         InPinned {
             control: plan.array::<abi::wm_control>(1),
@@ -102,11 +116,12 @@ impl InPinned {
             bell: plan.array::<abi::wm_bell>(1),
             mailbox_stats: plan.array::<abi::wm_mailbox_stats>(graph.mailboxes.len()),
             module_stats: plan.array::<abi::wm_module_stats>(graph.modules.len()),
-            words: plan.array::<u64>(ends_of(graph, abi::WM_SIDE_HOST)),
+            words: plan.array::<u64>(words_of(graph).1),
             tap_counts: plan.array::<abi::wm_tap_counts>(graph.mailboxes.len()),
             durable: plan.array::<u64>(graph.mailboxes.len()),
             rings: (0..rings(graph)).map(|_| plan.take(ring_options(graph).bytes(), 512)).collect(),
             boxes: boxes(graph, &mut plan, true),
+            cpu: graph.is_cpu_arbitrated().then(|| cpu::OfArbiter::of(graph, &mut plan, image_bytes)),
             bytes: plan.0,
         }
     }
@@ -147,7 +162,7 @@ impl Memory {
     /// Lays out and fills the memory of a graph; returns it with the launch arguments.
     pub(crate) fn of_graph(graph: Builder) -> Result<(Self, abi::wm_arbiter_args)> {
         let counts = counts(&graph);
-        let (device, pinned) = (OnDevice::of(&graph, counts.image_bytes), InPinned::of(&graph));
+        let (device, pinned) = (OnDevice::of(&graph, counts.image_bytes), InPinned::of(&graph, counts.image_bytes));
         let mut memory = Memory::allocate(graph.device.clone(), device.bytes as usize, pinned.bytes as usize)?;
         memory.control = pinned.control as usize;
         memory.telemetry = pinned.telemetry as usize;
@@ -163,11 +178,15 @@ impl Memory {
         memory.tap_counts = pinned.tap_counts as usize;
         memory.durable = pinned.durable as usize;
         memory.fill_mailboxes(&graph, &device, &pinned, &mut image);
-        memory.fill_modules(&graph, &device, &mut image);
+        memory.fill_modules(&graph, &device, &pinned, &mut image);
         memory.fill_journals(&graph, &device, &pinned, &mut image);
         memory.fill_words(&device, &pinned, &mut image);
         memory.device.backend.upload(memory.arena.0, &image)?;
-        let args = memory.args(counts, &device, &pinned);
+        let mut args = memory.args(counts, &device, &pinned);
+        if let Some(cpu) = &pinned.cpu {
+            memory.fill_cpu(&graph, cpu, &args, &pinned);
+            args = memory.cpu_args(args, cpu, &pinned);
+        }
         memory._keep = graph.keep;
         memory.state_plan = graph.state;
         memory.pool = graph.pool;
@@ -185,6 +204,7 @@ impl Memory {
             let base = if in_pinned { pinned_base + pinned.boxes[id] } else { arena + device.boxes[id] };
             let mut handle = handle_of(&header, base);
             let [written, consumed] = sides.map(|side| match side {
+                _ if pinned.cpu.is_some() => host_words.take(),
                 abi::WM_SIDE_HOST => host_words.take(),
                 abi::WM_SIDE_DEVICE => device_words.take(),
                 _ => 0,
@@ -192,7 +212,8 @@ impl Memory {
             (handle.written, handle.consumed) = (written, consumed);
             (handle.producer_side, handle.consumer_side) = (sides[0] as u16, sides[1] as u16);
             let has_bell = graph.budget.idle_spin.is_some() && sides.contains(&abi::WM_SIDE_RESIDENT);
-            handle.bell = if has_bell { arena + device.bell } else { 0 };
+            let bell = pinned.cpu.as_ref().map_or(arena + device.bell, |cpu| pinned_base + cpu.bell);
+            handle.bell = if has_bell { bell } else { 0 };
             handle.tap = plan.tap.word();
             if in_pinned {
                 self.write_pinned(pinned.boxes[id] as usize, bytes_of(&header));
@@ -208,7 +229,7 @@ impl Memory {
         }
     }
 
-    fn fill_modules(&mut self, graph: &Builder, device: &OnDevice, image: &mut [u8]) {
+    fn fill_modules(&mut self, graph: &Builder, device: &OnDevice, pinned: &InPinned, image: &mut [u8]) {
         for (id, plan) in graph.modules.iter().enumerate() {
             let mut row = abi::wm_module::zeroed();
             row.module_id = id as u32;
@@ -226,7 +247,11 @@ impl Memory {
             }
             row.state_bytes = plan.options.state.len() as u64;
             row.state = if row.state_bytes == 0 { 0 } else { self.arena.0 + device.states[id] };
-            put(image, device.modules + (id * size_of::<abi::wm_module>()) as u64, bytes_of(&row));
+            let at = (id * size_of::<abi::wm_module>()) as u64;
+            put(image, device.modules + at, bytes_of(&row));
+            if let Some(cpu) = &pinned.cpu {
+                self.write_pinned((cpu.modules + at) as usize, bytes_of(&row));
+            }
             put(image, device.states[id], &plan.options.state);
             self.states.push((row.state, plan.options.state.len()));
             self.module_names.push(plan.name.clone());
@@ -239,8 +264,14 @@ impl Memory {
             let mut handle = handle_of(&header, self.pinned.device + offset);
             (handle.producer_side, handle.consumer_side) = (abi::WM_SIDE_RESIDENT as u16, abi::WM_SIDE_HOST as u16);
             self.write_pinned(offset as usize, bytes_of(&header));
-            put(image, device.journals + (server * size_of::<abi::wm_mailbox>()) as u64, bytes_of(&handle));
-            self.journal_rings.push(self.to_host(handle));
+            let at = (server * size_of::<abi::wm_mailbox>()) as u64;
+            put(image, device.journals + at, bytes_of(&handle));
+            let host = self.to_host(handle);
+            if let Some(cpu) = &pinned.cpu {
+                self.write_pinned((cpu.rings + at) as usize, bytes_of(&host));
+                self.write_pinned((cpu.step_rings + at) as usize, bytes_of(&handle));
+            }
+            self.journal_rings.push(host);
         }
     }
 
@@ -254,6 +285,9 @@ impl Memory {
         let mut bell = abi::wm_bell::zeroed();
         bell.doors = self.pinned.device + pinned.doors;
         put(image, device.bell, bytes_of(&bell));
+        if let Some(cpu) = &pinned.cpu {
+            self.write_pinned(cpu.bell as usize, bytes_of(&bell));
+        }
         bell.doors = self.pinned.host as u64 + pinned.doors;
         self.write_pinned(pinned.bell as usize, bytes_of(&bell));
     }
@@ -285,7 +319,8 @@ impl Memory {
 
 /// The launch arguments but for the addresses; what the arbiter's working memory needs follows from these.
 fn counts(graph: &Builder) -> abi::wm_arbiter_args {
-    let n_device_words = ends_of(graph, abi::WM_SIDE_DEVICE) as u32;
+    let (device_words, host_words) = words_of(graph);
+    let n_device_words = device_words as u32;
     let SpinBudget { idle_spin, adaptive, sm_share, residency, servers, .. } = graph.budget;
     let mut counts = abi::wm_arbiter_args {
         magic: abi::WM_ABI_MAGIC,
@@ -299,7 +334,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         scanners: n_device_words.div_ceil(2048).clamp(1, abi::WM_MAX_SCANNERS.min(abi::WM_MAX_WARPS - 2 - servers)),
         scratch_bytes: graph.scratch_bytes(),
         n_device_words,
-        n_host_words: ends_of(graph, abi::WM_SIDE_HOST) as u32,
+        n_host_words: host_words as u32,
         leases: graph.pool.as_ref().map_or_else(abi::wm_leases::zeroed, Pool::leases),
         sm_share_ppm: (sm_share * 1e6).round() as u32,
         journal_stage_bytes: graph.journal_stride().next_multiple_of(16),

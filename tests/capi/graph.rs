@@ -100,8 +100,13 @@ pub(crate) fn rules_are_told(on: &Device) -> Outcome {
     is(mailbox(0, 2, 4), WARPMAIL_REFUSED, &["module id 2"])?;
     is(mailbox(0, 1, 5), WARPMAIL_REFUSED, &["5 slots", "power of two"])?;
     ok(mailbox(0, 1, 4))?;
+    is(unsafe { warpmail_builder_mode(b, 2) }, WM_BAD_ARGUMENT, &["mode 2"])?;
+    ok(unsafe { warpmail_builder_mode(b, WARPMAIL_MODE_CPU) })?;
     // One builder, two runtimes; and it goes on.
     let first = handle(|out| unsafe { warpmail_builder_build(b, image, out) })?;
+    let mode = made(9, |m| unsafe { warpmail_runtime_mode(first, m) })?;
+    expect(mode == WARPMAIL_MODE_CPU, || format!("mode {mode}"))?;
+    ok(unsafe { warpmail_builder_mode(b, WARPMAIL_MODE_DEVICE) })?;
     ok(mailbox(1, 0, 4))?;
     let second = handle(|out| unsafe { warpmail_builder_build(b, image, out) })?;
     is(unsafe { warpmail_runtime_sender(first, 1, &mut null_mut()) }, WARPMAIL_REFUSED, &["mailbox id 1"])?;

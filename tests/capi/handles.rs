@@ -25,23 +25,25 @@ const DEVICE: [Call<warpmail_device>; 4] = calls![
     warpmail_direct_mailbox(std::ptr::null(), &mut null_mut(), &mut null_mut()),
     warpmail_device_destroy(),
 ];
-const BUILDER: [Call<warpmail_builder>; 8] = calls![
+const BUILDER: [Call<warpmail_builder>; 9] = calls![
     warpmail_builder_resident(NAME, std::ptr::null(), &mut 0),
     warpmail_builder_host(NAME, &mut 0),
     warpmail_builder_stream(NAME, &mut 0),
+    warpmail_builder_mode(0),
     warpmail_builder_mailbox(0, 0, std::ptr::null(), &mut 0),
     warpmail_builder_state_memory(0, NAME, 4096, 8, &mut 0),
     warpmail_builder_pointer(0, 0, 0),
     warpmail_builder_build(null_mut(), &mut null_mut()),
     warpmail_builder_destroy(),
 ];
-const RUNTIME: [Call<warpmail_runtime>; 18] = calls![
+const RUNTIME: [Call<warpmail_runtime>; 19] = calls![
     warpmail_runtime_start(),
     warpmail_runtime_stop(BOUND),
     warpmail_runtime_drain(BOUND),
     warpmail_runtime_quiesce(BOUND, Some(quiet), null_mut()),
     warpmail_runtime_checkpoint(NAME, std::ptr::null(), 0, BOUND),
     warpmail_runtime_restore(NAME, null_mut()),
+    warpmail_runtime_mode(&mut 0),
     warpmail_runtime_state(&mut 0),
     warpmail_runtime_failure([0; 4096].as_mut_ptr(), 4096, null_mut()),
     warpmail_handle(0, &mut wm_mailbox::default()),

@@ -89,7 +89,7 @@ pub(crate) fn short_residency_loses_nothing(device: &Device) -> Outcome {
 
 /// Records, each going round and round; the number of hops of all together.
 fn ring_hops(device: &Device) -> u64 {
-    let default = if device.info().ordinal.is_some() { 10_000_000 } else { 400_000 };
+    let default = if crate::is_fast(device) { 10_000_000 } else { 400_000 };
     std::env::var("WARPMAIL_RING_HOPS").ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 

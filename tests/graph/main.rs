@@ -5,6 +5,7 @@ mod faults;
 mod flow;
 mod leases;
 mod life;
+mod mode;
 mod park;
 mod tap;
 mod turns;
@@ -81,8 +82,30 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("no_progress_is_counted", faults::no_progress_is_counted),
     ("broken_header_is_quarantined", faults::broken_header_is_quarantined),
     ("wild_index_is_quarantined", faults::wild_index_is_quarantined),
+    ("both_modes_give_the_same", mode::both_modes_give_the_same),
+    ("chains_are_granted_ahead", mode::chains_are_granted_ahead),
+    ("device_ends_reach_the_cpu", mode::device_ends_reach_the_cpu),
+    ("a_kernel_needs_a_place_to_stay", mode::a_kernel_needs_a_place_to_stay),
 ];
 
+/// Of them, those that run once more where no kernel can stay.
+const BLOCKING: &[&str] = &[
+    "relay_keeps_every_record",
+    "ring_of_three_modules",
+    "all_rule_joins_two_inputs",
+    "full_mailboxes_hold_back",
+    "taps_keep_every_record_in_order",
+    "quiesce_while_records_flow",
+    "chains_are_granted_ahead",
+    "a_kernel_needs_a_place_to_stay",
+];
+
+/// Whether the persistent kernel serves: then millions of steps take seconds.
+pub(crate) fn is_fast(device: &warpmail::Device) -> bool {
+    let mode = warpmail::Builder::new(device.clone()).current_mode();
+    device.info().ordinal.is_some() && matches!(mode, Ok(warpmail::Mode::Device))
+}
+
 fn main() -> ExitCode {
-    warpmail_testkit::harness::main(SCENARIOS, Duration::from_secs(120))
+    warpmail_testkit::harness::main(SCENARIOS, BLOCKING, Duration::from_secs(120))
 }

@@ -60,7 +60,7 @@ fn next(seed: &mut u64) -> u64 {
 }
 
 fn pushes(device: &Device, default_twin: u64, default_cuda: u64) -> u64 {
-    let default = if device.info().ordinal.is_some() { default_cuda } else { default_twin };
+    let default = if crate::is_fast(device) { default_cuda } else { default_twin };
     std::env::var("WARPMAIL_PARKED_PUSHES").ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 

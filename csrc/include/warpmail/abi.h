@@ -31,6 +31,7 @@
 #define WM_MAX_MODULES 4096u    /* rows of the module table */
 #define WM_MAX_INPUTS 8u        /* inputs of one module */
 #define WM_MAX_OUTPUTS 8u       /* outputs of one module */
+#define WM_MAX_ENDS 16u         /* inputs and outputs of one module */
 #define WM_MAX_SERVERS 13u      /* serving warps (twin: threads) of one arbiter */
 #define WM_MAX_SCANNERS 4u      /* scanning warps of one arbiter */
 #define WM_MAX_WARPS 16u        /* of the arbiter's block: keeper, inbox, servers, scanners; bounds its registers */
@@ -309,7 +310,8 @@ typedef struct wm_telemetry {
     uint64_t parks;          /* launches that ended parked */
     uint64_t parked_ns;      /* time between such an end and the next beginning */
     uint64_t allowance;      /* idle polling that sm_share allows, in millionths of a nanosecond */
-    uint8_t pad0[2 * WM_LINE_BYTES - 112];
+    uint64_t ahead;          /* of the grants, those that an arbiter on the CPU gave before the rule held */
+    uint8_t pad0[2 * WM_LINE_BYTES - 120];
     wm_grant grants_held[16]; /* one a server */
     uint64_t turns[16];       /* grants that each server has given, over all launches: fairness goes on over them */
     uint64_t cursor[WM_PRIORITIES]; /* the module with which the next search of a class begins */
@@ -351,6 +353,41 @@ typedef struct wm_module_stats {
     uint64_t rejects[WM_REJECT_REASONS];
 } wm_module_stats;
 
+/*
+ * What an arbiter on the CPU needs to have its grants run by others: addresses as they see them, in host memory.
+ */
+typedef struct wm_step_plan {
+    uint64_t mailboxes;        /* wm_mailbox[n_mailboxes], host memory: the handles that steps use */
+    uint64_t journals;         /* wm_mailbox[servers], host memory: likewise; 0: nothing is tapped */
+    uint64_t module_stats;     /* wm_module_stats[n_modules], device memory */
+    uint64_t module_stats_out; /* wm_module_stats[n_modules], pinned */
+    uint64_t tap_counts;       /* wm_tap_counts[n_mailboxes], pinned */
+    uint64_t durable;          /* uint64_t[n_mailboxes], pinned; 0: nothing is tapped */
+} wm_step_plan;
+
+/*
+ * One grant of an arbiter on the CPU, for a short launch that runs it; passed by value. The ends of the module are rows
+ * of their own here: input i is row i, output o is row WM_MAX_INPUTS + o.
+ */
+typedef struct wm_step_args {
+    uint32_t magic;
+    uint32_t version;
+    uint64_t module_stats;     /* wm_module_stats of the module, device memory */
+    uint64_t module_stats_out; /* the same, pinned */
+    uint64_t tap_counts;       /* wm_tap_counts of all mailboxes, pinned */
+    uint64_t durable;          /* as in wm_arbiter_args */
+    wm_module module;
+    wm_mailbox ends[WM_MAX_ENDS];
+    uint64_t written[WM_MAX_ENDS];  /* indices when it was granted */
+    uint64_t consumed[WM_MAX_ENDS]; /* likewise */
+    wm_mailbox journal;             /* ring of the server that was granted it; header 0: nothing is tapped */
+    uint32_t scratch_bytes;         /* a multiple of 16 */
+    uint32_t journal_stage_bytes;   /* a multiple of 16 */
+    uint32_t journal_need;          /* as in wm_arbiter_args */
+    uint32_t behind;  /* a bit a row: its far end moved meanwhile; the index is in the header, and nothing is sure */
+    wm_leases leases; /* as in wm_arbiter_args */
+} wm_step_args;
+
 /* Arguments of one launch of the arbiter, passed by value. */
 typedef struct wm_arbiter_args {
     uint32_t magic;
@@ -388,6 +425,7 @@ typedef struct wm_arbiter_args {
     uint32_t adaptive;    /* not 0: it parks at once where news has been coming later than after idle_spin_ns */
     uint32_t reserved;    /* 0 */
     wm_leases leases;     /* of the pool that the graph's tensors come from */
+    uint64_t plan; /* wm_step_plan, host memory: the arbiter is on the CPU and others run its grants; 0: it runs them */
 } wm_arbiter_args;
 
 #ifdef __cplusplus
@@ -417,7 +455,9 @@ WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it stays aligned");
 WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 240,
+WM_STATIC_ASSERT(WM_MAX_ENDS == WM_MAX_INPUTS + WM_MAX_OUTPUTS, "a row for each end");
+WM_STATIC_ASSERT(sizeof(wm_step_args) == 1560, "a kernel argument without padding, well below 4 KiB");
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 248,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

@@ -16,6 +16,11 @@
 //       my_arbiter(const __grid_constant__ wm_arbiter_args args) {
 //       warpmail::arbiter_kernel<my_handlers>(args);
 //   }
+// and, for the arbiter on the CPU (docs/arbitration.md), a kernel of the same name with _step behind it:
+//   extern "C" __global__ void __launch_bounds__(warpmail::step_threads)
+//       my_arbiter_step(const __grid_constant__ wm_step_args args) {
+//       warpmail::step_kernel<my_handlers>(args);
+//   }
 // In a .cpp, linked into the program, for machines without a GPU:
 //   extern "C" int my_twin(const wm_arbiter_args* args) { return warpmail::twin_arbiter<my_handlers>(args); }
 #ifndef WARPMAIL_HANDLER_HPP
@@ -25,6 +30,7 @@
 
 #if defined(__CUDACC__)
 #include "device/arbiter_kernel.cuh"
+#include "device/step_kernel.cuh"
 #else
 #include "twin/twin_arbiter.hpp"
 #endif

@@ -32,7 +32,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that an older program could notice. */
-#define WARPMAIL_API_VERSION 1u
+#define WARPMAIL_API_VERSION 2u
 
 /* Statuses: those of wm_status in abi.h, and these. */
 typedef wm_status warpmail_status;
@@ -61,6 +61,11 @@ typedef wm_status warpmail_status;
 /* Handlers of the library's own image, for warpmail_module_options. */
 #define WARPMAIL_HANDLER_RELAY 0u   /* takes a record from each input that has one, gives it to every output */
 #define WARPMAIL_HANDLER_DISCARD 1u /* takes a record from each input that has one */
+
+/* Who arbitrates: the same module graph runs in both modes. docs/arbitration.md tells when which is the better choice.
+ */
+#define WARPMAIL_MODE_DEVICE 0u /* the persistent kernel, which runs the handlers itself */
+#define WARPMAIL_MODE_CPU 1u    /* a thread of the host, which gives each grant to the device as a short launch */
 
 /* Where a runtime is in its life. */
 #define WARPMAIL_STATE_READY 0u   /* built, not started */
@@ -253,6 +258,9 @@ warpmail_status warpmail_builder_state_memory(warpmail_builder* builder, uint32_
 /* Says that the 8 bytes at `offset` of a module's state hold an address in such memory, or 0: checkpoints keep it as a
  * distance. The caller fills it in. */
 warpmail_status warpmail_builder_pointer(warpmail_builder* builder, uint32_t module, uint64_t offset, uint32_t memory);
+/* Says who arbitrates: WARPMAIL_MODE_*. Unless it is called: what the environment variable WARPMAIL_MODE says, `device`
+ * or `cpu`, or the device without it. */
+warpmail_status warpmail_builder_mode(warpmail_builder* builder, uint32_t mode);
 /* Sets the limits on the arbiter. */
 warpmail_status warpmail_builder_budget(warpmail_builder* builder, const warpmail_budget* budget);
 /* Checks the graph as a whole, allocates, loads the handler set. Nothing runs yet. The builder stays as it is: it may
@@ -300,6 +308,8 @@ warpmail_status warpmail_checkpoint_json(const char* directory, char* text, size
 /* The note in it: copies it if it fits `size` bytes, else WM_TOO_SMALL; *needed (may be null) is its length in any
  * case. */
 warpmail_status warpmail_checkpoint_note(const char* directory, void* into, size_t size, size_t* needed);
+/* WARPMAIL_MODE_*: who arbitrates. */
+warpmail_status warpmail_runtime_mode(warpmail_runtime* runtime, uint32_t* mode);
 /* WARPMAIL_STATE_*. */
 warpmail_status warpmail_runtime_state(warpmail_runtime* runtime, uint32_t* state);
 /* Why it failed, empty if it has not. A text function, as warpmail_probe_json. */

@@ -8,6 +8,11 @@ extern "C" __global__ void own_arbiter(const __grid_constant__ wm_arbiter_args a
     warpmail::arbiter_kernel<own_handlers>(args);
 }
 
+extern "C" __global__ void __launch_bounds__(warpmail::step_threads)
+    own_arbiter_step(const __grid_constant__ wm_step_args args) {
+    warpmail::step_kernel<own_handlers>(args);
+}
+
 extern "C" __global__ void own_producer(wm_mailbox mailbox, const unsigned char* bytes, uint32_t len, int* status) {
     wm_producer producer = warpmail::attach_producer(mailbox);
     *status = warpmail::try_push(warpmail::warp_lanes{}, producer, bytes, len, 1);

@@ -1,4 +1,5 @@
-//! Trials that run in a child process with a wall-clock limit, on the twin and on a GPU, or are waived with the reason.
+//! Trials that run in a child process with a wall-clock limit, on the twin and on a GPU, in both modes, or are waived with the
+//! reason.
 
 use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
@@ -6,44 +7,80 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use warpmail::Device;
+use warpmail::{Device, Mode};
 
 /// A scenario: runs on a device, says what went wrong.
 pub type Scenario = fn(&Device) -> Result<(), String>;
 
 const CHILD: &str = "WARPMAIL_TRIAL";
 
-/// Runs every scenario on the twin and on CUDA device 0, each in a child process that is killed after `limit`. Where the GPU
-/// cannot be used its trials are waived: reported as ignored, counted, with the reason at the end.
-pub fn main(scenarios: &[(&'static str, Scenario)], limit: Duration) -> ExitCode {
+/// A place to run scenarios in, by the name that its trials begin with.
+struct Place {
+    name: &'static str,
+    cuda: bool,
+    mode: Mode,
+    /// Where no kernel can stay: launches that block, and one connection to the device.
+    blocking: bool,
+}
+
+const PLACES: [Place; 5] = [
+    Place { name: "twin", cuda: false, mode: Mode::Device, blocking: false },
+    Place { name: "cuda", cuda: true, mode: Mode::Device, blocking: false },
+    Place { name: "twin-cpu", cuda: false, mode: Mode::Cpu, blocking: false },
+    Place { name: "cuda-cpu", cuda: true, mode: Mode::Cpu, blocking: false },
+    Place { name: "cuda-cpu-blocking", cuda: true, mode: Mode::Cpu, blocking: true },
+];
+
+/// Runs every scenario on the twin and on CUDA device 0, arbitrated by the device and by the CPU, each in a child process
+/// that is killed after `limit`. Where the GPU cannot be used its trials are waived: reported as ignored, counted, with the
+/// reason at the end. On the GPU those named in `blocking` run once more with `CUDA_LAUNCH_BLOCKING=1` and
+/// `CUDA_DEVICE_MAX_CONNECTIONS=1`.
+pub fn main(scenarios: &[(&'static str, Scenario)], blocking: &[&str], limit: Duration) -> ExitCode {
+    main_in(&PLACES, scenarios, blocking, limit)
+}
+
+/// The same for scenarios that have no arbiter: on the twin and on the GPU, once.
+pub fn main_without_arbiter(scenarios: &[(&'static str, Scenario)], limit: Duration) -> ExitCode {
+    main_in(&PLACES[..2], scenarios, &[], limit)
+}
+
+fn main_in(
+    places: &'static [Place],
+    scenarios: &[(&'static str, Scenario)],
+    blocking: &[&str],
+    limit: Duration,
+) -> ExitCode {
     if let Ok(name) = std::env::var(CHILD) {
         return child(scenarios, &name);
     }
     let args = Arguments::from_args();
-    let why_not = warpmail::probe().why_not_cuda(0);
-    let mut trials = Vec::new();
-    for (name, _) in scenarios {
-        for backend in ["twin", "cuda"] {
-            let full = format!("{backend}::{name}");
-            let waived = backend == "cuda" && why_not.is_some();
+    let probe = warpmail::probe();
+    let (mut trials, mut reasons) = (Vec::new(), Vec::new());
+    for place in places {
+        let why_not = if place.cuda { probe.why_not(0, place.mode) } else { None };
+        let here = scenarios.iter().filter(|(name, _)| !place.blocking || blocking.contains(name));
+        let before = trials.len();
+        for (name, _) in here {
+            let full = format!("{}::{name}", place.name);
             let child_name = full.clone();
-            let trial = Trial::test(full, move || parent(&child_name, limit));
-            trials.push(trial.with_ignored_flag(waived));
+            let trial = Trial::test(full, move || parent(&child_name, place, limit));
+            trials.push(trial.with_ignored_flag(why_not.is_some()));
         }
+        reasons.extend(why_not.map(|reason| (place.name, trials.len() - before, reason)));
     }
     let conclusion = libtest_mimic::run(&args, trials);
-    if let Some(reason) = why_not {
-        println!("waived: {} ({reason})", conclusion.num_ignored);
+    for (place, waived, reason) in reasons.iter().filter(|(_, waived, _)| *waived > 0) {
+        println!("waived: {waived} ({place}: {reason})");
     }
     conclusion.exit_code()
 }
 
 fn child(scenarios: &[(&'static str, Scenario)], name: &str) -> ExitCode {
-    let Some((backend, scenario)) = name.split_once("::") else {
+    let Some((place, scenario)) = name.split_once("::") else {
         eprintln!("{name}: not the name of a trial");
         return ExitCode::FAILURE;
     };
-    let device = if backend == "twin" { Ok(Device::twin()) } else { Device::cuda(0) };
+    let device = if place.starts_with("twin") { Ok(Device::twin()) } else { Device::cuda(0) };
     let found = scenarios.iter().find(|(n, _)| *n == scenario).map(|(_, run)| run);
     match (device, found) {
         (Ok(device), Some(run)) => match run(&device) {
@@ -67,11 +104,16 @@ fn child(scenarios: &[(&'static str, Scenario)], name: &str) -> ExitCode {
 /// Processes that share a GPU take turns on it, and a persistent kernel takes all of its turn: one trial at a time.
 static GPU: Mutex<()> = Mutex::new(());
 
-fn parent(name: &str, limit: Duration) -> Result<(), Failed> {
-    let _turn = name.starts_with("cuda").then(|| GPU.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+fn parent(name: &str, place: &Place, limit: Duration) -> Result<(), Failed> {
+    let _turn = place.cuda.then(|| GPU.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     let exe = std::env::current_exe().map_err(|e| e.to_string())?;
-    let mut child = Command::new(exe)
+    let mut command = Command::new(exe);
+    for variable in ["CUDA_LAUNCH_BLOCKING", "CUDA_DEVICE_MAX_CONNECTIONS"].iter().filter(|_| place.blocking) {
+        command.env(variable, "1");
+    }
+    let mut child = command
         .env(CHILD, name)
+        .env("WARPMAIL_MODE", place.mode.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

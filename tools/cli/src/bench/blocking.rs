@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::sys;
 use indicatif::ProgressBar;
-use warpmail::{Builder, Device, HandlerImage, MailboxOptions, Runtime, SpinBudget, builtin};
+use warpmail::{Builder, Device, HandlerImage, MailboxOptions, Mode, Runtime, SpinBudget, builtin};
 
 use super::gpu::Kernels;
 use super::{Target, median, text};
@@ -268,6 +268,7 @@ impl Beside {
             return Ok(beside);
         }
         let mut graph = Builder::new(device.clone());
+        graph.mode(Mode::Device);
         let idle_spin = (state != "hot").then_some(Duration::from_micros(5));
         graph.budget(SpinBudget { idle_spin, max_wait, ..SpinBudget::default() }).map_err(text)?;
         let host = graph.host("host").map_err(text)?;

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, ModuleOptions, SpinBudget, abi};
+use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, Mode, ModuleOptions, SpinBudget, abi};
 
 use super::gpu::{DeviceMailbox, Kernel, Kernels, Stream, arg};
 use super::{Target, median, percentiles, text, twin};
@@ -147,6 +147,7 @@ impl Bench {
     /// Round trips through an arbiter whose table has `requests` mailboxes from device modules.
     fn grants(&self, requests: u32, servers: Option<u32>, ordered: bool) -> Result<Vec<f64>, String> {
         let mut graph = Builder::new(self.device.clone());
+        graph.mode(Mode::Device);
         if let Some(servers) = servers {
             graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use warpmail::{
-    Builder, Device, Error, HandlerImage, MailboxOptions, Receiver, Runtime, Sender, SpinBudget, Stats, builtin,
+    Builder, Device, Error, HandlerImage, MailboxOptions, Mode, Receiver, Runtime, Sender, SpinBudget, Stats, builtin,
 };
 
 use super::{Target, plot, text};
@@ -65,6 +65,7 @@ struct Cell {
 
 fn relay(device: &Device, budget: SpinBudget) -> Result<(Runtime, Sender, Receiver), Error> {
     let mut graph = Builder::new(device.clone());
+    graph.mode(Mode::Device);
     let servers = if device.info().ordinal.is_some() { SpinBudget::default().servers } else { 0 };
     graph.budget(SpinBudget { servers, ..budget })?;
     let host = graph.host("host")?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::utils::CachePadded;
 use indicatif::ProgressBar;
 use warpmail::{
-    Builder, Device, Error, HandlerImage, MailboxOptions, Receiver, Sender, SpinBudget, builtin, direct_mailbox,
+    Builder, Device, Error, HandlerImage, MailboxOptions, Mode, Receiver, Sender, SpinBudget, builtin, direct_mailbox,
 };
 
 use super::{median, percentiles, text};
@@ -104,6 +104,7 @@ fn direct(device: &Device, rounds: u64) -> Result<Vec<f64>, String> {
 /// Through the arbiter, whose table has `requests` mailboxes from the host; only the last is used.
 fn grants(device: &Device, requests: u32, servers: Option<u32>, rounds: u64) -> Result<Vec<f64>, String> {
     let mut graph = Builder::new(device.clone());
+    graph.mode(Mode::Device);
     if let Some(servers) = servers {
         graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
     }

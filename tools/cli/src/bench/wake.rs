@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use warpmail::{Builder, Device, DeviceBuffer, MailboxId, MailboxOptions, ModuleOptions, Runtime, SpinBudget};
+use warpmail::{Builder, Device, DeviceBuffer, MailboxId, MailboxOptions, Mode, ModuleOptions, Runtime, SpinBudget};
 
 use super::gpu::{Kernels, Mapped, Stream, arg};
 use super::hop::answerers;
@@ -51,6 +51,7 @@ fn parking(micros: u64) -> SpinBudget {
 impl Bench {
     fn answerer(&self, budget: SpinBudget) -> Result<Answerer, String> {
         let mut graph = Builder::new(self.device.clone());
+        graph.mode(Mode::Device);
         graph.budget(budget).map_err(text)?;
         let asker = graph.stream("asker").map_err(text)?;
         let module = graph.resident("answerer", ModuleOptions::handler(STAMP)).map_err(text)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytemuck::Zeroable;
 use warpmail::journal::Log;
-use warpmail::{Builder, Device, Error, MailboxOptions, ModuleId, ModuleOptions, Receiver, Runtime, Sender, Tap};
+use warpmail::{Builder, Device, Error, MailboxOptions, Mode, ModuleId, ModuleOptions, Receiver, Runtime, Sender, Tap};
 
 use crate::budget::BudgetArgs;
 
@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) capacity: u32,
     /// What the arbiter may cost. Results do not depend on it.
     pub(crate) budget: BudgetArgs,
+    /// Who arbitrates. Results do not depend on it.
+    pub(crate) mode: Mode,
 }
 
 impl Options {
@@ -77,6 +79,7 @@ impl Graph {
 /// Builds the graph. With a log its lines and results are kept there.
 pub(crate) fn build(device: &Device, options: &Options, log: Option<Log>) -> Result<Graph, Error> {
     let mut graph = Builder::new(device.clone());
+    graph.mode(options.mode);
     let usual = graph.current_budget().clone();
     graph.budget(options.budget.over(usual, device)?)?;
     let tensors = device.alloc(TENSORS * DIMS)?;

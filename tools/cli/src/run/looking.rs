@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use warpmail::{Device, Error};
+use warpmail::{Device, Error, Mode};
 
 use super::USAGE;
 use super::graph::Options;
@@ -36,6 +36,10 @@ pub(crate) struct Looking {
     /// Where the modules run
     #[arg(long, value_enum, default_value = "auto")]
     backend: Backend,
+    /// Who arbitrates: the device itself, or a thread of the host that launches each grant; the results are the same.
+    /// device unless given here or in WARPMAIL_MODE
+    #[arg(long, value_name = "device|cpu")]
+    mode: Option<Mode>,
     /// CUDA device, if not the first
     #[arg(long, value_name = "N")]
     device: Option<u32>,
@@ -65,24 +69,27 @@ impl Looking {
         })
     }
 
+    /// As given, or as WARPMAIL_MODE says.
+    fn mode(&self) -> Result<Mode, Error> {
+        self.mode.map_or_else(Mode::from_environment, Ok)
+    }
+
     pub(super) fn device(&self) -> Result<Device, Error> {
         let ordinal = self.device.unwrap_or(0);
         match self.backend {
             Backend::Twin => Ok(Device::twin()),
             Backend::Cuda => Device::cuda(ordinal),
-            Backend::Auto => Ok(Device::cuda(ordinal).unwrap_or_else(|reason| {
-                tracing::info!(%reason, "using the CPU twin");
-                Device::twin()
-            })),
+            Backend::Auto => Ok(Device::best_for(ordinal, self.mode()?)),
         }
     }
 
-    pub(super) fn options(&self) -> Options {
-        Options {
+    pub(super) fn options(&self) -> Result<Options, Error> {
+        Ok(Options {
+            mode: self.mode()?,
             threshold: self.threshold,
             emit_all: self.all,
             capacity: self.capacity.unwrap_or(1 << 20),
             budget: self.budget.clone(),
-        }
+        })
     }
 }

@@ -87,7 +87,7 @@ pub(crate) fn execute(args: &Args) -> ExitCode {
 fn run(args: &Args) -> Result<ExitCode, String> {
     let text = |e: Error| e.to_string();
     let device = args.looking.device().map_err(text)?;
-    let mut options = args.looking.options();
+    let mut options = args.looking.options().map_err(text)?;
     let bar = report::progress(|| files::total_bytes(&args.paths), args.looking.quiet);
     let mut keep = |dir: &PathBuf| {
         resume::open(&device, &mut options, (dir, args.checkpoint_every, args.resume), args.looking.capacity)

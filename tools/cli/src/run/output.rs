@@ -148,7 +148,7 @@ impl Output {
             });
             let seconds = summary.elapsed.as_secs_f64();
             let run = json!({
-                "backend": device.backend, "device": device.name, "driver": device.driver,
+                "backend": device.backend, "mode": options.mode, "device": device.name, "driver": device.driver,
                 "commit": warpmail::COMMIT, "interrupted": summary.interrupted, "seconds": seconds,
                 "lines_per_second": account.lines as f64 / seconds, "megabytes_per_second": account.bytes as f64 / seconds / 1e6,
                 "memory_bytes": options.memory_bytes(), "arbiter": summary.stats, "journal": summary.journal,

@@ -91,7 +91,7 @@ pub(crate) fn replay(
 ) -> Result<ExitCode, String> {
     let device = looking.device().map_err(|e| e.to_string())?;
     let json = json.then_some("-".as_ref());
-    let options = looking.options();
+    let options = looking.options().map_err(|e| e.to_string())?;
     let job = Job { command, looking, device: &device, options, json, bar, kept: None, resumed: None };
     let lines = |shared: &Shared, account: &mut Account, post: &mut OnItem<'_>, share: &mut dyn FnMut(&Account)| {
         source(records, shared, account, post, share)

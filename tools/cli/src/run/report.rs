@@ -50,9 +50,10 @@ pub(crate) fn summary(summary: &Summary, account: &Account, options: &Options, d
         account.binary
     );
     eprintln!(
-        "{seconds:.2} s on {} ({}): {:.0} lines/s, {:.1} MB/s; memory for {} lines: {} MiB",
+        "{seconds:.2} s on {} ({}, arbiter on the {}): {:.0} lines/s, {:.1} MB/s; memory for {} lines: {} MiB",
         device.name,
         device.backend,
+        options.mode,
         account.lines as f64 / seconds,
         account.bytes as f64 / seconds / 1e6,
         options.capacity,

@@ -8,7 +8,7 @@ mod reference;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use warpmail::{Device, Error, Rejects};
+use warpmail::{Device, Error, Mode, Rejects};
 
 use crate::budget::BudgetArgs;
 
@@ -32,7 +32,7 @@ impl Sink for Keep {
 }
 
 fn options(capacity: u32) -> Options {
-    Options { threshold: THRESHOLD, emit_all: true, capacity, budget: Default::default() }
+    Options { threshold: THRESHOLD, emit_all: true, capacity, budget: Default::default(), mode: Mode::Device }
 }
 
 fn pipeline(lines: &[Vec<u8>], options: &Options) -> (Vec<Match>, Summary) {
@@ -70,6 +70,19 @@ fn any_number_of_servers_agrees_with_the_reference() {
     let theirs = reference::run(&lines, &options(1000));
     for servers in [0, 1, 3] {
         agrees_with(&theirs, &lines, &Options { budget: BudgetArgs::of_servers(servers), ..options(1000) });
+    }
+}
+
+#[test]
+fn both_modes_agree_with_the_reference() {
+    let lines = corpus::sentences(13, 1500);
+    let theirs = reference::run(&lines, &options(1000));
+    for servers in [1, 3] {
+        agrees_with(
+            &theirs,
+            &lines,
+            &Options { budget: BudgetArgs::of_servers(servers), mode: Mode::Cpu, ..options(1000) },
+        );
     }
 }
 

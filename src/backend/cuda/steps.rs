@@ -1,0 +1,169 @@
+//! Grants of an arbiter on the CPU as short launches: a stream and an event of its own for each server, so that a grant that
+//! has ended is seen by asking its event, without timing and without a wait.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::{result, sys};
+
+use super::{Context, Stream, driver};
+use crate::abi::{self, wm_arbiter_args, wm_step_args, wm_steps};
+use crate::backend::thread::launched;
+use crate::error::{Error, Result};
+
+/// Threads of a step's one block: `warpmail::step_threads`.
+const STEP_THREADS: u32 = 32;
+
+/// An event without timing, of one context.
+struct Event(sys::CUevent);
+
+// SAFETY: the driver's events may be used from any thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    fn new() -> Result<Self> {
+        let mut raw = std::ptr::null_mut();
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: writes one handle; the caller has entered the context.
+        unsafe { sys::cuEventCreate(&mut raw, flags) }.result().map_err(driver("cuEventCreate"))?;
+        Ok(Event(raw))
+    }
+}
+
+/// A server: its grants run on a stream of their own, one at a time.
+struct Lane {
+    stream: Stream,
+    /// Recorded behind each grant.
+    ended: Event,
+    busy: bool,
+}
+
+/// Who runs the grants.
+pub(super) struct Steps {
+    context: Arc<Context>,
+    library: sys::CUlibrary,
+    function: sys::CUfunction,
+    lanes: Vec<Lane>,
+    shared: u32,
+    /// This thread's captures have been relaxed.
+    adopted: bool,
+    /// What went wrong in a call from C.
+    failed: Option<Error>,
+}
+
+// SAFETY: the driver's handles may be used from any thread; `&mut self` keeps the calls apart.
+unsafe impl Send for Steps {}
+
+impl Steps {
+    /// The context has been entered. `library` is this object's to unload.
+    pub(super) fn new(
+        context: Arc<Context>,
+        library: sys::CUlibrary,
+        function: sys::CUfunction,
+        args: &wm_arbiter_args,
+    ) -> Result<Self> {
+        // SAFETY: a pure function of the arguments' counts.
+        let shared = unsafe { abi::wm_host_step_bytes(args) } as u32;
+        let mut steps = Steps { context, library, function, lanes: Vec::new(), shared, adopted: false, failed: None };
+        for _ in 0..args.servers.max(1) {
+            steps.lanes.push(Lane { stream: Stream::new()?, ended: Event::new()?, busy: false });
+        }
+        Ok(steps)
+    }
+
+    /// One launch of the arbiter, on the calling thread.
+    pub(super) fn arbitrate(&mut self, args: &wm_arbiter_args) -> Result<()> {
+        let context = self.context.clone();
+        let _entered = context.enter()?;
+        if !self.adopted {
+            super::relax_captures()?;
+            self.adopted = true;
+        }
+        let calls =
+            wm_steps { context: std::ptr::from_mut(self).cast::<c_void>(), launch: Some(launch), done: Some(done) };
+        // SAFETY: the runtime keeps every table that `args` names alive until this launch has been collected; the calls
+        // come back on this thread, with `self` as their context, and nobody else uses it meanwhile.
+        let status = unsafe { abi::wm_host_cpu_arbiter(args, &calls) };
+        self.failed.take().map_or_else(|| launched(status), Err)
+    }
+
+    fn launch(&mut self, server: usize, args: &wm_step_args, after: usize) -> Result<()> {
+        let behind = self.lanes.get(after).map(|lane| lane.ended.0);
+        let lane = self.lanes.get_mut(server).ok_or_else(|| Error::Failed(format!("there is no server {server}")))?;
+        let stream = lane.stream.0;
+        if let Some(event) = behind {
+            // SAFETY: both were made in this context; the event was recorded when that server's grant was launched.
+            unsafe { sys::cuStreamWaitEvent(stream, event, 0) }.result().map_err(driver("cuStreamWaitEvent"))?;
+        }
+        let mut args = *args;
+        let mut params = [(&raw mut args).cast::<c_void>()];
+        let (grid, block) = ((1, 1, 1), (STEP_THREADS, 1, 1));
+        lane.busy = true;
+        // SAFETY: the kernel takes one wm_step_args by value; the runtime keeps its mailboxes alive until the arbiter has
+        // left, which it does when every grant has ended.
+        unsafe { result::launch_kernel(self.function, grid, block, self.shared, stream, &mut params) }
+            .map_err(driver("cuLaunchKernel"))?;
+        // SAFETY: both were made in this context.
+        unsafe { sys::cuEventRecord(lane.ended.0, stream) }.result().map_err(driver("cuEventRecord"))
+    }
+
+    fn is_done(&mut self, server: usize) -> Result<bool> {
+        let Some(lane) = self.lanes.get_mut(server) else { return Ok(true) };
+        // SAFETY: the event was recorded behind the server's last grant.
+        match unsafe { sys::cuEventQuery(lane.ended.0) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => return Ok(false),
+            other => other.result().map_err(driver("cuEventQuery"))?,
+        }
+        lane.busy = false;
+        Ok(true)
+    }
+}
+
+/// # Safety
+/// `context` is the `Steps` whose `arbitrate` is running on this thread; `args` can be read.
+unsafe extern "C" fn launch(context: *mut c_void, server: u32, args: *const wm_step_args, after: u32) -> i32 {
+    // SAFETY: the caller's word.
+    let (steps, args) = unsafe { (&mut *context.cast::<Steps>(), &*args) };
+    match steps.launch(server as usize, args, after as usize) {
+        Ok(()) => 1,
+        Err(e) => {
+            steps.failed = Some(e);
+            0
+        }
+    }
+}
+
+/// # Safety
+/// As for `launch`.
+unsafe extern "C" fn done(context: *mut c_void, server: u32) -> i32 {
+    // SAFETY: the caller's word.
+    let steps = unsafe { &mut *context.cast::<Steps>() };
+    match steps.is_done(server as usize) {
+        Ok(done) => i32::from(done),
+        Err(e) => {
+            steps.failed = Some(e);
+            -1
+        }
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        let context = self.context.clone();
+        let Ok(_entered) = context.enter() else { return };
+        let servers = 0..self.lanes.len();
+        // A grant that does not end keeps what it uses: freeing it would wait for the grant without a bound.
+        if servers.into_iter().any(|s| self.lanes[s].busy && !matches!(self.is_done(s), Ok(true))) {
+            tracing::warn!("a grant has not ended; its stream and code are kept");
+            return;
+        }
+        // SAFETY: nothing is enqueued any more, and all were made for this object.
+        unsafe {
+            for lane in self.lanes.drain(..) {
+                let _ = sys::cuEventDestroy_v2(lane.ended.0);
+                let _ = result::stream::destroy(lane.stream.0);
+            }
+            let _ = sys::cuLibraryUnload(self.library);
+        }
+    }
+}
