@@ -189,6 +189,20 @@ impl Receiver {
         Some((field(abi::WM_HEAD_LEN_SHIFT).into(), field(abi::WM_HEAD_TYPE_SHIFT)))
     }
 
+    /// Waits up to `bound` until the next record has begun to arrive.
+    pub(crate) fn wait_ready(&self, bound: Duration) -> Result<()> {
+        let until = Instant::now() + bound;
+        let mut pause = Pause::new();
+        while !self.is_ready() {
+            self.check_alive()?;
+            if Instant::now() >= until {
+                return Err(self.waited(bound));
+            }
+            pause.wait();
+        }
+        Ok(())
+    }
+
     /// That nothing came within `bound`.
     pub(crate) fn waited(&self, bound: Duration) -> Error {
         let mailbox = self.mailbox_id();

@@ -59,6 +59,21 @@ pub struct warpmail_receiver {
     _unused: [u8; 0],
 }
 #[repr(C)]
+#[derive(Debug)]
+pub struct warpmail_pool {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug)]
+pub struct warpmail_tensor {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug)]
+pub struct warpmail_lease {
+    _unused: [u8; 0],
+}
+#[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct warpmail_mailbox_options {
     pub struct_size: u32,
@@ -187,6 +202,73 @@ impl Default for warpmail_image_options {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct warpmail_pool_options {
+    pub struct_size: u32,
+    pub leases: u32,
+    pub limit_bytes: u64,
+    pub poison: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of warpmail_pool_options"][::core::mem::size_of::<warpmail_pool_options>() - 24usize];
+    ["Alignment of warpmail_pool_options"][::core::mem::align_of::<warpmail_pool_options>() - 8usize];
+    ["Offset of field: warpmail_pool_options::struct_size"]
+        [::core::mem::offset_of!(warpmail_pool_options, struct_size) - 0usize];
+    ["Offset of field: warpmail_pool_options::leases"][::core::mem::offset_of!(warpmail_pool_options, leases) - 4usize];
+    ["Offset of field: warpmail_pool_options::limit_bytes"]
+        [::core::mem::offset_of!(warpmail_pool_options, limit_bytes) - 8usize];
+    ["Offset of field: warpmail_pool_options::poison"]
+        [::core::mem::offset_of!(warpmail_pool_options, poison) - 16usize];
+    ["Offset of field: warpmail_pool_options::reserved"]
+        [::core::mem::offset_of!(warpmail_pool_options, reserved) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct warpmail_tensor_options {
+    pub struct_size: u32,
+    pub ndim: u32,
+    pub shape: *const i64,
+    pub strides: *const i64,
+    pub byte_offset: u64,
+    pub dtype_code: u8,
+    pub dtype_bits: u8,
+    pub dtype_lanes: u16,
+    pub flags: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of warpmail_tensor_options"][::core::mem::size_of::<warpmail_tensor_options>() - 40usize];
+    ["Alignment of warpmail_tensor_options"][::core::mem::align_of::<warpmail_tensor_options>() - 8usize];
+    ["Offset of field: warpmail_tensor_options::struct_size"]
+        [::core::mem::offset_of!(warpmail_tensor_options, struct_size) - 0usize];
+    ["Offset of field: warpmail_tensor_options::ndim"][::core::mem::offset_of!(warpmail_tensor_options, ndim) - 4usize];
+    ["Offset of field: warpmail_tensor_options::shape"]
+        [::core::mem::offset_of!(warpmail_tensor_options, shape) - 8usize];
+    ["Offset of field: warpmail_tensor_options::strides"]
+        [::core::mem::offset_of!(warpmail_tensor_options, strides) - 16usize];
+    ["Offset of field: warpmail_tensor_options::byte_offset"]
+        [::core::mem::offset_of!(warpmail_tensor_options, byte_offset) - 24usize];
+    ["Offset of field: warpmail_tensor_options::dtype_code"]
+        [::core::mem::offset_of!(warpmail_tensor_options, dtype_code) - 32usize];
+    ["Offset of field: warpmail_tensor_options::dtype_bits"]
+        [::core::mem::offset_of!(warpmail_tensor_options, dtype_bits) - 33usize];
+    ["Offset of field: warpmail_tensor_options::dtype_lanes"]
+        [::core::mem::offset_of!(warpmail_tensor_options, dtype_lanes) - 34usize];
+    ["Offset of field: warpmail_tensor_options::flags"]
+        [::core::mem::offset_of!(warpmail_tensor_options, flags) - 36usize];
+};
+impl Default for warpmail_tensor_options {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct warpmail_stats {
     pub struct_size: u32,
     pub modules: u32,
@@ -286,6 +368,43 @@ const _: () = {
         [::core::mem::offset_of!(warpmail_mailbox_stats, consumed) - 16usize];
     ["Offset of field: warpmail_mailbox_stats::depth_max"]
         [::core::mem::offset_of!(warpmail_mailbox_stats, depth_max) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct warpmail_pool_stats {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub limit: u64,
+    pub used: u64,
+    pub peak: u64,
+    pub kept: u64,
+    pub adopted: u64,
+    pub open: u64,
+    pub opened: u64,
+    pub closed: u64,
+    pub released_twice: u64,
+    pub stale: u64,
+    pub refused: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of warpmail_pool_stats"][::core::mem::size_of::<warpmail_pool_stats>() - 96usize];
+    ["Alignment of warpmail_pool_stats"][::core::mem::align_of::<warpmail_pool_stats>() - 8usize];
+    ["Offset of field: warpmail_pool_stats::struct_size"]
+        [::core::mem::offset_of!(warpmail_pool_stats, struct_size) - 0usize];
+    ["Offset of field: warpmail_pool_stats::reserved"][::core::mem::offset_of!(warpmail_pool_stats, reserved) - 4usize];
+    ["Offset of field: warpmail_pool_stats::limit"][::core::mem::offset_of!(warpmail_pool_stats, limit) - 8usize];
+    ["Offset of field: warpmail_pool_stats::used"][::core::mem::offset_of!(warpmail_pool_stats, used) - 16usize];
+    ["Offset of field: warpmail_pool_stats::peak"][::core::mem::offset_of!(warpmail_pool_stats, peak) - 24usize];
+    ["Offset of field: warpmail_pool_stats::kept"][::core::mem::offset_of!(warpmail_pool_stats, kept) - 32usize];
+    ["Offset of field: warpmail_pool_stats::adopted"][::core::mem::offset_of!(warpmail_pool_stats, adopted) - 40usize];
+    ["Offset of field: warpmail_pool_stats::open"][::core::mem::offset_of!(warpmail_pool_stats, open) - 48usize];
+    ["Offset of field: warpmail_pool_stats::opened"][::core::mem::offset_of!(warpmail_pool_stats, opened) - 56usize];
+    ["Offset of field: warpmail_pool_stats::closed"][::core::mem::offset_of!(warpmail_pool_stats, closed) - 64usize];
+    ["Offset of field: warpmail_pool_stats::released_twice"]
+        [::core::mem::offset_of!(warpmail_pool_stats, released_twice) - 72usize];
+    ["Offset of field: warpmail_pool_stats::stale"][::core::mem::offset_of!(warpmail_pool_stats, stale) - 80usize];
+    ["Offset of field: warpmail_pool_stats::refused"][::core::mem::offset_of!(warpmail_pool_stats, refused) - 88usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -642,4 +761,160 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn warpmail_receiver_destroy(receiver: *mut warpmail_receiver) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_pool_new(
+        device: *mut warpmail_device,
+        options: *const warpmail_pool_options,
+        out: *mut *mut warpmail_pool,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_pool_alloc(
+        pool: *mut warpmail_pool,
+        label: *const ::core::ffi::c_char,
+        options: *const warpmail_tensor_options,
+        bound_ns: u64,
+        out: *mut *mut warpmail_tensor,
+    ) -> warpmail_status;
+}
+pub type warpmail_released_fn = ::core::option::Option<unsafe extern "C" fn(user: *mut ::core::ffi::c_void)>;
+unsafe extern "C" {
+    pub fn warpmail_pool_adopt(
+        pool: *mut warpmail_pool,
+        label: *const ::core::ffi::c_char,
+        address: u64,
+        options: *const warpmail_tensor_options,
+        released: warpmail_released_fn,
+        user: *mut ::core::ffi::c_void,
+        out: *mut *mut warpmail_tensor,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_pool_collect(pool: *mut warpmail_pool, freed: *mut u64) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_pool_trim(pool: *mut warpmail_pool) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_pool_leases(pool: *mut warpmail_pool, out: *mut wm_leases) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_pool_claim(
+        pool: *mut warpmail_pool,
+        descriptor: *const wm_tensor,
+        out: *mut *mut warpmail_lease,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_pool_stats_get(pool: *mut warpmail_pool, stats: *mut warpmail_pool_stats) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_pool_holders_json(
+        pool: *mut warpmail_pool,
+        text: *mut ::core::ffi::c_char,
+        size: usize,
+        needed: *mut usize,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_pool_destroy(pool: *mut warpmail_pool) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_builder_pool(builder: *mut warpmail_builder, pool: *mut warpmail_pool) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_sender_attach_pool(sender: *mut warpmail_sender, pool: *mut warpmail_pool) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_receiver_attach_pool(receiver: *mut warpmail_receiver, pool: *mut warpmail_pool)
+    -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_runtime_recall_tensors(runtime: *mut warpmail_runtime, leases: *mut u64) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_tensor_descriptor(tensor: *mut warpmail_tensor, out: *mut wm_tensor) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_tensor_upload(
+        tensor: *mut warpmail_tensor,
+        from: *const ::core::ffi::c_void,
+        bytes: usize,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_tensor_download(
+        tensor: *mut warpmail_tensor,
+        into: *mut ::core::ffi::c_void,
+        bytes: usize,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_tensor_lease(
+        tensor: *mut warpmail_tensor,
+        readers: u32,
+        out: *mut *mut warpmail_lease,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_tensor_destroy(tensor: *mut warpmail_tensor) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_lease_descriptor(lease: *mut warpmail_lease, out: *mut wm_tensor) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_lease_upload(
+        lease: *mut warpmail_lease,
+        from: *const ::core::ffi::c_void,
+        bytes: usize,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_lease_download(
+        lease: *mut warpmail_lease,
+        into: *mut ::core::ffi::c_void,
+        bytes: usize,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_lease_part(
+        lease: *mut warpmail_lease,
+        readers: u32,
+        out: *mut *mut warpmail_lease,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_lease_tensor(lease: *mut warpmail_lease, out: *mut *mut warpmail_tensor) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_lease_destroy(lease: *mut warpmail_lease) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_lease_release(lease: *mut warpmail_lease) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_lease_release_on(lease: *mut warpmail_lease, stream: u64) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_lease_into_raw(lease: *mut warpmail_lease, out: *mut wm_tensor) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_sender_post(
+        sender: *mut warpmail_sender,
+        lease: *mut warpmail_lease,
+        note: *const ::core::ffi::c_void,
+        len: usize,
+        bound_ns: u64,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_receiver_take(
+        receiver: *mut warpmail_receiver,
+        note: *mut ::core::ffi::c_void,
+        size: usize,
+        note_bytes: *mut usize,
+        bound_ns: u64,
+        out: *mut *mut warpmail_lease,
+    ) -> warpmail_status;
 }

@@ -8,6 +8,7 @@ use crate::device::Device;
 use crate::graph::Builder;
 use crate::image::HandlerImage;
 use crate::port::{Receiver, Sender};
+use crate::tensor::{Lease, Pool, Tensor};
 
 /// What a handle says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +20,23 @@ pub(super) enum Kind {
     Runtime,
     Sender,
     Receiver,
+    Pool,
+    Tensor,
+    Lease,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Device, Kind::Image, Kind::Builder, Kind::Runtime, Kind::Sender, Kind::Receiver];
+    const ALL: [Kind; 9] = [
+        Kind::Device,
+        Kind::Image,
+        Kind::Builder,
+        Kind::Runtime,
+        Kind::Sender,
+        Kind::Receiver,
+        Kind::Pool,
+        Kind::Tensor,
+        Kind::Lease,
+    ];
 
     pub(super) fn from_bits(bits: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|k| *k as u64 == bits)
@@ -36,6 +50,9 @@ impl Kind {
             Kind::Runtime => "warpmail_runtime",
             Kind::Sender => "warpmail_sender",
             Kind::Receiver => "warpmail_receiver",
+            Kind::Pool => "warpmail_pool",
+            Kind::Tensor => "warpmail_tensor",
+            Kind::Lease => "warpmail_lease",
         }
     }
 }
@@ -48,6 +65,9 @@ pub(super) enum Object {
     Runtime(Arc<Cell>),
     Sender(Box<Sender>),
     Receiver(Box<Receiver>),
+    Pool(Pool),
+    Tensor(Box<Tensor>),
+    Lease(Box<Lease>),
 }
 
 /// An opaque type of the header.
@@ -82,6 +102,9 @@ handles! {
     warpmail_runtime: Runtime(Arc<Cell>), shared true;
     warpmail_sender: Sender(Sender), shared false;
     warpmail_receiver: Receiver(Receiver), shared false;
+    warpmail_pool: Pool(Pool), shared true;
+    warpmail_tensor: Tensor(Tensor), shared false;
+    warpmail_lease: Lease(Lease), shared false;
 }
 
 // An id is 64 bits in the shape of a pointer.

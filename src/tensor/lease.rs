@@ -152,6 +152,11 @@ impl Lease {
         verdict.map(|()| Lease { core: Some(core.clone()), descriptor })
     }
 
+    /// What is left in the place of a lease that went elsewhere.
+    pub(crate) fn nothing() -> Self {
+        Lease { core: None, descriptor: TensorDescriptor(abi::wm_tensor::default()) }
+    }
+
     /// What it is and where, with the lease's row, epoch and shares.
     pub fn descriptor(&self) -> &TensorDescriptor {
         &self.descriptor

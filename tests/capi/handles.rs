@@ -3,7 +3,7 @@
 use std::ptr::null_mut;
 
 use warpmail::Device;
-use warpmail::abi::{WM_BAD_ARGUMENT, wm_mailbox};
+use warpmail::abi::{WM_BAD_ARGUMENT, wm_leases, wm_mailbox, wm_tensor};
 
 use crate::sys::*;
 use crate::{BOUND, Outcome, Shared, device, expect, handle, is, made, name, ok};
@@ -19,10 +19,11 @@ macro_rules! calls {
 
 const NAME: *const std::ffi::c_char = c"x".as_ptr();
 
-const DEVICE: [Call<warpmail_device>; 4] = calls![
+const DEVICE: [Call<warpmail_device>; 5] = calls![
     warpmail_device_json([0; 4096].as_mut_ptr(), 4096, null_mut()),
     warpmail_builder_new(&mut null_mut()),
     warpmail_direct_mailbox(std::ptr::null(), &mut null_mut(), &mut null_mut()),
+    warpmail_pool_new(std::ptr::null(), &mut null_mut()),
     warpmail_device_destroy(),
 ];
 const BUILDER: [Call<warpmail_builder>; 9] = calls![
@@ -33,6 +34,7 @@ const BUILDER: [Call<warpmail_builder>; 9] = calls![
     warpmail_builder_mailbox(0, 0, std::ptr::null(), &mut 0),
     warpmail_builder_state_memory(0, NAME, 4096, 8, &mut 0),
     warpmail_builder_pointer(0, 0, 0),
+    warpmail_builder_pool(null_mut()),
     warpmail_builder_build(null_mut(), &mut null_mut()),
     warpmail_builder_destroy(),
 ];
@@ -55,23 +57,57 @@ const RUNTIME: [Call<warpmail_runtime>; 19] = calls![
     warpmail_runtime_stats_json([0; 4096].as_mut_ptr(), 4096, null_mut()),
     warpmail_runtime_sender(0, &mut null_mut()),
     warpmail_runtime_receiver(0, &mut null_mut()),
+    warpmail_runtime_recall_tensors(null_mut()),
     warpmail_runtime_destroy(),
 ];
-const SENDER: [Call<warpmail_sender>; 6] = calls![
+const SENDER: [Call<warpmail_sender>; 8] = calls![
     warpmail_sender_try_push(0, null_mut(), 0),
     warpmail_sender_push(0, null_mut(), 0, BOUND),
     warpmail_sender_try_push_batch(0, null_mut(), 1, 0, &mut 0),
     warpmail_sender_payload_bytes(&mut 0),
     warpmail_sender_pushed(&mut 0),
+    warpmail_sender_attach_pool(null_mut()),
+    warpmail_sender_post(null_mut(), null_mut(), 0, 0),
     warpmail_sender_destroy(),
 ];
-const RECEIVER: [Call<warpmail_receiver>; 6] = calls![
+const RECEIVER: [Call<warpmail_receiver>; 8] = calls![
     warpmail_receiver_try_pop(null_mut(), 0, &mut warpmail_record::default()),
     warpmail_receiver_pop(null_mut(), 0, &mut warpmail_record::default(), BOUND),
     warpmail_receiver_try_pop_batch([0u8; 8].as_mut_ptr().cast(), 8, 1, &mut warpmail_record::default(), &mut 0),
     warpmail_receiver_is_ready(&mut 0),
     warpmail_receiver_popped(&mut 0),
+    warpmail_receiver_attach_pool(null_mut()),
+    warpmail_receiver_take(null_mut(), 0, &mut 0, 0, &mut null_mut()),
     warpmail_receiver_destroy(),
+];
+const POOL: [Call<warpmail_pool>; 9] = calls![
+    warpmail_pool_alloc(NAME, std::ptr::null(), 0, &mut null_mut()),
+    warpmail_pool_adopt(NAME, 64, std::ptr::null(), None, null_mut(), &mut null_mut()),
+    warpmail_pool_collect(null_mut()),
+    warpmail_pool_trim(),
+    warpmail_pool_leases(&mut wm_leases::default()),
+    warpmail_pool_claim(&wm_tensor::default(), &mut null_mut()),
+    warpmail_pool_stats_get(&mut warpmail_pool_stats::default()),
+    warpmail_pool_holders_json([0; 4096].as_mut_ptr(), 4096, null_mut()),
+    warpmail_pool_destroy(),
+];
+const TENSOR: [Call<warpmail_tensor>; 5] = calls![
+    warpmail_tensor_descriptor(&mut wm_tensor::default()),
+    warpmail_tensor_upload(null_mut(), 0),
+    warpmail_tensor_download(null_mut(), 0),
+    warpmail_tensor_lease(1, &mut null_mut()),
+    warpmail_tensor_destroy(),
+];
+const LEASE: [Call<warpmail_lease>; 9] = calls![
+    warpmail_lease_descriptor(&mut wm_tensor::default()),
+    warpmail_lease_upload(null_mut(), 0),
+    warpmail_lease_download(null_mut(), 0),
+    warpmail_lease_part(1, &mut null_mut()),
+    warpmail_lease_tensor(&mut null_mut()),
+    warpmail_lease_destroy(),
+    warpmail_lease_release(),
+    warpmail_lease_release_on(0),
+    warpmail_lease_into_raw(&mut wm_tensor::default()),
 ];
 const IMAGE: [Call<warpmail_image>; 1] = calls![warpmail_image_destroy()];
 
@@ -93,7 +129,10 @@ fn everywhere(id: usize, wanted: i32, words: &[&str]) -> Outcome {
     all(&BUILDER, id as *mut _, wanted, words)?;
     all(&RUNTIME, id as *mut _, wanted, words)?;
     all(&SENDER, id as *mut _, wanted, words)?;
-    all(&RECEIVER, id as *mut _, wanted, words)
+    all(&RECEIVER, id as *mut _, wanted, words)?;
+    all(&POOL, id as *mut _, wanted, words)?;
+    all(&TENSOR, id as *mut _, wanted, words)?;
+    all(&LEASE, id as *mut _, wanted, words)
 }
 
 pub(crate) fn null_is_refused_everywhere(on: &Device) -> Outcome {

@@ -9,6 +9,7 @@ mod handles;
 mod life;
 mod structs;
 mod sys;
+mod tensor;
 
 use std::ffi::CStr;
 use std::process::ExitCode;
@@ -66,6 +67,10 @@ pub(crate) fn device(device: &Device) -> Result<*mut warpmail_device, String> {
     })
 }
 
+pub(crate) fn text(e: warpmail::Error) -> String {
+    e.to_string()
+}
+
 /// A pointer that may go to another thread: handles may.
 pub(crate) struct Shared<T>(pub(crate) *mut T);
 unsafe impl<T> Send for Shared<T> {}
@@ -99,6 +104,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_journal_keeps_what_passes", life::a_journal_keeps_what_passes),
     ("a_checkpoint_brings_states_back", checkpoint::brings_states_back),
     ("checkpoints_refuse_what_cannot_be", checkpoint::refuse_what_cannot_be),
+    ("tensors_travel_through_a_graph", tensor::travel_through_a_graph),
+    ("ends_of_tensors_say_what_is_wrong", tensor::ends_say_what_is_wrong),
+    ("pools_say_what_is_wrong", tensor::pools_say_what_is_wrong),
+    ("adopted_memory_is_told_when_free", tensor::adopted_memory_is_told_when_free),
     ("states_only_at_rest", life::states_only_at_rest),
     ("stop_is_bounded_and_names_the_stuck", life::stop_is_bounded_and_names_the_stuck),
     ("a_failed_launch_is_told", life::a_failed_launch_is_told),

@@ -12,7 +12,8 @@
  * is destroyed once by its own function, in any order: what is still needed lives on.
  *
  * Threads, by handle:
- *   device, image               any number of threads at the same time
+ *   device, image, pool         any number of threads at the same time
+ *   tensor, lease               one thread at a time, as a builder
  *   builder, sender, receiver   one thread at a time; a second at the same moment gets WARPMAIL_BUSY and changes
  * nothing runtime                     state, failure, statistics and warpmail_handle: at any time. The others: one
  * thread at a time; calls with a bound wait for their turn within it, those without get WARPMAIL_BUSY
@@ -80,6 +81,9 @@ typedef struct warpmail_builder warpmail_builder;
 typedef struct warpmail_runtime warpmail_runtime;
 typedef struct warpmail_sender warpmail_sender;
 typedef struct warpmail_receiver warpmail_receiver;
+typedef struct warpmail_pool warpmail_pool;
+typedef struct warpmail_tensor warpmail_tensor;
+typedef struct warpmail_lease warpmail_lease;
 
 /*
  * Options. The first member is the size of the struct as the caller was compiled: start from the _INIT macro. A struct
@@ -139,6 +143,30 @@ typedef struct warpmail_image_options {
 } warpmail_image_options;
 #define WARPMAIL_IMAGE_OPTIONS_INIT {sizeof(warpmail_image_options), WM_ABI_VERSION, NULL, NULL, 0, NULL, NULL}
 
+/* What a pool may use. */
+typedef struct warpmail_pool_options {
+    uint32_t struct_size;
+    uint32_t leases;      /* that may be open at the same time: 1 to 2^20 */
+    uint64_t limit_bytes; /* of device memory, above 0; adopted memory is not counted */
+    uint32_t poison;      /* 1: debug mode, freed memory is filled with WM_POISON_BYTE and watched; slow */
+    uint32_t reserved;
+} warpmail_pool_options;
+#define WARPMAIL_POOL_OPTIONS_INIT {sizeof(warpmail_pool_options), 4096, 0, 0, 0}
+
+/* What a tensor is. Types are those of DLPack; the initial one is a byte. */
+typedef struct warpmail_tensor_options {
+    uint32_t struct_size;
+    uint32_t ndim;          /* at most WM_MAX_DIMS */
+    const int64_t* shape;   /* ndim of them, none 0; null with ndim 0: a scalar */
+    const int64_t* strides; /* ndim of them, in elements, none negative; null: row-major without gaps */
+    uint64_t byte_offset;   /* from the memory's address to the first element */
+    uint8_t dtype_code;     /* DLDataTypeCode */
+    uint8_t dtype_bits;     /* a multiple of 8 */
+    uint16_t dtype_lanes;
+    uint32_t flags; /* WM_TENSOR_READ_ONLY or 0 */
+} warpmail_tensor_options;
+#define WARPMAIL_TENSOR_OPTIONS_INIT {sizeof(warpmail_tensor_options), 0, NULL, NULL, 0, 1, 8, 1, 0}
+
 /*
  * Statistics, filled by the library. The caller sets struct_size to the size it was compiled with; the library sets it
  * to the bytes that it has filled, which are fewer when the library is the older.
@@ -186,6 +214,23 @@ typedef struct warpmail_mailbox_stats {
     uint64_t depth_max; /* the most records that the arbiter saw waiting */
 } warpmail_mailbox_stats;
 #define WARPMAIL_MAILBOX_STATS_INIT {sizeof(warpmail_mailbox_stats), 0, 0, 0, 0}
+
+typedef struct warpmail_pool_stats {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t limit;          /* bytes that the pool may use */
+    uint64_t used;           /* of them, in blocks that something holds */
+    uint64_t peak;           /* the most that was */
+    uint64_t kept;           /* in free blocks, for later */
+    uint64_t adopted;        /* bytes of others' memory */
+    uint64_t open;           /* leases now */
+    uint64_t opened;         /* since the beginning */
+    uint64_t closed;         /* of those, ended */
+    uint64_t released_twice; /* releases of this process that were refused */
+    uint64_t stale;          /* descriptors that were refused here */
+    uint64_t refused;        /* allocations for which there was no room */
+} warpmail_pool_stats;
+#define WARPMAIL_POOL_STATS_INIT {sizeof(warpmail_pool_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* What a pop reports; the payload is in the caller's buffer. */
 typedef struct warpmail_record {
@@ -377,6 +422,90 @@ warpmail_status warpmail_receiver_is_ready(warpmail_receiver* receiver, int32_t*
 /* Records popped so far. */
 warpmail_status warpmail_receiver_popped(warpmail_receiver* receiver, uint64_t* records);
 warpmail_status warpmail_receiver_destroy(warpmail_receiver* receiver);
+
+/*
+ * Tensors by pointer: docs/tensors.md. A tensor is a hold on memory of a pool; a lease is the right of 1 to
+ * WM_MAX_SHARES readers to use it until each has released it. Handles end with their destroy, which only notes it: what
+ * came free is collected by the next call with any pool of the process, and that call also calls the callbacks of
+ * adopted memory, on its own thread.
+ */
+
+/* A pool of device memory; nothing is taken yet. */
+warpmail_status warpmail_pool_new(warpmail_device* device, const warpmail_pool_options* options, warpmail_pool** out);
+/* Memory for a tensor, with any content, waiting up to `bound_ns` for room. WARPMAIL_POOL_FULL: the message says who
+ * holds what, by the labels. */
+warpmail_status warpmail_pool_alloc(warpmail_pool* pool, const char* label, const warpmail_tensor_options* options,
+                                    uint64_t bound_ns, warpmail_tensor** out);
+/* Called once when no tensor and no lease holds adopted memory any more, inside a later call with a pool. */
+typedef void (*warpmail_released_fn)(void* user);
+/* Takes in memory of the caller's: it stays as it is until `released` (may be null: then for good) is called. On a GPU
+ * it must be memory of the pool's device, else WARPMAIL_REFUSED. */
+warpmail_status warpmail_pool_adopt(warpmail_pool* pool, const char* label, uint64_t address,
+                                    const warpmail_tensor_options* options, warpmail_released_fn released, void* user,
+                                    warpmail_tensor** out);
+/* Collects all that came free; *freed (may be null) is the number of blocks. */
+warpmail_status warpmail_pool_collect(warpmail_pool* pool, uint64_t* freed);
+/* Collects, and gives the memory that is kept for later back to the device. */
+warpmail_status warpmail_pool_trim(warpmail_pool* pool);
+/* The lease table as kernels use it, see warpmail/device.hpp. Valid while the pool, or a tensor or lease of it, lives.
+ */
+warpmail_status warpmail_pool_leases(warpmail_pool* pool, wm_leases* out);
+/* The lease of a descriptor that came by another way than a take. WM_STALE_LEASE: released, ended, or held by this
+ * process already. */
+warpmail_status warpmail_pool_claim(warpmail_pool* pool, const wm_tensor* descriptor, warpmail_lease** out);
+warpmail_status warpmail_pool_stats_get(warpmail_pool* pool, warpmail_pool_stats* stats);
+/* Who holds what, the largest first, as JSON. A text function, as warpmail_probe_json. */
+warpmail_status warpmail_pool_holders_json(warpmail_pool* pool, char* text, size_t size, size_t* needed);
+/* The memory lives on while a tensor, a lease or a runtime needs it. */
+warpmail_status warpmail_pool_destroy(warpmail_pool* pool);
+
+/* The pool of a graph's tensors: its handlers check and release leases of it, its ends post and take them. */
+warpmail_status warpmail_builder_pool(warpmail_builder* builder, warpmail_pool* pool);
+/* The same for the ends of a mailbox without an arbiter. */
+warpmail_status warpmail_sender_attach_pool(warpmail_sender* sender, warpmail_pool* pool);
+warpmail_status warpmail_receiver_attach_pool(warpmail_receiver* receiver, warpmail_pool* pool);
+/* After the stop: gives back the leases of records that nobody took, and those that handlers had not released; *leases
+ * (may be null) is their number. */
+warpmail_status warpmail_runtime_recall_tensors(warpmail_runtime* runtime, uint64_t* leases);
+
+/* What and where it is; names no lease. */
+warpmail_status warpmail_tensor_descriptor(warpmail_tensor* tensor, wm_tensor* out);
+/* Copies exactly the tensor's bytes in, or out; for tensors without gaps that nobody else uses meanwhile. */
+warpmail_status warpmail_tensor_upload(warpmail_tensor* tensor, const void* from, size_t bytes);
+warpmail_status warpmail_tensor_download(warpmail_tensor* tensor, void* into, size_t bytes);
+/* Opens a lease for 1 to WM_MAX_SHARES readers. Each must release once. */
+warpmail_status warpmail_tensor_lease(warpmail_tensor* tensor, uint32_t readers, warpmail_lease** out);
+warpmail_status warpmail_tensor_destroy(warpmail_tensor* tensor);
+
+/* What, where, and which lease. */
+warpmail_status warpmail_lease_descriptor(warpmail_lease* lease, wm_tensor* out);
+/* As for tensors; an upload into a read-only one is refused. */
+warpmail_status warpmail_lease_upload(warpmail_lease* lease, const void* from, size_t bytes);
+warpmail_status warpmail_lease_download(warpmail_lease* lease, void* into, size_t bytes);
+/* Takes some of its readers off, at least one and not all, as a lease of their own. */
+warpmail_status warpmail_lease_part(warpmail_lease* lease, uint32_t readers, warpmail_lease** out);
+/* A tensor over the same memory, which keeps it beyond the lease. */
+warpmail_status warpmail_lease_tensor(warpmail_lease* lease, warpmail_tensor** out);
+/* These four end the handle. A destroy gives the shares back at the next collect; release does it now, and is
+ * WM_STALE_LEASE if a reader on the device had released them: the handle is gone then, too. release_on gives them back
+ * when `stream` (a CUstream; 0 on the twin) has done what is on it at the next collect. into_raw leaves them to kernels
+ * of the caller's, which call lease_release. */
+warpmail_status warpmail_lease_destroy(warpmail_lease* lease);
+warpmail_status warpmail_lease_release(warpmail_lease* lease);
+warpmail_status warpmail_lease_release_on(warpmail_lease* lease, uint64_t stream);
+warpmail_status warpmail_lease_into_raw(warpmail_lease* lease, wm_tensor* out);
+
+/* Posts a lease: a record of type WM_TYPE_TENSOR with the descriptor, and `len` bytes of the caller's behind it. After
+ * WM_OK the handle is gone, and the reader has to release; after anything else it is as it was. WM_FULL with a bound of
+ * 0, else WM_TIMEOUT. */
+warpmail_status warpmail_sender_post(warpmail_sender* sender, warpmail_lease* lease, const void* note, size_t len,
+                                     uint64_t bound_ns);
+/* Takes the next record, which must carry a tensor: its lease, and the bytes behind the descriptor into `note`. Leave
+ * the record where it is: WM_EMPTY with a bound of 0, else WM_TIMEOUT; WM_BAD_TYPE, no tensor; WM_TOO_SMALL,
+ * *note_bytes says what `note` must hold. Drop it: WM_STALE_LEASE, WARPMAIL_REFUSED and WM_BAD_LENGTH, a descriptor
+ * that cannot be. */
+warpmail_status warpmail_receiver_take(warpmail_receiver* receiver, void* note, size_t size, size_t* note_bytes,
+                                       uint64_t bound_ns, warpmail_lease** out);
 
 #ifdef __cplusplus
 }
