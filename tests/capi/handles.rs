@@ -26,7 +26,7 @@ const DEVICE: [Call<warpmail_device>; 5] = calls![
     warpmail_pool_new(std::ptr::null(), &mut null_mut()),
     warpmail_device_destroy(),
 ];
-const BUILDER: [Call<warpmail_builder>; 9] = calls![
+const BUILDER: [Call<warpmail_builder>; 10] = calls![
     warpmail_builder_resident(NAME, std::ptr::null(), &mut 0),
     warpmail_builder_host(NAME, &mut 0),
     warpmail_builder_stream(NAME, &mut 0),
@@ -38,7 +38,7 @@ const BUILDER: [Call<warpmail_builder>; 9] = calls![
     warpmail_builder_build(null_mut(), &mut null_mut()),
     warpmail_builder_destroy(),
 ];
-const RUNTIME: [Call<warpmail_runtime>; 19] = calls![
+const RUNTIME: [Call<warpmail_runtime>; 20] = calls![
     warpmail_runtime_start(),
     warpmail_runtime_stop(BOUND),
     warpmail_runtime_drain(BOUND),
