@@ -1,6 +1,7 @@
 //! What the runtime needs of a machine: memory, copies, launches. Two implementations: `cuda` and `twin`.
 
 pub(crate) mod cuda;
+pub(crate) mod host_doors;
 mod thread;
 pub(crate) mod twin;
 
@@ -68,14 +69,27 @@ pub(crate) trait Blocks: Send + std::fmt::Debug {
     fn trim(&mut self, keep: usize);
 }
 
+/// A word of pinned memory that a launch waits for: it is open when it is not 0.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Door {
+    /// Its device address.
+    pub(crate) device: u64,
+    /// Where the host sees it.
+    pub(crate) host: u64,
+}
+
 /// The arbiter's queue of launches: they run one after the other.
 pub(crate) trait Launches: Send {
     /// Called once by the thread that makes all other calls.
     fn adopt_thread(&mut self) -> Result<()>;
-    /// Enqueues one launch, behind a wait until the word at `door`, if one is given, is not 0.
-    fn launch(&mut self, args: &wm_arbiter_args, door: Option<u64>) -> Result<()>;
+    /// Enqueues one launch, behind a wait until `door`, if one is given, is open.
+    fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()>;
     /// Launches that have not ended, or that had not when last some had: 0 only if all have.
     fn outstanding(&mut self) -> Result<usize>;
     /// Waits until none is outstanding, or fewer than before, or until the bound; then says how many are.
     fn wait(&mut self, bound: Duration) -> Result<usize>;
+    /// Where the host is who lets launches in: lets in whom it can, and says how soon to look again, if any wait.
+    fn watch(&mut self) -> Result<Option<Duration>> {
+        Ok(None)
+    }
 }

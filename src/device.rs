@@ -24,6 +24,9 @@ pub struct DeviceInfo {
     pub compute_capability: Option<(u32, u32)>,
     /// SMs; on the twin, hardware threads.
     pub multiprocessors: u32,
+    /// Whether streams can wait on memory words: who wakes a parked arbiter is then the GPU's front end (on the twin, its
+    /// thread), else a thread of the host.
+    pub stream_memory_operations: bool,
     /// Device memory.
     pub memory_bytes: Option<u64>,
 }

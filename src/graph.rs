@@ -64,6 +64,7 @@ pub struct Builder {
     pub(crate) mailboxes: Vec<MailboxPlan>,
     pub(crate) keep: Vec<DeviceBuffer>,
     pub(crate) has_pacer: bool,
+    pub(crate) host_doors: bool,
     pub(crate) journal_slots: u32,
     pub(crate) state: StatePlan,
     pub(crate) pool: Option<Pool>,
@@ -81,6 +82,7 @@ impl Builder {
             mailboxes: Vec::new(),
             keep: Vec::new(),
             has_pacer: true,
+            host_doors: false,
             journal_slots: 1024,
             state: StatePlan::default(),
             pool: None,
@@ -126,6 +128,13 @@ impl Builder {
     #[doc(hidden)]
     pub fn without_pacer(&mut self) -> &mut Self {
         self.has_pacer = false;
+        self
+    }
+
+    /// Has the host's thread wait for the doors of a parked arbiter, as it does where the device's streams cannot: to try that.
+    #[doc(hidden)]
+    pub fn with_host_doors(&mut self) -> &mut Self {
+        self.host_doors = true;
         self
     }
 

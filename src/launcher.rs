@@ -58,6 +58,8 @@ pub(crate) struct Launcher {
     proven: bool,
     /// How often it looks while nothing happens, unless the pacer wakes it earlier.
     quiet: Duration,
+    /// Launches wait here, not on the device: how soon to look at their doors.
+    watch: Option<Duration>,
     /// When it last asked the driver whether the launches are well.
     asked: Instant,
 }
@@ -74,7 +76,20 @@ impl Launcher {
         let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(10));
         let (at_once, asked) = (true, Instant::now());
         let (grants, granted, proven) = (0, asked, false);
-        Launcher { memory, args, launches, launched: 0, cleared: 0, at_once, grants, granted, proven, quiet, asked }
+        Launcher {
+            memory,
+            args,
+            launches,
+            launched: 0,
+            cleared: 0,
+            at_once,
+            grants,
+            granted,
+            proven,
+            quiet,
+            watch: None,
+            asked,
+        }
     }
 
     /// Runs until told to stop. Gives the launches back when none is outstanding.
@@ -110,11 +125,12 @@ impl Launcher {
     }
 
     fn tick(&self) -> Duration {
-        match (self.proven, self.is_busy()) {
+        let own = match (self.proven, self.is_busy()) {
             (false, _) => TICK_FIRST,
             (true, true) => TICK_BUSY.min(self.quiet),
             (true, false) => self.quiet,
-        }
+        };
+        self.watch.map_or(own, |watch| watch.min(own))
     }
 
     /// Whether launches that park are used up by wake-ups.
@@ -157,7 +173,7 @@ impl Launcher {
             if self.args.resume == 0 {
                 self.memory.refresh_headers()?;
             }
-            let door = self.parks().then(|| self.memory.door_address(n));
+            let door = self.parks().then(|| self.memory.door_of(n));
             if door.is_some() {
                 if self.args.resume == 0 {
                     self.memory.set_door(n, true);
@@ -167,6 +183,7 @@ impl Launcher {
             self.launches.launch(&self.args, door)?; // Q2
             self.launched += 1;
         }
+        self.watch = self.launches.watch()?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytemuck::Zeroable;
 
 use crate::abi;
-use crate::backend::Pinned;
+use crate::backend::{Door, Pinned};
 use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
 use crate::graph::{MailboxId, StatePlan};
@@ -188,10 +188,10 @@ impl Memory {
         self.doors + (credit % u64::from(abi::WM_DOORS)) as usize * size_of::<abi::wm_doorbell>()
     }
 
-    /// The address of a credit's door, as whoever waits for it sees it: the device's front end, or a thread.
-    pub(crate) fn door_address(&self, credit: u64) -> u64 {
-        let base = if self.is_cpu_arbitrated { self.pinned.host as u64 } else { self.pinned.device };
-        base + self.door(credit) as u64
+    /// A credit's door, as the device's front end sees it, and a thread.
+    pub(crate) fn door_of(&self, credit: u64) -> Door {
+        let at = self.door(credit) as u64;
+        Door { device: self.pinned.device + at, host: self.pinned.host as u64 + at }
     }
 
     /// Opens (anybody may) or clears (only the launcher may, when the credit before on this door has begun) a door.

@@ -55,7 +55,7 @@ pub struct CudaDevice {
     pub memory_bytes: u64,
     /// Shared memory that one block can ask for.
     pub shared_bytes: u64,
-    /// Whether streams can wait on memory words (what parking builds on).
+    /// Whether streams can wait on memory words, so that a parked arbiter is woken by the GPU's front end; else by the host.
     pub stream_memory_operations: bool,
     /// Whether atomics of the host and of the device on host memory are atomic to each other.
     pub host_native_atomics: bool,

@@ -9,6 +9,7 @@ use crossbeam::channel::{self, Sender as ChannelSender};
 
 use crate::abi;
 use crate::backend::Launches;
+use crate::backend::host_doors::HostDoors;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxId, ModuleId};
@@ -110,8 +111,12 @@ impl Runtime {
         let kinds =
             graph.modules.iter().map(|m| (m.kind, m.options.rule, m.inputs.clone(), m.outputs.clone())).collect();
         let max_wait = graph.budget.idle_spin.filter(|_| graph.has_pacer).map(|_| graph.budget.max_wait);
+        let host_doors = graph.host_doors || !graph.device.info().stream_memory_operations;
         let (memory, args) = Memory::of_graph(graph)?;
-        let launches = memory.device().backend.load(&image, &args)?;
+        let mut launches = memory.device().backend.load(&image, &args)?;
+        if host_doors && memory.mode() == Mode::Device {
+            launches = Box::new(HostDoors::new(launches));
+        }
         tracing::debug!("allocated and loaded");
         Ok(Runtime {
             memory: Arc::new(memory),

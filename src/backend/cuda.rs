@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cudarc::driver::{DriverError, result, sys};
 
 use super::thread::ThreadLaunches;
-use super::{Backend, Blocks, Launches, Pinned, StreamNote};
+use super::{Backend, Blocks, Door, Launches, Pinned, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
@@ -108,6 +108,7 @@ impl Cuda {
                 driver: probe.driver.as_ref().ok().cloned(),
                 compute_capability: Some(found.compute_capability),
                 multiprocessors: found.multiprocessors,
+                stream_memory_operations: found.stream_memory_operations,
                 memory_bytes: Some(found.memory_bytes),
             },
             shared_limit: found.shared_bytes as usize,
@@ -370,13 +371,13 @@ impl Launches for CudaLaunches {
         relax_captures()
     }
 
-    fn launch(&mut self, args: &wm_arbiter_args, door: Option<u64>) -> Result<()> {
+    fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()> {
         let _entered = self.context.enter()?;
         if let Some(door) = door {
             let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
             // SAFETY: an aligned word of mapped pinned memory, which lives until this launch has been collected. The pacer
             // opens every door within max_wait. Memory is little endian: the low half of the door's word is 0 or 1.
-            unsafe { sys::cuStreamWaitValue32_v2(self.stream.0, door, 1, flags) }
+            unsafe { sys::cuStreamWaitValue32_v2(self.stream.0, door.device, 1, flags) }
                 .result()
                 .map_err(driver("cuStreamWaitValue32"))?;
         }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver, Sender};
 use crossbeam::utils::Backoff;
 
-use super::Launches;
+use super::{Door, Launches};
 use crate::abi::{self, wm_arbiter_args};
 use crate::error::{Error, Result};
 
 /// A launch and the door that it waits for.
-type Credit = (wm_arbiter_args, Option<u64>);
+type Credit = (wm_arbiter_args, Option<Door>);
 
 pub(crate) struct ThreadLaunches {
     queue: Option<Sender<Credit>>,
@@ -37,12 +37,12 @@ impl ThreadLaunches {
 }
 
 /// What the GPU's front end does: waits until the door is open. Spins a little, then sleeps longer and longer.
-fn wait_for_door(door: u64) {
+fn wait_for_door(door: Door) {
     let backoff = Backoff::new();
     let mut nap = Duration::from_micros(20);
     // SAFETY: an aligned word of the runtime's pinned memory, which is kept until this launch has been collected. Bounded:
     // the pacer opens every door within max_wait, and a stop opens all.
-    while unsafe { abi::wm_host_load_acquire(door as *const u64) } == 0 {
+    while unsafe { abi::wm_host_load_acquire(door.host as *const u64) } == 0 {
         if backoff.is_completed() {
             std::thread::sleep(nap);
             nap = (nap * 2).min(Duration::from_micros(500));
@@ -76,7 +76,7 @@ impl Launches for ThreadLaunches {
         Ok(())
     }
 
-    fn launch(&mut self, args: &wm_arbiter_args, door: Option<u64>) -> Result<()> {
+    fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()> {
         let gone = || Error::Failed("the arbiter's thread has ended".into());
         self.queue.as_ref().ok_or_else(gone)?.send((*args, door)).map_err(|_| gone())?;
         self.outstanding += 1;

@@ -31,6 +31,7 @@ impl Twin {
                 driver: None,
                 compute_capability: None,
                 multiprocessors: threads as u32,
+                stream_memory_operations: true,
                 memory_bytes: None,
             },
             mappings: Mutex::default(),

@@ -247,6 +247,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             mailboxes: builder.mailboxes.clone(),
             keep: Vec::new(),
             has_pacer: builder.has_pacer,
+            host_doors: builder.host_doors,
             journal_slots: builder.journal_slots,
             state: builder.state.clone(),
             pool: builder.pool.clone(),

@@ -26,7 +26,15 @@ fn relays(
     slots: u32,
     budget: SpinBudget,
 ) -> Result<(Runtime, Vec<(Sender, Receiver)>), Error> {
-    let mut graph = Builder::new(device.clone());
+    relays_of(Builder::new(device.clone()), lines, slots, budget)
+}
+
+fn relays_of(
+    mut graph: Builder,
+    lines: usize,
+    slots: u32,
+    budget: SpinBudget,
+) -> Result<(Runtime, Vec<(Sender, Receiver)>), Error> {
     graph.budget(budget)?.without_pacer();
     let host = graph.host("host")?;
     let mut ids = Vec::new();
@@ -88,6 +96,27 @@ pub(crate) fn pushes_to_a_parked_arbiter_arrive(device: &Device) -> Outcome {
     let stats = runtime.stats();
     eprintln!("{count} pushes, {} parks, {} launches", stats.parks, stats.launches);
     expect(stats.parks > count / 8, || format!("{stats:?}"))
+}
+
+/// As where the device's streams cannot wait: the host lets the launches in. Parked, woken, paused, stopped.
+pub(crate) fn the_host_may_watch_the_doors(device: &Device) -> Outcome {
+    let mut graph = Builder::new(device.clone());
+    graph.with_host_doors();
+    let budget = parking(Duration::from_micros(20), servers(device));
+    let (mut runtime, mut ends) = relays_of(graph, 1, 8, budget).map_err(text)?;
+    let (sender, receiver) = &mut ends[0];
+    for n in 0..300 {
+        if n % 3 == 0 {
+            until_parked(&runtime)?;
+        }
+        echo(sender, receiver, n, 1).map_err(|e| format!("record {n}: {e}; {:?}", runtime.stats()))?;
+        if n % 100 == 50 {
+            let parks = runtime.quiesce(BOUND, |r| r.stats().parks).map_err(text)?;
+            expect(parks > n / 10, || format!("{parks} parks at record {n}"))?;
+        }
+    }
+    until_parked(&runtime)?;
+    runtime.stop(BOUND).map_err(text)
 }
 
 /// Where news comes later than after idle_spin, polling is in vain, and an adaptive arbiter learns it.

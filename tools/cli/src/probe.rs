@@ -54,7 +54,9 @@ fn print(probe: &Probe) {
             d.memory_bytes as f64 / f64::from(1 << 30)
         );
         let has = |yes: bool| if yes { "yes" } else { "no" };
-        println!("          stream memory operations: {}", has(d.stream_memory_operations));
+        let waits =
+            if d.stream_memory_operations { "" } else { ": a parked arbiter is woken by the host, some 50 us later" };
+        println!("          stream memory operations: {}{waits}", has(d.stream_memory_operations));
         println!("          atomics shared with the host: {} (not needed)", has(d.host_native_atomics));
         if let Some(reason) = &d.refused {
             println!("          not usable: {reason}");
