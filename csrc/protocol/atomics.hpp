@@ -15,7 +15,8 @@
 //   store_release_cta of a grant that says `left` ->  load_acquire_cta by the keeper
 //   store_release_cta of flag_leave              ->  load_acquire_cta by the scans
 //   store_release_cta of what a scan has seen    ->  load_acquire_cta by the keeper that parks
-//   fence_release before a share's mail          ->  load_acquire_sys of the same word by the lease's owner
+//   store_release_sys of a share's mail          ->  load_acquire_sys of the same word by the lease's owner
+//   store_release_sys of a lease's state         ->  the push of the record with the next lease on the memory
 //   fence_sc_sys between a store and a load      ->  fence_sc_sys between the other side's (bell.hpp, park.hpp)
 #ifndef WARPMAIL_PROTOCOL_ATOMICS_HPP
 #define WARPMAIL_PROTOCOL_ATOMICS_HPP

@@ -128,11 +128,8 @@ template <class L> WM_FN wm_status lease_release(L lanes, const wm_leases& l, co
         wm_status s = names_a_lease(l, t) ? WM_OK : WM_BAD_CONTENT;
         if (s == WM_OK)
             s = mark_released(lease_mark(l, t.lease - 1), t.epoch, shares_of(t));
-        if (s == WM_OK) {
-            fence_release(WM_SCOPE_SYS); // RELEASE; ACQUIRE: lease_released
-            for (u32 share = t.share; share < u32{t.share} + t.shares; share++)
-                store_relaxed_sys(lease_mail(l, t.lease - 1, share), t.epoch);
-        }
+        for (u32 share = t.share; s == WM_OK && share < u32{t.share} + t.shares; share++)
+            store_release_sys(lease_mail(l, t.lease - 1, share), t.epoch); // RELEASE; ACQUIRE: lease_released
         status = static_cast<u32>(s);
     }
     return static_cast<wm_status>(lanes.broadcast(status, 0));

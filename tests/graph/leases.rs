@@ -248,16 +248,15 @@ pub(crate) fn a_stop_gives_back_what_is_on_its_way(device: &Device) -> Outcome {
 }
 
 /// Shares handed to readers: by the environment, or few enough for every day.
-fn hand_offs(device: &Device) -> u64 {
-    let default = if device.info().ordinal.is_some() { 500_000 } else { 100_000 };
-    std::env::var("WARPMAIL_LEASE_HANDOFFS").ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+fn hand_offs() -> u64 {
+    std::env::var("WARPMAIL_LEASE_HANDOFFS").ok().and_then(|v| v.parse().ok()).unwrap_or(500_000)
 }
 
 /// host -> writer -> three resident readers and the host, with 1 to 8 readers a lease, who all keep some and release them in
 /// any order, while the memory goes round.
 pub(crate) fn hand_offs_in_any_order(device: &Device) -> Outcome {
     const READERS: usize = 3;
-    let wanted = hand_offs(device);
+    let wanted = hand_offs();
     let pool = Pool::new(device, PoolOptions { leases: 512, ..PoolOptions::limit(256 * 512) }).map_err(text)?;
     let mut graph = Builder::new(device.clone());
     graph.pool(&pool).map_err(text)?;

@@ -2,7 +2,8 @@
 //
 // The twin under ThreadSanitizer: (1) a record hands over plain memory by pointer, through the ring alone; (2) the same
 // through the whole arbiter, with two servers, short launches and plain module state; (3) the same through an arbiter
-// that parks all the time and is woken by nobody but its ends, on the host's side and on the device's. Any missing
+// that parks all the time and is woken by nobody but its ends, on the host's side and on the device's; (4) leases:
+// memory that is written again when all its readers have released it. Any missing
 // order is a reported race, a lost wake-up is a record that does not arrive.
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "protocol/builtin.hpp"
+#include "protocol/lease.hpp"
 #include "twin/twin_arbiter.hpp"
 
 using namespace warpmail;
@@ -188,10 +190,81 @@ void whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns) {
                 static_cast<unsigned long long>(telemetry.parks));
 }
 
+// Some blocks of plain memory go round between an owner and readers, each with a share of every lease.
+constexpr u32 lease_readers = 3, lease_rows = 4;
+
+struct lent {
+    wm_tensor tensor;
+    u64 number;
+};
+
+void read_leased(wm_consumer c, const wm_leases& leases, u64 records) {
+    for (u64 n = 0; n < records; n++) {
+        lent l;
+        u32 len = 0, type = 0;
+        if (pop(one_lane{}, c, &l, sizeof(l), len, type, wait_ns) != WM_OK || len != sizeof(l))
+            fail("pop of a lease");
+        if (lease_check(one_lane{}, leases, l.tensor) != WM_OK)
+            fail("a live lease");
+        for (u64 i = 0; i < 8; i++) {
+            if (at<const item>(l.tensor.data)->content[i] != l.number * 8 + i) // plain loads
+                fail("leased content");
+        }
+        if (lease_release(one_lane{}, leases, l.tensor) != WM_OK)
+            fail("release");
+        if (lease_release(one_lane{}, leases, l.tensor) != WM_STALE_LEASE)
+            fail("a second release");
+    }
+}
+
+void leases_go_round(u64 records) {
+    wm_lease_row rows[lease_rows] = {};
+    wm_lease_mail mail[lease_rows] = {};
+    u64 marks[lease_rows] = {}, open = 0;
+    item items[lease_rows];
+    const auto address = [](void* p) { return static_cast<u64>(reinterpret_cast<uintptr_t>(p)); };
+    const wm_leases leases = {address(rows), address(marks), address(mail), lease_rows, 0};
+    box boxes[lease_readers] = {{0, 1, WM_SIDE_HOST, WM_SIDE_HOST, nullptr},
+                                {1, 1, WM_SIDE_HOST, WM_SIDE_HOST, nullptr},
+                                {2, 1, WM_SIDE_HOST, WM_SIDE_HOST, nullptr}};
+    std::vector<std::thread> readers;
+    std::vector<wm_producer> ends;
+    for (box& b : boxes) {
+        ends.push_back(attach_producer(b.handle));
+        readers.emplace_back([&] { read_leased(attach_consumer(b.handle), leases, records); });
+    }
+    constexpr u64 all = (1u << lease_readers) - 1;
+    for (u64 n = 0; n < records; n++) {
+        const u32 row = static_cast<u32>(n % lease_rows);
+        if (open & (1u << row)) {
+            if (!wait_until(one_lane{}, wait_ns, [&] { return lease_released(leases, row) == all; }))
+                fail("a lease that does not end");
+            lease_close(leases, row);
+        }
+        for (u64 i = 0; i < 8; i++)
+            items[row].content[i] = n * 8 + i; // plain stores
+        lent l = {};
+        l.number = n;
+        l.tensor.data = address(&items[row]);
+        l.tensor.lease = row + 1;
+        l.tensor.epoch = lease_open(leases, row, l.tensor.data, sizeof(item));
+        l.tensor.shares = lease_readers;
+        open |= 1u << row;
+        for (u32 i = 0; i < lease_readers; i++) {
+            const lent one = {tensor_part(l.tensor, i), n};
+            if (push(one_lane{}, ends[i], &one, sizeof(one), WM_TYPE_TENSOR, wait_ns) != WM_OK)
+                fail("push of a lease");
+        }
+    }
+    for (std::thread& reader : readers)
+        reader.join();
+}
+
 } // namespace
 
 int main() {
     ring_alone(50000);
+    leases_go_round(20000);
     whole_arbiter(4000, WM_SIDE_HOST, 2, 0);
     whole_arbiter(4000, WM_SIDE_DEVICE, 2, 0);
     for (u32 side : {WM_SIDE_HOST, WM_SIDE_DEVICE}) {
