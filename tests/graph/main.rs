@@ -48,6 +48,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("full_mailboxes_hold_back", flow::full_mailboxes_hold_back),
     ("short_residency_loses_nothing", flow::short_residency_loses_nothing),
     ("pushes_to_a_parked_arbiter_arrive", park::pushes_to_a_parked_arbiter_arrive),
+    ("pushes_to_an_adaptive_arbiter_arrive", park::pushes_to_an_adaptive_arbiter_arrive),
     ("the_host_may_watch_the_doors", park::the_host_may_watch_the_doors),
     ("adaptive_arbiters_poll_less", park::adaptive_arbiters_poll_less),
     ("several_producers_wake_it", park::several_producers_wake_it),

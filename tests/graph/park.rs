@@ -73,8 +73,17 @@ fn pushes(device: &Device, default_twin: u64, default_cuda: u64) -> u64 {
 }
 
 pub(crate) fn pushes_to_a_parked_arbiter_arrive(device: &Device) -> Outcome {
+    pushes_arrive(device, false)
+}
+
+pub(crate) fn pushes_to_an_adaptive_arbiter_arrive(device: &Device) -> Outcome {
+    pushes_arrive(device, true)
+}
+
+fn pushes_arrive(device: &Device, adaptive: bool) -> Outcome {
     let idle_spin = Duration::from_micros(20);
-    let (mut runtime, mut ends) = relays(device, 1, 8, parking(idle_spin, servers(device))).map_err(text)?;
+    let budget = SpinBudget { adaptive, ..parking(idle_spin, servers(device)) };
+    let (mut runtime, mut ends) = relays(device, 1, 8, budget).map_err(text)?;
     let (sender, receiver) = &mut ends[0];
     let (count, mut buffer, mut seed) = (pushes(device, 4000, 100_000), [0; 248], 1);
     for n in 0..count {
@@ -142,9 +151,7 @@ pub(crate) fn adaptive_arbiters_poll_less(device: &Device) -> Outcome {
 }
 
 pub(crate) fn several_producers_wake_it(device: &Device) -> Outcome {
-    let (mut runtime, ends) =
-        relays(device, 3, 4, SpinBudget { adaptive: true, ..parking(Duration::from_micros(5), servers(device)) })
-            .map_err(text)?;
+    let (mut runtime, ends) = relays(device, 3, 4, parking(Duration::from_micros(5), servers(device))).map_err(text)?;
     let count = pushes(device, 2000, 50_000);
     let lines: Vec<_> = ends
         .into_iter()
@@ -165,6 +172,7 @@ pub(crate) fn several_producers_wake_it(device: &Device) -> Outcome {
     for line in lines {
         line.join().map_err(|_| "a line panicked".to_string())??;
     }
+    until_parked(&runtime)?; // with three of them there need not have been a moment for it before
     runtime.stop(BOUND).map_err(text)?;
     let stats = runtime.stats();
     expect(stats.parks > 0, || format!("{stats:?}"))
