@@ -4,23 +4,6 @@
 //! posted: [`Sender::post_tensor`](crate::Sender::post_tensor). Each reader follows the pointer, then releases its share, on
 //! the device (`context::lease_release`, `csrc/protocol/lease.hpp`) or here (a [`Lease`] that is dropped). The memory is used
 //! again when no tensor and no lease holds it. docs/tensors.md has the rules.
-//!
-//! ```
-//! use warpmail::{Device, DType, Pool, PoolOptions, TensorSpec, direct_mailbox};
-//!
-//! # fn main() -> Result<(), warpmail::Error> {
-//! let device = Device::twin();
-//! let pool = Pool::new(&device, PoolOptions::limit(1 << 20))?;
-//! let tensor = pool.alloc("hidden", &TensorSpec::new(DType::F32, &[2, 4]))?;
-//! tensor.upload(&[1; 32])?;
-//!
-//! let (mut sender, mut receiver) = direct_mailbox(&device, Default::default())?;
-//! receiver.attach_pool(&pool);
-//! sender.try_post(tensor.lease(1)?, b"step 7")?;
-//! let (lease, note) = receiver.try_take()?.expect("posted above");
-//! assert_eq!((lease.descriptor().shape(), &note[..]), (&[2, 4][..], &b"step 7"[..]));
-//! # Ok(()) }
-//! ```
 
 mod blocks;
 mod collect;

@@ -38,6 +38,23 @@ impl PoolOptions {
 ///
 /// Calls collect what readers have released since the last one, and call the closures of adopted memory that came free.
 /// Nothing else does: a program that stops calling the pool stops collecting.
+///
+/// ```
+/// use warpmail::{Device, DType, Pool, PoolOptions, TensorSpec, direct_mailbox};
+///
+/// # fn main() -> Result<(), warpmail::Error> {
+/// let device = Device::twin();
+/// let pool = Pool::new(&device, PoolOptions::limit(1 << 20))?;
+/// let tensor = pool.alloc("hidden", &TensorSpec::new(DType::F32, &[2, 4]))?;
+/// tensor.upload(&[1; 32])?;
+///
+/// let (mut sender, mut receiver) = direct_mailbox(&device, Default::default())?;
+/// receiver.attach_pool(&pool);
+/// sender.try_post(tensor.lease(1)?, b"step 7")?;
+/// let (lease, note) = receiver.try_take()?.expect("posted above");
+/// assert_eq!((lease.descriptor().shape(), &note[..]), (&[2, 4][..], &b"step 7"[..]));
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Pool {
     pub(crate) core: Arc<Core>,

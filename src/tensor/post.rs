@@ -31,8 +31,8 @@ impl std::fmt::Display for Unposted {
 
 impl std::error::Error for Unposted {}
 
-impl From<Unposted> for Error {
-    fn from(unposted: Unposted) -> Error {
+impl From<Box<Unposted>> for Error {
+    fn from(unposted: Box<Unposted>) -> Error {
         unposted.error
     }
 }
