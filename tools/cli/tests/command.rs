@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use serde_json::Value;
-use warpmail::{Builder, Device};
+use warpmail::{Builder, Device, Mode};
 use warpmail_testkit::harness::Scenario;
 
 type Outcome = Result<(), String>;
@@ -79,12 +79,17 @@ fn run_gives_the_twins_answers(device: &Device) -> Outcome {
 
 /// Short runs of the benches: rows with figures that can be, from the device that was asked for, and a picture.
 fn benches_say_where_they_ran(device: &Device) -> Outcome {
-    for (bench, options, wanted) in [
+    // Those of the arbiter on the CPU where that is what is tried.
+    let mode = Builder::new(device.clone()).current_mode().map_err(|e| e.to_string())?;
+    let arbitration = ("arbitration", &["--records", "20", "--bodies", "0"][..], "arb.chain.0us.cpu.hop");
+    let others = [
         ("hop", &["--rounds", "300", "--pairs", "2"][..], "hop.ordered"),
         ("throughput", &["--rounds", "1"], "throughput.pair"),
         ("drain", &["--mib", "4", "--records", "20000", "--rounds", "1"], "drain.disk_4k"),
         ("spin-budget", &["--rates", "500,5000", "--seconds", "0.05"], "park.latency.parked.500"),
-    ] {
+    ];
+    let benches = if mode == Mode::Cpu { &[arbitration][..] } else { &others };
+    for &(bench, options, wanted) in benches {
         let picture = Scratch::new("svg");
         let mut run = command();
         run.current_dir(std::env::temp_dir());

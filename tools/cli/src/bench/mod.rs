@@ -1,5 +1,6 @@
 //! `warpmail bench`: each bench prints a table and writes rows as JSON.
 
+mod arbitration;
 mod blocking;
 mod drain;
 mod gpu;
@@ -49,6 +50,9 @@ enum Which {
     Wake(wake::Args),
     /// Which calls of the driver wait beside an arbiter that is hot, parked, or woken all the time, and how long (a GPU only)
     BlockingCalls(blocking::Args),
+    /// The same pipelines arbitrated by the device and by the CPU: a hop, records per second, what each costs host and
+    /// device; also with every core of the host busy
+    Arbitration(arbitration::Args),
     /// Journalled records to a sink, and the log to a disk, over the disk's own rate with the same block
     Drain(drain::Args),
 }
@@ -56,6 +60,7 @@ enum Which {
 pub(crate) fn execute(args: &Args) -> ExitCode {
     let outcome = match &args.which {
         Which::Pair(a) => pair::execute(a),
+        Which::Arbitration(a) => arbitration::execute(a),
         Which::Hop(a) => hop::execute(a),
         Which::Throughput(a) => throughput::execute(a),
         Which::BlockingCalls(a) => blocking::execute(a),
