@@ -117,8 +117,18 @@ void launch_all(wm_arbiter_args args, wm_control& control, const wm_telemetry& t
     }
 }
 
-// Through two relays, with the outer ends on `side`.
-void whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns) {
+// A handle for an end that tells an arbiter on the CPU of its index, and the arbiter's own row of the same mailbox.
+wm_mailbox far_end(const box& b, u64* word, wm_mailbox& row) {
+    wm_mailbox end = b.handle;
+    end.written = row.written = reinterpret_cast<uintptr_t>(word);
+    end.consumed = row.consumed = reinterpret_cast<uintptr_t>(word + 3);
+    end.producer_side = end.consumer_side = WM_SIDE_HOST;
+    return end;
+}
+
+// Through two relays, with the outer ends on `side`; arbitrated by the twin of the persistent kernel, or, with
+// `on_cpu`, by the arbiter on the CPU, which has threads run its grants.
+void whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_cpu = false) {
     u64 words[8] = {}, state[2] = {};
     wm_doorbell doors[WM_DOORS] = {};
     wm_bell bells[2] = {};
@@ -142,6 +152,12 @@ void whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns) {
         modules[i].state = reinterpret_cast<uintptr_t>(&state[i]);
         modules[i].state_bytes = sizeof(u64);
     }
+    wm_mailbox ends[3] = {};
+    for (u32 i = 0; on_cpu && i < 3; i++) {
+        ends[i] = far_end(boxes[i], words + i, table[i]);
+        ends[i].producer_id = table[i].producer_id;
+        ends[i].consumer_id = table[i].consumer_id;
+    }
     wm_control control = {};
     wm_telemetry telemetry = {};
     wm_module_stats stats[2] = {}, stats_out[2] = {};
@@ -160,7 +176,12 @@ void whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns) {
     args.mailbox_stats_out = address(mailbox_stats);
     args.module_stats_out = address(stats_out);
     args.device_words = args.host_words = address(words);
-    (side == WM_SIDE_HOST ? args.n_host_words : args.n_device_words) = 6;
+    (side == WM_SIDE_HOST || on_cpu ? args.n_host_words : args.n_device_words) = 6;
+    wm_mailbox given[3] = {ends[0], ends[1], ends[2]}; // while a grant is out nobody rings
+    for (wm_mailbox& m : given)
+        m.bell = 0;
+    wm_step_plan plan = {address(given), 0, address(stats), address(stats_out), 0, 0};
+    args.plan = on_cpu ? address(&plan) : 0;
     args.residency_ns = 2000000;
     args.device_bell = address(&bells[0]);
     args.host_bell = address(&bells[1]);
@@ -177,8 +198,9 @@ void whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns) {
     args.image_bytes = static_cast<u32>(kept_bytes);
     std::vector<item> items(records);
     std::thread arbiter_thread([&] { launch_all(args, control, telemetry, doors); });
-    std::thread producer([&] { produce(attach_producer(table[0]), records, items, idle_spin_ns); });
-    consume(attach_consumer(table[2]), records);
+    const wm_mailbox outer[2] = {on_cpu ? ends[0] : table[0], on_cpu ? ends[2] : table[2]};
+    std::thread producer([&] { produce(attach_producer(outer[0]), records, items, idle_spin_ns); });
+    consume(attach_consumer(outer[1]), records);
     producer.join();
     store_release_sys(&control.stop.rung, 1);
     arbiter_thread.join();
@@ -271,6 +293,9 @@ int main() {
         whole_arbiter(4000, side, 0, 2000);
         whole_arbiter(2000, side, 1, 2000);
     }
+    whole_arbiter(2000, WM_SIDE_HOST, 1, 0, true);
+    whole_arbiter(2000, WM_SIDE_HOST, 3, 0, true);
+    whole_arbiter(1000, WM_SIDE_DEVICE, 2, 2000, true);
     std::puts("every record arrived");
     return 0;
 }
