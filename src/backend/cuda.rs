@@ -292,7 +292,7 @@ impl Cuda {
             let _ = unsafe { sys::cuLibraryUnload(library) };
         })?;
         let mut steps = Steps::new(self.context.clone(), library, kernel, args)?;
-        Ok(Box::new(ThreadLaunches::start("warpmail-arbiter", move |args| steps.arbitrate(args))?))
+        Ok(Box::new(ThreadLaunches::start("warpmail-arbiter", relax_captures, move |args| steps.arbitrate(args))?))
     }
 }
 

@@ -18,12 +18,14 @@ pub(crate) struct ThreadLaunches {
     results: Receiver<Result<()>>,
     outstanding: usize,
     thread: Option<JoinHandle<()>>,
+    adopt: fn() -> Result<()>,
 }
 
 impl ThreadLaunches {
-    /// `arbiter` is one launch; all are made by one thread of this name.
+    /// `arbiter` is one launch; all are made by one thread of this name. `adopt` is what whoever asks for launches does first.
     pub(crate) fn start(
         name: &str,
+        adopt: fn() -> Result<()>,
         arbiter: impl FnMut(&wm_arbiter_args) -> Result<()> + Send + 'static,
     ) -> Result<Self> {
         let (queue, work) = channel::unbounded::<Credit>();
@@ -32,7 +34,7 @@ impl ThreadLaunches {
             .name(name.into())
             .spawn(move || run(arbiter, &work, &ended))
             .map_err(|e| Error::Unavailable { what: "a thread for the arbiter", reason: e.to_string() })?;
-        Ok(ThreadLaunches { queue: Some(queue), results, outstanding: 0, thread: Some(thread) })
+        Ok(ThreadLaunches { queue: Some(queue), results, outstanding: 0, thread: Some(thread), adopt })
     }
 }
 
@@ -73,7 +75,7 @@ pub(crate) fn launched(status: i32) -> Result<()> {
 
 impl Launches for ThreadLaunches {
     fn adopt_thread(&mut self) -> Result<()> {
-        Ok(())
+        (self.adopt)()
     }
 
     fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()> {

@@ -122,7 +122,7 @@ impl Backend for Twin {
         let entry = image.twin;
         // SAFETY: the runtime keeps every table that `args` names alive until this launch has been collected.
         let arbiter = move |args: &wm_arbiter_args| launched(unsafe { entry(args) });
-        Ok(Box::new(ThreadLaunches::start("warpmail-twin", arbiter)?))
+        Ok(Box::new(ThreadLaunches::start("warpmail-twin", || Ok(()), arbiter)?))
     }
 }
 

@@ -184,6 +184,23 @@ fn launch_blocking_is_refused_with_the_reason() {
 }
 
 #[test]
+fn where_no_kernel_can_stay_the_other_mode_is_named() {
+    for (variable, value, told) in [
+        ("CUDA_LAUNCH_BLOCKING", "1", true),
+        ("CUDA_LAUNCH_BLOCKING", "0", false),
+        ("CUDA_DEVICE_MAX_CONNECTIONS", "1", true),
+        ("CUDA_DEVICE_MAX_CONNECTIONS", "8", false),
+    ] {
+        let mut probe = Command::new(env!("CARGO_BIN_EXE_warpmail"));
+        probe.env_remove("CUDA_LAUNCH_BLOCKING").env_remove("CUDA_DEVICE_MAX_CONNECTIONS");
+        let output = probe.args(["probe", "--json"]).env(variable, value).output().unwrap();
+        let process = serde_json::from_slice::<Value>(&output.stdout).unwrap()["process"].clone();
+        let names_both = process.as_str().is_some_and(|p| p.contains(variable) && p.contains("--mode cpu"));
+        assert!(names_both == told && process.is_null() != told, "{variable}={value}: {process}");
+    }
+}
+
+#[test]
 fn pair_bench_verifies_and_writes_rows() {
     let folder = folder("bench");
     let file = folder.join("rows.json");

@@ -51,6 +51,24 @@ fn json_keeps_results_apart_from_the_moment() {
 }
 
 #[test]
+fn both_modes_give_the_same_and_others_are_refused() {
+    let folder = Folder::new("modes");
+    let lines: String = (0..300).map(|n| format!("{}{n} {SENTENCE}", if n % 3 == 0 { NEARLY } else { "" })).collect();
+    let by = |mode| folder.json(&["--all", "--mode", mode], lines.as_bytes());
+    let (device, cpu) = (by("device"), by("cpu"));
+    assert_eq!((&device["run"]["mode"], &cpu["run"]["mode"]), (&"device".into(), &"cpu".into()));
+    assert_eq!((&device["results"], &device["summary"]), (&cpu["results"], &cpu["summary"]));
+    assert!(cpu["summary"]["near_duplicates"].as_u64().unwrap() > 100, "{}", cpu["summary"]);
+    assert!(cpu["run"]["arbiter"]["grants"].as_u64().unwrap() > 0, "{}", cpu["run"]["arbiter"]);
+
+    let wrong = folder.run(&["--mode", "gpu"], b"");
+    assert!(code(&wrong) == 2 && text(&wrong.stderr).contains("`device` and `cpu`"), "{}", text(&wrong.stderr));
+    let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_warpmail"));
+    let wrong = run.args(["run", "--backend", "twin"]).env("WARPMAIL_MODE", "both").output().unwrap();
+    assert!(code(&wrong) == 1 && text(&wrong.stderr).contains("mode both"), "{}", text(&wrong.stderr));
+}
+
+#[test]
 fn directories_are_walked_in_order_and_only_text_is_read() {
     let folder = Folder::new("walk");
     folder.file("d/b.txt", SENTENCE);
