@@ -53,6 +53,8 @@ pub(crate) struct Launcher {
     at_once: bool,
     /// What the telemetry said of grants at the last turn, and when that was news.
     grants: u64,
+    /// The same of senders that found it parked.
+    woken: u64,
     granted: Instant,
     /// A launch has begun: the arguments are good.
     proven: bool,
@@ -75,7 +77,7 @@ impl Launcher {
         let quiet = max_wait.filter(|_| args.idle_spin_ns != 0).unwrap_or(residency / 4);
         let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(10));
         let (at_once, asked) = (true, Instant::now());
-        let (grants, granted, proven) = (0, asked, false);
+        let (grants, woken, granted, proven) = (0, 0, asked, false);
         Launcher {
             memory,
             args,
@@ -84,6 +86,7 @@ impl Launcher {
             cleared: 0,
             at_once,
             grants,
+            woken,
             granted,
             proven,
             quiet,
@@ -135,7 +138,7 @@ impl Launcher {
 
     /// Whether launches that park are used up by wake-ups.
     fn is_busy(&self) -> bool {
-        self.parks() && self.grants > 0 && self.granted.elapsed() < BUSY
+        self.parks() && self.grants + self.woken > 0 && self.granted.elapsed() < BUSY
     }
 
     fn parks(&self) -> bool {
@@ -153,7 +156,9 @@ impl Launcher {
                 return Err(Error::Failed(why.into()));
             }
         }
-        if telemetry.grants != std::mem::replace(&mut self.grants, telemetry.grants) {
+        let woken = self.memory.woken();
+        let news = telemetry.grants != std::mem::replace(&mut self.grants, telemetry.grants);
+        if woken != std::mem::replace(&mut self.woken, woken) || news {
             self.granted = Instant::now();
         }
         if self.parks() {

@@ -5,6 +5,7 @@ mod layout;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::Thread;
 
 use bytemuck::Zeroable;
 
@@ -50,6 +51,9 @@ pub(crate) struct Memory {
     failed: OnceLock<String>,
     abandoned: AtomicBool,
     paced: AtomicU64,
+    /// The launcher's thread, and how often a sender found the arbiter parked.
+    launcher: OnceLock<Thread>,
+    woken: AtomicU64,
     is_cpu_arbitrated: bool,
     /// For an arbiter on the CPU: where in pinned memory a copy of which header in device memory lies.
     headers: Vec<(usize, u64)>,
@@ -101,6 +105,8 @@ impl Memory {
             failed: OnceLock::new(),
             abandoned: AtomicBool::new(false),
             paced: AtomicU64::new(0),
+            launcher: OnceLock::new(),
+            woken: AtomicU64::new(0),
             is_cpu_arbitrated: false,
             headers: Vec::new(),
         })
@@ -175,6 +181,33 @@ impl Memory {
     /// Who arbitrates.
     pub(crate) fn mode(&self) -> Mode {
         if self.is_cpu_arbitrated { Mode::Cpu } else { Mode::Device }
+    }
+
+    /// Names the launcher's thread; once.
+    pub(crate) fn set_launcher(&self, thread: &Thread) {
+        let _ = self.launcher.set(thread.clone());
+    }
+
+    /// How often a sender of the host found the arbiter parked.
+    pub(crate) fn woken(&self) -> u64 {
+        self.woken.load(Ordering::Acquire)
+    }
+
+    /// After a push of the host's: if the arbiter is parked, which the push has ended, has the launcher see to it that more
+    /// launches follow. Nothing depends on it but how soon they do. `bell` is that of the mailbox, 0 if it never parks.
+    #[inline]
+    pub(crate) fn stir(&self, bell: u64) {
+        if bell == 0 {
+            return;
+        }
+        let parked = (bell as usize + std::mem::offset_of!(abi::wm_bell, parked)) as *const u64;
+        // SAFETY: the bell lies in the runtime's pinned memory, which `self` keeps; an aligned word.
+        if unsafe { abi::wm_host_load_acquire(parked) } != 0
+            && let Some(launcher) = self.launcher.get()
+        {
+            self.woken.fetch_add(1, Ordering::Release);
+            launcher.unpark();
+        }
     }
 
     /// The stop doorbell.

@@ -116,7 +116,10 @@ impl Sender {
         // SAFETY: `end` was attached to a checked mailbox that `memory` keeps alive; `src` has `len` bytes; `&mut self`
         // makes this the only push.
         match unsafe { abi::wm_host_try_push(&mut self.end, src, len, u32::from(msg_type)) } {
-            0 => Ok(()),
+            0 => {
+                self.memory.stir(self.end.mailbox.bell);
+                Ok(())
+            }
             _ => Err(Error::Full { mailbox: self.end.mailbox.mailbox_id }),
         }
     }
@@ -141,6 +144,9 @@ impl Sender {
             let src = payloads.as_ptr().cast();
             abi::wm_host_try_push_batch(&mut self.end, src, len as u32, u32::from(msg_type), n, &mut pushed)
         };
+        if pushed != 0 {
+            self.memory.stir(self.end.mailbox.bell);
+        }
         Ok(pushed as usize)
     }
 

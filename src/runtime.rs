@@ -282,6 +282,7 @@ impl Runtime {
             .name("warpmail-launcher".into())
             .spawn(move || launcher.run(&inbox))
             .map_err(|e| Error::Unavailable { what: "a thread for the launcher", reason: e.to_string() })?;
+        self.memory.set_launcher(thread.thread());
         let pacer = Pacer::start(self.memory.clone(), self.max_wait, thread.thread().clone());
         self.commands = Some(commands);
         self.thread = Some(thread);
