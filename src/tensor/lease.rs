@@ -128,7 +128,7 @@ impl State {
         let place = self.open.len();
         self.open.push(row);
         self.counts.opened += 1;
-        let lease = Row { epoch, shares, held: shares, block, via: 0, since: Instant::now(), place };
+        let lease = Row { epoch, shares, held: shares, block, via: Default::default(), since: Instant::now(), place };
         self.rows[row as usize] = Some(lease);
         Some((row, epoch))
     }
@@ -247,7 +247,8 @@ impl Lease {
         let shares = shares_of(&self.descriptor);
         if let Some(lease) = core.lock().row_of(&self.descriptor.0) {
             lease.held &= !shares.shares;
-            lease.via = via;
+            let (first, n) = (usize::from(self.descriptor.0.share), usize::from(self.descriptor.0.shares));
+            lease.via.iter_mut().skip(first).take(n).for_each(|share| *share = via);
         }
     }
 

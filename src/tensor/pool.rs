@@ -102,8 +102,8 @@ pub(super) struct Row {
     /// Those that a [`Lease`] of this process stands for.
     pub(super) held: u64,
     pub(super) block: u32,
-    /// The runtime in whose mailboxes its shares travel.
-    pub(super) via: u64,
+    /// For each share, the graph in whose mailboxes it travels; 0: a kernel of the caller's has it.
+    pub(super) via: [u64; abi::WM_MAX_SHARES as usize],
     pub(super) since: Instant,
     /// Its place in `State::open`.
     pub(super) place: usize,
@@ -310,15 +310,16 @@ impl Core {
         let mut recalled = 0;
         for row in rows {
             let Some(lease) = &mut state.rows[row as usize] else { continue };
-            if lease.via != via || lease.held == lease.shares {
+            let there = (0..lease.via.len()).filter(|i| lease.via[*i] == via).fold(0, |all, i| all | 1u64 << i);
+            // SAFETY: the table is this core's, and the lock makes this thread its only owner.
+            let back = unsafe { abi::wm_host_lease_released(&self.on_host, row) };
+            let gone = there & lease.shares & !lease.held & !back;
+            if gone == 0 {
                 continue;
             }
             recalled += 1;
-            // SAFETY: the table is this core's, and the lock makes this thread its only owner.
-            unsafe {
-                let gone = lease.shares & !lease.held & !abi::wm_host_lease_released(&self.on_host, row);
-                abi::wm_host_lease_give_back(&self.on_host, row, lease.epoch, gone);
-            }
+            // SAFETY: as above.
+            unsafe { abi::wm_host_lease_give_back(&self.on_host, row, lease.epoch, gone) };
             self.look_at(&mut state, row, 0, &mut ended);
         }
         drop(state);

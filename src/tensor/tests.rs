@@ -466,6 +466,76 @@ fn both_sides_releasing_one_share_is_told() {
 }
 
 #[test]
+fn of_many_that_release_a_share_one_does() {
+    const THREADS: usize = 4;
+    const ROUNDS: usize = 5000;
+    let pool = pool(1 << 16, false);
+    let tensor = pool.alloc("t", &words(1)).expect("room");
+    // Each round a lease with two readers, and threads that all release both, in any order, and late ones too.
+    let raws: Vec<_> = (0..2).map(|_| tensor.lease(2).expect("a row").into_raw()).collect();
+    let current = Arc::new(std::sync::Mutex::new(raws));
+    let won = Arc::new(AtomicUsize::new(0));
+    let line = Arc::new(std::sync::Barrier::new(THREADS + 1));
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let (pool, current, won, line) = (pool.clone(), current.clone(), won.clone(), line.clone());
+            std::thread::spawn(move || {
+                for round in 0..ROUNDS {
+                    let raws = current.lock().expect("whole").clone();
+                    line.wait();
+                    for i in 0..4 {
+                        let i = i ^ (thread + round) % 4;
+                        match device_release(&pool, &part(&raws[i / 2], (i % 2) as u8)) {
+                            0 => won.fetch_add(1, Ordering::Relaxed),
+                            status => usize::from(assert_stale(status)),
+                        };
+                    }
+                    line.wait();
+                    line.wait(); // the next leases are there
+                }
+            })
+        })
+        .collect();
+    for round in 0..ROUNDS {
+        line.wait();
+        line.wait();
+        assert_eq!(won.swap(0, Ordering::Relaxed), if round == 0 { 4 } else { 2 });
+        pool.core.collect(usize::MAX, false);
+        assert_eq!(pool.stats().open, 0);
+        // The older of the two that they release next time has ended by then.
+        let mut raws = current.lock().expect("whole");
+        raws.rotate_left(1);
+        raws[1] = tensor.lease(2).expect("a row").into_raw();
+        drop(raws);
+        line.wait();
+    }
+    threads.into_iter().for_each(|t| t.join().expect("a thread"));
+}
+
+fn assert_stale(status: i32) -> bool {
+    assert_eq!(status, abi::WM_STALE_LEASE);
+    false
+}
+
+#[test]
+fn a_recall_leaves_what_others_have() {
+    let pool = pool(1 << 16, false);
+    let tensor = pool.alloc("t", &words(1)).expect("room");
+    let mut rest = tensor.lease(3).expect("a row");
+    let (one, two) = (rest.part(1).expect("of three"), rest.part(1).expect("of two"));
+    for (lease, via) in [(&one, 77), (&two, 78)] {
+        lease.hand_over(via);
+    }
+    assert_eq!((pool.core.recall(5), pool.core.recall(77), pool.core.recall(77)), (0, 1, 0));
+    assert_eq!(device_check(&pool, &one.descriptor().raw()), abi::WM_STALE_LEASE);
+    assert_eq!(device_check(&pool, &two.descriptor().raw()), 0, "another graph's");
+    assert_eq!(device_check(&pool, &rest.descriptor().raw()), 0, "held here");
+    (one.forget(), two.forget(), drop(rest));
+    pool.collect();
+    assert_eq!((pool.stats().open, pool.core.recall(78), pool.stats().open), (1, 1, 0));
+}
+
+#[test]
 fn lost_mail_is_found_in_the_marks() {
     let pool = pool(256, false);
     let raw = pool.alloc("t", &words(32)).expect("room").lease(1).expect("a row").into_raw();
