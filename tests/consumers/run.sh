@@ -70,7 +70,7 @@ if command -v pkg-config >/dev/null; then
     enough=12000000
     flags="-std=c11 -O1 -Wall -Wextra -Wpedantic -Werror"
     for kind in warpmail warpmail-static; do
-        for source in "$here/c11.c" "$root/examples/02_relay.c"; do
+        for source in "$here/c11.c" "$here/tensors.c" "$root/examples/02_relay.c"; do
             # shellcheck disable=SC2046,SC2086
             cc $flags "$source" $(pkg-config --cflags --libs "$kind") -o "$scratch/program"
             LD_LIBRARY_PATH=$tree/lib run "$scratch/program" twin
@@ -78,7 +78,7 @@ if command -v pkg-config >/dev/null; then
         done
         ldd "$scratch/program" >"$scratch/log"
         case "$kind-$(grep -c libwarpmail "$scratch/log" || true)" in
-            warpmail-1 | warpmail-static-0) pass "C11 by pkg-config $kind, and examples/02_relay.c" ;;
+            warpmail-1 | warpmail-static-0) pass "C11 by pkg-config $kind, tensors, and examples/02_relay.c" ;;
             *) cat "$scratch/log"; die "$kind linked the wrong library" ;;
         esac
     done
