@@ -484,7 +484,7 @@ fn of_many_that_release_a_share_one_does() {
                     let raws = current.lock().expect("whole").clone();
                     line.wait();
                     for i in 0..4 {
-                        let i = i ^ (thread + round) % 4;
+                        let i = i ^ ((thread + round) % 4);
                         match device_release(&pool, &part(&raws[i / 2], (i % 2) as u8)) {
                             0 => won.fetch_add(1, Ordering::Relaxed),
                             status => usize::from(assert_stale(status)),
@@ -530,7 +530,9 @@ fn a_recall_leaves_what_others_have() {
     assert_eq!(device_check(&pool, &one.descriptor().raw()), abi::WM_STALE_LEASE);
     assert_eq!(device_check(&pool, &two.descriptor().raw()), 0, "another graph's");
     assert_eq!(device_check(&pool, &rest.descriptor().raw()), 0, "held here");
-    (one.forget(), two.forget(), drop(rest));
+    one.forget();
+    two.forget();
+    drop(rest);
     pool.collect();
     assert_eq!((pool.stats().open, pool.core.recall(78), pool.stats().open), (1, 1, 0));
 }
