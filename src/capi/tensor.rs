@@ -172,7 +172,8 @@ pub(super) unsafe extern "C" fn warpmail_lease_release(lease: *mut warpmail_leas
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn warpmail_lease_release_on(lease: *mut warpmail_lease, stream: u64) -> i32 {
     enter(|| {
-        remove(lease)?.release_on(stream);
+        // SAFETY: as the header asks of the caller.
+        unsafe { remove(lease)?.release_on(stream) };
         Ok(OK)
     })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
 
-use super::pool::{Core, State};
+use super::books::{Core, State};
 use crate::abi;
 use crate::backend::StreamNote;
 use crate::error::{Error, Result};

@@ -6,18 +6,22 @@
 //! again when no tensor and no lease holds it. docs/tensors.md has the rules.
 
 mod blocks;
+mod books;
 mod collect;
 mod descriptor;
+mod hold;
 mod lease;
 mod pool;
 mod post;
 mod report;
+mod rows;
 #[cfg(test)]
 mod tests;
 
 pub use collect::collect_tensors;
 pub use descriptor::{DType, TensorDescriptor, TensorSpec};
-pub use lease::{Lease, Tensor};
+pub use hold::Tensor;
+pub use lease::Lease;
 pub use pool::{Pool, PoolOptions};
 pub use post::Unposted;
 pub use report::{Holder, PoolStats};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lease::{Lease, Tensor};
+use super::hold::Tensor;
+use super::lease::Lease;
 use super::pool::Pool;
 use crate::abi;
 use crate::error::{Error, Result};

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::pool::{Pool, State};
+use super::books::State;
+use super::pool::Pool;
 
 /// Counters since the pool was made.
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,7 +106,7 @@ impl State {
     /// With the blocks' rows.
     fn holders(&self) -> Vec<(u32, Holder)> {
         let ms = |since: std::time::Instant| since.elapsed().as_millis() as u64;
-        let of = |(at, block): (usize, &Option<super::pool::Block>)| {
+        let of = |(at, block): (usize, &Option<super::books::Block>)| {
             let block = block.as_ref()?;
             let holder = Holder {
                 label: block.label.to_string(),

@@ -488,8 +488,8 @@ warpmail_status warpmail_lease_part(warpmail_lease* lease, uint32_t readers, war
 warpmail_status warpmail_lease_tensor(warpmail_lease* lease, warpmail_tensor** out);
 /* These four end the handle. A destroy gives the shares back at the next collect; release does it now, and is
  * WM_STALE_LEASE if a reader on the device had released them: the handle is gone then, too. release_on gives them back
- * when `stream` (a CUstream; 0 on the twin) has done what is on it at the next collect. into_raw leaves them to kernels
- * of the caller's, which call lease_release. */
+ * when `stream` (a CUstream; 0 on the twin) has done what is on it at the next collect, until which it must live.
+ * into_raw leaves them to kernels of the caller's, which call lease_release. */
 warpmail_status warpmail_lease_destroy(warpmail_lease* lease);
 warpmail_status warpmail_lease_release(warpmail_lease* lease);
 warpmail_status warpmail_lease_release_on(warpmail_lease* lease, uint64_t stream);
