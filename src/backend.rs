@@ -11,6 +11,7 @@ use crate::abi::wm_arbiter_args;
 use crate::device::DeviceInfo;
 use crate::error::Result;
 use crate::image::HandlerImage;
+use crate::stats::Footprint;
 
 /// Pinned host memory that the device can reach.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +89,10 @@ pub(crate) trait Launches: Send {
     fn outstanding(&mut self) -> Result<usize>;
     /// Waits until none is outstanding, or fewer than before, or until the bound; then says how many are.
     fn wait(&mut self, bound: Duration) -> Result<usize>;
+    /// What a launch takes of an SM, where there are SMs.
+    fn footprint(&self) -> Option<Footprint> {
+        None
+    }
     /// Where the host is who lets launches in: lets in whom it can, and says how soon to look again, if any wait.
     fn watch(&mut self) -> Result<Option<Duration>> {
         Ok(None)

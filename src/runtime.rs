@@ -20,7 +20,7 @@ use crate::memory::Memory;
 use crate::options::{Mode, Rule};
 use crate::pacer::Pacer;
 use crate::port::{Pause, Receiver, Sender};
-use crate::stats::Stats;
+use crate::stats::{Footprint, Stats};
 use crate::tensor::Pool;
 
 mod checkpoint;
@@ -78,6 +78,7 @@ pub struct Runtime {
     memory: Arc<Memory>,
     args: abi::wm_arbiter_args,
     launches: Option<Box<dyn Launches>>,
+    footprint: Option<Footprint>,
     commands: Option<ChannelSender<Command>>,
     thread: Option<JoinHandle<()>>,
     /// With parking, how long a door may stay closed.
@@ -117,11 +118,13 @@ impl Runtime {
         if host_doors && memory.mode() == Mode::Device {
             launches = Box::new(HostDoors::new(launches));
         }
-        tracing::debug!("allocated and loaded");
+        let footprint = launches.footprint();
+        tracing::debug!(?footprint, "allocated and loaded");
         Ok(Runtime {
             memory: Arc::new(memory),
             args,
             launches: Some(launches),
+            footprint,
             commands: None,
             thread: None,
             max_wait,
@@ -421,6 +424,11 @@ impl Runtime {
             ));
         }
         Ok(self.memory.pool.as_ref().map_or(0, |pool| pool.core.recall(self.memory.serial)))
+    }
+
+    /// What the arbiter's kernel takes of an SM; none where no kernel stays: on the twin, and arbitrated by the CPU.
+    pub fn footprint(&self) -> Option<Footprint> {
+        self.footprint
     }
 
     /// Counters, from the mapped telemetry page: no driver call.

@@ -35,6 +35,23 @@ pub struct Stats {
     pub serving: Vec<Serving>,
 }
 
+/// What one launch of the arbiter takes of an SM, as the driver calculates it for the loaded kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Footprint {
+    /// Threads of its one block.
+    pub threads: u32,
+    /// Registers of each.
+    pub registers: u32,
+    /// Bytes of shared memory.
+    pub shared_bytes: u32,
+    /// Bytes of local memory of each thread: spills, and what the handlers keep on a stack.
+    pub local_bytes: u32,
+    /// How many such blocks one SM would hold: what the arbiter leaves of its SM to others follows from it.
+    pub blocks_per_sm: u32,
+    /// SMs of the device, of which it takes part of one.
+    pub multiprocessors: u32,
+}
+
 /// Counters of one module.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ModuleStats {

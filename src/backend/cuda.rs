@@ -18,6 +18,7 @@ use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::probe::{BackendKind, probe};
+use crate::stats::Footprint;
 
 use steps::Steps;
 
@@ -245,6 +246,7 @@ impl Backend for Cuda {
             function: std::ptr::null_mut(),
             stream: Stream::new()?,
             shared,
+            footprint: None,
             running: 0,
         };
         launches.library = load_library(fatbin)?;
@@ -255,14 +257,10 @@ impl Backend for Cuda {
         unsafe { sys::cuFuncSetAttribute(launches.function, limit, shared as i32) }
             .result()
             .map_err(driver("cuFuncSetAttribute"))?;
-        let mut most = 0;
-        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK;
-        // SAFETY: as above.
-        unsafe { sys::cuFuncGetAttribute(&mut most, attribute, launches.function) }
-            .result()
-            .map_err(driver("cuFuncGetAttribute"))?;
+        use sys::CUfunction_attribute as of;
+        let most = attribute(launches.function, of::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
         let threads = threads_of(args);
-        if threads as i32 > most {
+        if threads > most {
             return Err(Error::refused(
                 format!("an arbiter of {threads} threads with the handler set {}", image.name),
                 format!(
@@ -271,8 +269,29 @@ impl Backend for Cuda {
                 ),
             ));
         }
+        // SAFETY: as above.
+        let blocks = unsafe {
+            result::occupancy::max_active_block_per_multiprocessor(launches.function, threads as i32, shared)
+        }
+        .map_err(driver("cuOccupancyMaxActiveBlocksPerMultiprocessor"))?;
+        launches.footprint = Some(Footprint {
+            threads,
+            registers: attribute(launches.function, of::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
+            shared_bytes: shared as u32 + attribute(launches.function, of::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
+            local_bytes: attribute(launches.function, of::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+            blocks_per_sm: blocks as u32,
+            multiprocessors: self.info.multiprocessors,
+        });
         Ok(Box::new(launches))
     }
+}
+
+/// What the driver knows of a loaded kernel.
+fn attribute(function: sys::CUfunction, which: sys::CUfunction_attribute) -> Result<u32> {
+    let mut value = 0;
+    // SAFETY: the function belongs to a loaded library; writes one integer.
+    unsafe { sys::cuFuncGetAttribute(&mut value, which, function) }.result().map_err(driver("cuFuncGetAttribute"))?;
+    Ok(value as u32)
 }
 
 impl Cuda {
@@ -359,6 +378,7 @@ struct CudaLaunches {
     function: sys::CUfunction,
     stream: Stream,
     shared: usize,
+    footprint: Option<Footprint>,
     /// Enqueued since the stream was last seen empty.
     running: usize,
 }
@@ -367,6 +387,10 @@ struct CudaLaunches {
 unsafe impl Send for CudaLaunches {}
 
 impl Launches for CudaLaunches {
+    fn footprint(&self) -> Option<Footprint> {
+        self.footprint
+    }
+
     fn adopt_thread(&mut self) -> Result<()> {
         relax_captures()
     }

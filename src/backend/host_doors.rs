@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Door, Launches};
 use crate::abi::{self, wm_arbiter_args};
 use crate::error::Result;
+use crate::stats::Footprint;
 
 /// How often doors are looked at.
 pub(crate) const TICK: Duration = Duration::from_micros(50);
@@ -63,6 +64,10 @@ impl Launches for HostDoors {
             now = self.outstanding()?;
         }
         Ok(now)
+    }
+
+    fn footprint(&self) -> Option<Footprint> {
+        self.launches.footprint()
     }
 
     fn watch(&mut self) -> Result<Option<Duration>> {

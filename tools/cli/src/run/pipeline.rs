@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use warpmail::checkpoint::Checkpoint;
 use warpmail::journal::JournalStats;
-use warpmail::{Device, Error, Receiver, Runtime, Sender, Stats};
+use warpmail::{Device, Error, Footprint, Receiver, Runtime, Sender, Stats};
 
 use super::graph::{Graph, Options, build};
 use super::input::{Item, OnItem};
@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Summary {
     pub(crate) end: End,
     pub(crate) stats: Stats,
+    pub(crate) footprint: Option<Footprint>,
     pub(crate) journal: Option<JournalStats>,
     /// The checkpoint at the end, if one was to be written.
     pub(crate) kept: Option<Result<Checkpoint, Error>>,
@@ -280,5 +281,6 @@ pub(crate) fn find(
     let end = end?;
     stopped?;
     let interrupted = shared.interrupted.load(Ordering::Relaxed);
-    Ok(Summary { end, stats: runtime.stats(), journal: runtime.journal_stats(), kept, elapsed, interrupted })
+    let (stats, footprint) = (runtime.stats(), runtime.footprint());
+    Ok(Summary { end, stats, footprint, journal: runtime.journal_stats(), kept, elapsed, interrupted })
 }

@@ -81,9 +81,22 @@ pub(crate) fn summary(summary: &Summary, account: &Account, options: &Options, d
         let s = &summary.stats;
         let (work, idle) = (s.work_ns as f64 / 1e9, s.idle_poll_ns as f64 / 1e9);
         eprintln!(
-            "  arbiter: {} launches, {} grants, {work:.2} s with work, {idle:.2} s without",
-            s.launches, s.grants
+            "  arbiter: {} launches, {} grants, {work:.2} s with work, {idle:.2} s without, parked {} times for {:.2} s",
+            s.launches,
+            s.grants,
+            s.parks,
+            s.parked_ns as f64 / 1e9
         );
+        if let Some(f) = summary.footprint {
+            eprintln!(
+                "  its launch: {} threads of {} registers, {} KiB of shared memory; an SM (of {}) would hold {} such",
+                f.threads,
+                f.registers,
+                f.shared_bytes / 1024,
+                f.multiprocessors,
+                f.blocks_per_sm
+            );
+        }
     }
 }
 
