@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 target=${CARGO_TARGET_DIR:-$root/target}
 
-all="fmt clang-format shell layers header build-no-nvcc bindings clippy rustdoc ptxas test tsan model consumers"
+all="fmt clang-format shell layers header build-no-nvcc bindings clippy rustdoc ptxas test tsan model consumers python"
 quick="fmt clang-format shell layers header clippy"
 
 usage() {
@@ -85,6 +85,9 @@ gate_model() { bash tests/model/run.sh; }
 
 # Programs in C, C++ and CUDA against an installed warpmail.
 gate_consumers() { bash tests/consumers/run.sh; }
+
+# The Python package: its wheel, and its tests against that.
+gate_python() { bash tools/python/test.sh; }
 
 chosen=$all
 case "${1:-}" in

@@ -1,0 +1,185 @@
+"""The compiled part of the package; import `warpmail`."""
+
+import os
+from types import TracebackType
+from typing import Any, Dict, List, Literal, Optional, Type
+
+__version__: str
+RELAY: int
+"""Built-in handler: passes every record on to all outputs."""
+DISCARD: int
+"""Built-in handler: takes every record and drops it."""
+
+class Error(Exception): ...
+class Full(Error): ...
+class Empty(Error): ...
+class Timeout(Error): ...
+class PayloadTooLong(Error): ...
+class BadMailbox(Error): ...
+class Refused(Error): ...
+class Unavailable(Error): ...
+class DriverError(Error): ...
+class Failed(Error): ...
+class Stuck(Error): ...
+class JournalError(Error): ...
+class PoolFull(Error): ...
+class StaleLease(Error): ...
+class StateError(Error): ...
+
+def probe() -> Dict[str, Any]:
+    """What this machine can do, and why not. Creates no CUDA context and launches nothing."""
+
+class Module:
+    """A module of one graph."""
+
+    @property
+    def name(self) -> str: ...
+
+class Mailbox:
+    """A mailbox of one graph."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def payload_bytes(self) -> int:
+        """Payload bytes that one record carries."""
+
+class Builder:
+    """Collects modules and mailboxes, checks them, and makes a `Runtime`."""
+
+    def __init__(self, device: str = "best", *, mode: Optional[Literal["device", "cpu"]] = None) -> None:
+        """`device`: 'best' (a GPU if it can be used, else the twin), 'twin', 'cuda' or 'cuda:N'.
+
+        `mode`: who arbitrates; unless given, what WARPMAIL_MODE says, or 'device'."""
+
+    def budget(
+        self,
+        *,
+        idle_spin: Optional[float] = None,
+        adaptive: Optional[bool] = None,
+        sm_share: Optional[float] = None,
+        max_wait: Optional[float] = None,
+        residency: Optional[float] = None,
+        servers: Optional[int] = None,
+    ) -> None:
+        """Limits on the arbiter; times are seconds. What is not named stays as it is. See docs/parking.md."""
+
+    def host(self, name: str) -> Module:
+        """A host module: its ends are a `Sender` and a `Receiver`."""
+
+    def resident(
+        self,
+        name: str,
+        handler: int,
+        *,
+        priority: int = 0,
+        batch: int = 32,
+        out_records: int = 0,
+        rule: Literal["any", "all"] = "any",
+    ) -> Module:
+        """A module that the arbiter itself runs, with a built-in handler: `RELAY` or `DISCARD`."""
+
+    def mailbox(
+        self,
+        producer: Module,
+        consumer: Module,
+        *,
+        stride: int = 256,
+        slots: int = 64,
+        tap: Optional[Literal["drop", "block"]] = None,
+    ) -> Mailbox:
+        """A mailbox from its one producer to its one consumer.
+
+        `stride`: bytes of a slot, a multiple of 64 up to 4096; `slots`: a power of two; `tap`: its records go to the
+        journal, and are dropped or waited for when that cannot keep up."""
+
+    def build(self) -> Runtime:
+        """Checks the graph as a whole and makes the runtime. The builder is used up."""
+
+class Runtime:
+    """Modules and mailboxes with their arbiter. `with runtime:` starts it (once) and stops it."""
+
+    @property
+    def state(self) -> Literal["ready", "running", "quiet", "stopped", "failed"]: ...
+    @property
+    def device(self) -> Dict[str, Any]: ...
+    def sender(self, mailbox: Mailbox) -> Sender:
+        """The producer's end of a mailbox whose producer is a host module. There is one: a second call is refused."""
+
+    def receiver(self, mailbox: Mailbox) -> Receiver:
+        """The consumer's end of a mailbox whose consumer is a host module. There is one: a second call is refused."""
+
+    def journal(self, dir: "os.PathLike[str] | str") -> None:
+        """Sends the records of tapped mailboxes to the log in a directory. Before the start."""
+
+    def start(self) -> None:
+        """Starts the arbiter."""
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Ends the arbiter. Records still in mailboxes are left there. A second stop does nothing."""
+
+    def drain(self, timeout: float = 10.0) -> None:
+        """Waits until every record has been taken from every mailbox that a resident module consumes."""
+
+    def stats(self) -> Dict[str, Any]:
+        """Counters of the arbiter, the modules and the mailboxes. No driver call."""
+
+    def quiesce(self, timeout: float = 10.0) -> Quiesce:
+        """`with runtime.quiesce():` the arbiter is away, records wait where they are, other calls raise `StateError`."""
+
+    def checkpoint(self, dir: "os.PathLike[str] | str", timeout: float = 10.0) -> Dict[str, Any]:
+        """Writes what modules know to one crash-safe file in `dir`; says what is in it."""
+
+    def restore(self, dir: "os.PathLike[str] | str") -> Dict[str, Any]:
+        """Puts a checkpoint of the same graph into this runtime, before its start."""
+
+    def __enter__(self) -> Runtime: ...
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None: ...
+
+class Quiesce:
+    """The context manager of `Runtime.quiesce`."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None: ...
+
+class Record:
+    """A record that was taken."""
+
+    @property
+    def msg_type(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
+
+class Sender:
+    """The one producer's end of a mailbox. One thread at a time may use it; a second one gets a `StateError`."""
+
+    @property
+    def payload_bytes(self) -> int: ...
+    @property
+    def posted(self) -> int: ...
+    def post(self, payload: bytes, msg_type: int = 0, *, timeout: float = 10.0) -> None:
+        """Posts one record, waiting up to `timeout` seconds for a free slot."""
+
+    def try_post(self, payload: bytes, msg_type: int = 0) -> None:
+        """The same at once, or `Full`."""
+
+    def try_post_batch(self, payloads: bytes, length: int, msg_type: int = 0) -> int:
+        """Posts as many of the records as there is room for, each `length` bytes of `payloads`; says how many."""
+
+class Receiver:
+    """The one consumer's end of a mailbox. One thread at a time may use it; a second one gets a `StateError`."""
+
+    @property
+    def taken(self) -> int: ...
+    def take(self, *, timeout: float = 10.0) -> Record:
+        """Takes the next record, waiting up to `timeout` seconds for one."""
+
+    def try_take(self) -> Record:
+        """The same at once, or `Empty`."""
+
+    def try_take_batch(self, limit: int = 64) -> List[Record]:
+        """Takes what is there, up to `limit` records (1 to 64), and gives their slots back together."""

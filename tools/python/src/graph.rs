@@ -1,0 +1,184 @@
+//! Making a module graph.
+
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use warpmail::{Device, HandlerImage, MailboxOptions, Mode, ModuleOptions, Rule, SpinBudget, Tap};
+
+use crate::errors::{Refused, StateError, raise};
+use crate::runtime::Runtime;
+use crate::wait;
+
+/// A module of one graph.
+#[pyclass(frozen, eq, hash, module = "warpmail")]
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Module {
+    graph: u64,
+    pub(crate) id: warpmail::ModuleId,
+    #[pyo3(get)]
+    name: String,
+}
+
+#[pymethods]
+impl Module {
+    fn __repr__(&self) -> String {
+        format!("<warpmail.Module {}>", self.name)
+    }
+}
+
+/// A mailbox of one graph.
+#[pyclass(frozen, eq, hash, module = "warpmail")]
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Mailbox {
+    pub(crate) graph: u64,
+    pub(crate) id: warpmail::MailboxId,
+    #[pyo3(get)]
+    name: String,
+    #[pyo3(get)]
+    pub(crate) payload_bytes: usize,
+}
+
+#[pymethods]
+impl Mailbox {
+    fn __repr__(&self) -> String {
+        format!("<warpmail.Mailbox {}, {} payload bytes>", self.name, self.payload_bytes)
+    }
+}
+
+/// Collects modules and mailboxes, checks them, and makes a `Runtime`.
+#[pyclass(module = "warpmail")]
+pub(crate) struct Builder {
+    serial: u64,
+    inner: Option<warpmail::Builder>,
+}
+
+/// Which graph a module or mailbox belongs to: ids of another are refused, not misread.
+static SERIAL: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
+fn device_of(name: &str) -> PyResult<Device> {
+    match name.split_once(':').map_or((name, Ok(0)), |(kind, n)| (kind, n.parse())) {
+        ("best", Ok(0)) => Ok(Device::best()),
+        ("twin", Ok(0)) => Ok(Device::twin()),
+        ("cuda", Ok(ordinal)) => Device::cuda(ordinal).map_err(raise),
+        _ => Err(Refused::new_err(format!("device {name:?}: must be 'best', 'twin', 'cuda' or 'cuda:N'"))),
+    }
+}
+
+impl Builder {
+    fn open(&mut self) -> PyResult<&mut warpmail::Builder> {
+        self.inner.as_mut().ok_or_else(|| StateError::new_err("this builder has built its runtime; make a new one"))
+    }
+
+    fn own(&self, module: &Module) -> PyResult<warpmail::ModuleId> {
+        if module.graph != self.serial {
+            return Err(Refused::new_err(format!("module {}: it belongs to another graph", module.name)));
+        }
+        Ok(module.id)
+    }
+}
+
+#[pymethods]
+impl Builder {
+    #[new]
+    #[pyo3(signature = (device = "best", *, mode = None))]
+    fn new(py: Python<'_>, device: &str, mode: Option<&str>) -> PyResult<Self> {
+        let device = py.allow_threads(|| device_of(device))?;
+        let mut inner = warpmail::Builder::new(device);
+        if let Some(mode) = mode {
+            inner.mode(mode.parse::<Mode>().map_err(raise)?);
+        }
+        let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(Builder { serial, inner: Some(inner) })
+    }
+
+    /// Limits on the arbiter; what is not named stays as it is.
+    #[pyo3(signature = (*, idle_spin = None, adaptive = None, sm_share = None, max_wait = None, residency = None, servers = None))]
+    fn budget(
+        &mut self,
+        idle_spin: Option<f64>,
+        adaptive: Option<bool>,
+        sm_share: Option<f64>,
+        max_wait: Option<f64>,
+        residency: Option<f64>,
+        servers: Option<u32>,
+    ) -> PyResult<()> {
+        let builder = self.open()?;
+        let seconds = |value: Option<f64>, now: Duration| value.map_or(Ok(now), wait::bound);
+        let now = builder.current_budget().clone();
+        let budget = SpinBudget {
+            idle_spin: idle_spin.map(wait::bound).transpose()?.or(now.idle_spin),
+            adaptive: adaptive.unwrap_or(now.adaptive),
+            sm_share: sm_share.unwrap_or(now.sm_share),
+            max_wait: seconds(max_wait, now.max_wait)?,
+            residency: seconds(residency, now.residency)?,
+            servers: servers.unwrap_or(now.servers),
+        };
+        builder.budget(budget).map(|_| ()).map_err(raise)
+    }
+
+    /// A host module: its ends are a `Sender` and a `Receiver`.
+    fn host(&mut self, name: &str) -> PyResult<Module> {
+        let id = self.open()?.host(name).map_err(raise)?;
+        Ok(Module { graph: self.serial, id, name: name.into() })
+    }
+
+    /// A resident module: a handler that the arbiter itself runs.
+    #[pyo3(signature = (name, handler, *, priority = 0, batch = 32, out_records = 0, rule = "any"))]
+    fn resident(
+        &mut self,
+        name: &str,
+        handler: u32,
+        priority: u8,
+        batch: u32,
+        out_records: u32,
+        rule: &str,
+    ) -> PyResult<Module> {
+        if ![warpmail::builtin::RELAY, warpmail::builtin::DISCARD].contains(&handler) {
+            return Err(Refused::new_err(format!(
+                "handler {handler}: the package has warpmail.RELAY and warpmail.DISCARD"
+            )));
+        }
+        let rule = match rule {
+            "any" => Rule::Any,
+            "all" => Rule::All,
+            _ => return Err(Refused::new_err(format!("rule {rule:?}: must be 'any' or 'all'"))),
+        };
+        let options = ModuleOptions { priority, batch, out_records, rule, ..ModuleOptions::handler(handler) };
+        let id = self.open()?.resident(name, options).map_err(raise)?;
+        Ok(Module { graph: self.serial, id, name: name.into() })
+    }
+
+    /// A mailbox from its one producer to its one consumer.
+    #[pyo3(signature = (producer, consumer, *, stride = 256, slots = 64, tap = None))]
+    fn mailbox(
+        &mut self,
+        producer: &Module,
+        consumer: &Module,
+        stride: u32,
+        slots: u32,
+        tap: Option<&str>,
+    ) -> PyResult<Mailbox> {
+        let tap = match tap {
+            None => Tap::Off,
+            Some("drop") => Tap::Drop,
+            Some("block") => Tap::Block,
+            Some(other) => return Err(Refused::new_err(format!("tap {other:?}: must be 'drop', 'block' or None"))),
+        };
+        let (from, to) = (self.own(producer)?, self.own(consumer)?);
+        let options = MailboxOptions { stride, slots };
+        let payload_bytes = options.payload_bytes().map_err(raise)?;
+        let id = self.open()?.mailbox(from, to, options).map_err(raise)?;
+        self.open()?.tap(id, tap).map_err(raise)?;
+        let name = format!("{}->{}", producer.name, consumer.name);
+        Ok(Mailbox { graph: self.serial, id, name, payload_bytes })
+    }
+
+    /// Checks the graph as a whole and makes the runtime. The builder is used up.
+    fn build(&mut self, py: Python<'_>) -> PyResult<Runtime> {
+        self.open()?;
+        let builder = self.inner.take();
+        let built = py.allow_threads(|| builder.map(|b| b.build(HandlerImage::builtin())));
+        let inner = built.ok_or_else(|| StateError::new_err("this builder has built its runtime"))?.map_err(raise)?;
+        Ok(Runtime::new(inner, self.serial))
+    }
+}
