@@ -7,6 +7,7 @@ use warpmail::{Device, HandlerImage, MailboxOptions, Mode, ModuleOptions, Rule, 
 
 use crate::errors::{Refused, StateError, raise};
 use crate::runtime::Runtime;
+use crate::tensor::Pool;
 use crate::wait;
 
 /// A module of one graph.
@@ -114,6 +115,15 @@ impl Builder {
             servers: servers.unwrap_or(now.servers),
         };
         builder.budget(budget).map(|_| ()).map_err(raise)
+    }
+
+    /// Gives the graph a pool for the tensors of its records: at most `limit` bytes of its own, adopted ones not counted.
+    #[pyo3(signature = (limit = 1 << 28, *, leases = 4096, poison = false))]
+    fn pool(&mut self, limit: u64, leases: u32, poison: bool) -> PyResult<Pool> {
+        let builder = self.open()?;
+        let pool = Pool::new(builder.device(), limit, leases, poison)?;
+        builder.pool(&pool.inner).map_err(raise)?;
+        Ok(pool)
     }
 
     /// A host module: its ends are a `Sender` and a `Receiver`.

@@ -3,10 +3,13 @@
 //! Every wait releases the interpreter's lock and looks for signals (`wait.rs`). Nothing that Rust drops calls Python: owners
 //! of adopted memory go to a lock-free queue and are released later, with the lock (`owners.rs`).
 
+mod dlpack;
 mod errors;
 mod graph;
+mod owners;
 mod ports;
 mod runtime;
+mod tensor;
 mod wait;
 
 use pyo3::prelude::*;
@@ -42,5 +45,7 @@ fn _warpmail(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<runtime::Quiesce>()?;
     m.add_class::<ports::Sender>()?;
     m.add_class::<ports::Receiver>()?;
+    m.add_class::<tensor::Pool>()?;
+    m.add_class::<tensor::Tensor>()?;
     m.add_class::<ports::Record>()
 }

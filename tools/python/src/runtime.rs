@@ -109,13 +109,15 @@ impl Runtime {
     /// The producer's end of a mailbox whose producer is a host module. There is one.
     fn sender(&self, py: Python<'_>, mailbox: &Mailbox) -> PyResult<Sender> {
         let id = self.own(mailbox)?;
-        Ok(Sender::new(self.with(py, |r| r.sender(id))?))
+        let (end, pool) = self.with(py, |r| Ok((r.sender(id)?, r.pool().cloned())))?;
+        Ok(Sender::new(end, pool))
     }
 
     /// The consumer's end of a mailbox whose consumer is a host module. There is one.
     fn receiver(&self, py: Python<'_>, mailbox: &Mailbox) -> PyResult<Receiver> {
         let id = self.own(mailbox)?;
-        Ok(Receiver::new(self.with(py, |r| r.receiver(id))?, mailbox.payload_bytes))
+        let (end, pool) = self.with(py, |r| Ok((r.receiver(id)?, r.pool().cloned())))?;
+        Ok(Receiver::new(end, pool, mailbox.payload_bytes))
     }
 
     /// Sends the records of tapped mailboxes to the log in a directory. Before the start.

@@ -2,7 +2,7 @@
 
 import os
 from types import TracebackType
-from typing import Any, Dict, List, Literal, Optional, Type
+from typing import Any, Dict, List, Literal, Optional, Protocol, Sequence, Tuple, Type, Union
 
 __version__: str
 RELAY: int
@@ -63,6 +63,11 @@ class Builder:
         servers: Optional[int] = None,
     ) -> None:
         """Limits on the arbiter; times are seconds. What is not named stays as it is. See docs/parking.md."""
+
+    def pool(self, limit: int = 1 << 28, *, leases: int = 4096, poison: bool = False) -> Pool:
+        """Gives the graph a pool for the tensors of its records: at most `limit` bytes of its own, adopted ones not counted.
+
+        `leases` may be open at the same time; `poison`: debug mode, slow. See docs/tensors.md."""
 
     def host(self, name: str) -> Module:
         """A host module: its ends are a `Sender` and a `Receiver`."""
@@ -152,7 +157,68 @@ class Record:
     @property
     def msg_type(self) -> int: ...
     @property
-    def payload(self) -> bytes: ...
+    def payload(self) -> bytes:
+        """Its bytes; with a tensor, the note that was posted with it."""
+
+    @property
+    def tensor(self) -> Optional[Tensor]:
+        """Its tensor, if it carries one and the graph has a pool."""
+
+class Pool:
+    """Memory for tensors, and the leases on it. Any thread may use it."""
+
+    def alloc(self, shape: Sequence[int], dtype: str = "float32", *, label: str = "python") -> Tensor:
+        """Memory for a tensor, row-major without gaps, with any content. `PoolFull` says who holds what."""
+
+    def collect(self) -> int:
+        """Collects what readers have released, and gives adopted tensors back to their owners. How many blocks came free."""
+
+    def stats(self) -> Dict[str, Any]:
+        """What it has, and what became of its leases."""
+
+    def holders(self) -> List[Dict[str, Any]]:
+        """Who holds what."""
+
+class Tensor:
+    """Memory of a pool, by pointer. Gives it back when it is dropped, released, or its `with` ends.
+
+    `numpy.from_dlpack(tensor)` and `torch.from_dlpack(tensor)` make arrays of it without a copy; each keeps the memory."""
+
+    @property
+    def shape(self) -> Tuple[int, ...]: ...
+    @property
+    def strides(self) -> Tuple[int, ...]:
+        """In elements."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def address(self) -> int:
+        """Of the first element."""
+
+    @property
+    def read_only(self) -> bool: ...
+    def release(self) -> None:
+        """Gives the memory back now; what was made of it with `__dlpack__` keeps it on. `StateError` the second time."""
+
+    def __enter__(self) -> Tensor: ...
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None: ...
+    def __dlpack_device__(self) -> Tuple[int, int]: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: Optional[int] = None,
+        max_version: Optional[Tuple[int, int]] = None,
+        dl_device: Optional[Tuple[int, int]] = None,
+        copy: Optional[bool] = None,
+    ) -> Any:
+        """A capsule, versioned if `max_version` is 1 or more. The memory is used again after what `stream` has to do."""
+
+class SupportsDLPack(Protocol):
+    def __dlpack__(self, *, stream: Optional[int] = None) -> Any: ...
+    def __dlpack_device__(self) -> Tuple[int, int]: ...
 
 class Sender:
     """The one producer's end of a mailbox. One thread at a time may use it; a second one gets a `StateError`."""
@@ -161,10 +227,28 @@ class Sender:
     def payload_bytes(self) -> int: ...
     @property
     def posted(self) -> int: ...
-    def post(self, payload: bytes, msg_type: int = 0, *, timeout: float = 10.0) -> None:
-        """Posts one record, waiting up to `timeout` seconds for a free slot."""
+    def post(
+        self,
+        payload: Union[bytes, Tensor, SupportsDLPack],
+        msg_type: int = 0,
+        *,
+        note: Optional[bytes] = None,
+        stream: Optional[int] = None,
+        timeout: float = 10.0,
+    ) -> None:
+        """Posts one record, waiting up to `timeout` seconds for a free slot.
 
-    def try_post(self, payload: bytes, msg_type: int = 0) -> None:
+        A tensor goes by pointer, with a `note` of up to 72 bytes, and is held until its reader has released it. On a GPU
+        pass `stream=-1`, and only a tensor whose writing is done."""
+
+    def try_post(
+        self,
+        payload: Union[bytes, Tensor, SupportsDLPack],
+        msg_type: int = 0,
+        *,
+        note: Optional[bytes] = None,
+        stream: Optional[int] = None,
+    ) -> None:
         """The same at once, or `Full`."""
 
     def try_post_batch(self, payloads: bytes, length: int, msg_type: int = 0) -> int:
