@@ -27,6 +27,7 @@ plain_bytes!(
     wm_control,
     wm_grant,
     wm_journal_head,
+    wm_durable,
     wm_tap_counts,
     wm_telemetry,
     wm_mailbox_stats,
@@ -34,3 +35,6 @@ plain_bytes!(
     wm_arbiter_args,
     wm_step_plan,
 );
+
+/// Beside the count of durable records: the journal has failed.
+pub const WM_DURABLE_ENDED: u64 = 1 << WM_DURABLE_ENDED_BIT;

@@ -40,6 +40,7 @@ pub const WM_BAD_INDEX: i32 = -8;
 pub const WM_BAD_CONTENT: i32 = -9;
 pub const WM_STALE_LEASE: i32 = -10;
 pub const WM_POISONED: i32 = -11;
+pub const WM_NOT_DURABLE: i32 = -12;
 pub const WM_TYPE_OWN: u32 = 65280;
 pub const WM_TYPE_TENSOR: u32 = 65281;
 pub const WM_REJECT_LENGTH: u32 = 0;
@@ -82,6 +83,7 @@ pub const WM_LEASES_POISON: u32 = 1;
 pub const WM_POISON_BYTE: u32 = 219;
 pub const WM_GRANT_LEFT: u32 = 4294967295;
 pub const WM_TELEMETRY_NS: u32 = 100000;
+pub const WM_DURABLE_ENDED_BIT: u32 = 63;
 pub type wm_status = i32;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -530,6 +532,21 @@ const _: () = {
     ["Alignment of wm_tap_counts"][::core::mem::align_of::<wm_tap_counts>() - 8usize];
     ["Offset of field: wm_tap_counts::taken"][::core::mem::offset_of!(wm_tap_counts, taken) - 0usize];
     ["Offset of field: wm_tap_counts::dropped"][::core::mem::offset_of!(wm_tap_counts, dropped) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct wm_durable {
+    pub word: u64,
+    pub mailbox_id: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_durable"][::core::mem::size_of::<wm_durable>() - 16usize];
+    ["Alignment of wm_durable"][::core::mem::align_of::<wm_durable>() - 8usize];
+    ["Offset of field: wm_durable::word"][::core::mem::offset_of!(wm_durable, word) - 0usize];
+    ["Offset of field: wm_durable::mailbox_id"][::core::mem::offset_of!(wm_durable, mailbox_id) - 8usize];
+    ["Offset of field: wm_durable::reserved"][::core::mem::offset_of!(wm_durable, reserved) - 12usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

@@ -147,10 +147,26 @@ impl Memory {
         self.read_pinned(self.tap_counts + mailbox * size_of::<abi::wm_tap_counts>())
     }
 
-    /// Tells modules how many of a mailbox's journalled records are durable.
-    pub(crate) fn publish_durable(&self, mailbox: usize, records: u64) {
+    /// Tells modules how many of a mailbox's journalled records are durable, with [`abi::WM_DURABLE_ENDED`] if there will be
+    /// no more.
+    pub(crate) fn publish_durable(&self, mailbox: usize, word: u64) {
         // SAFETY: an aligned word inside the allocation whose one writer is the journal's writer thread.
-        unsafe { abi::wm_host_store_release(self.pinned.host.add(self.durable + 8 * mailbox).cast(), records) };
+        unsafe { abi::wm_host_store_release(self.pinned.host.add(self.durable + 8 * mailbox).cast(), word) };
+    }
+
+    /// What was last told.
+    pub(crate) fn durable(&self, mailbox: usize) -> u64 {
+        self.read_pinned(self.durable + 8 * mailbox)
+    }
+
+    /// Where it stands, as the device sees it.
+    pub(crate) fn durable_handle(&self, mailbox: MailboxId) -> Result<abi::wm_durable> {
+        if self.handle(mailbox)?.tap != abi::WM_TAP_BLOCK {
+            let rule = "its records do not all go to the journal: see Builder::tap and Tap::Block";
+            return Err(Error::refused(format!("mailbox {}", self.mailbox_name(mailbox.0)), rule));
+        }
+        let word = self.pinned.device + (self.durable + 8 * mailbox.index()) as u64;
+        Ok(abi::wm_durable { word, mailbox_id: mailbox.0, reserved: 0 })
     }
 
     pub(crate) fn device(&self) -> &Device {

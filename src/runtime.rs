@@ -262,6 +262,39 @@ impl Runtime {
         Ok(())
     }
 
+    /// Where kernels find how many records of a tapped mailbox are on disk, for `wait_durable` of `warpmail/durable.hpp`;
+    /// valid while the runtime lives. A tap that may leave records out is refused: whoever waits could not know which.
+    pub fn durable(&self, mailbox: MailboxId) -> Result<abi::wm_durable> {
+        self.memory.durable_handle(mailbox)
+    }
+
+    /// Waits until the first `records` records of a mailbox are on disk, up to `bound`. The mailbox is as for
+    /// [`Self::durable`]; its records get there when they have been taken.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]; [`Error::Failed`] if the journal has failed and they are not.
+    pub fn wait_durable(&self, mailbox: MailboxId, records: u64, bound: Duration) -> Result<()> {
+        self.durable(mailbox)?;
+        let (begin, mut pause) = (Instant::now(), Pause::new());
+        loop {
+            let word = self.memory.durable(mailbox.index());
+            if word & !abi::WM_DURABLE_ENDED >= records {
+                return Ok(());
+            }
+            if word & abi::WM_DURABLE_ENDED != 0 {
+                let why = self.journal_stats().and_then(|s| s.failed).unwrap_or_default();
+                return Err(Error::Failed(format!("the journal: {why}")));
+            }
+            if begin.elapsed() >= bound {
+                let name = self.memory.mailbox_name(mailbox.0);
+                let what =
+                    format!("{records} durable records of mailbox {name} (is its consumer at work, and the disk?)");
+                return Err(Error::Timeout { what, waited: bound });
+            }
+            pause.wait();
+        }
+    }
+
     /// What became of the records that taps saw; none without a journal. No driver call.
     pub fn journal_stats(&self) -> Option<JournalStats> {
         self.journal.as_ref().map(Drain::stats)

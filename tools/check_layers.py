@@ -19,7 +19,7 @@ LAYERS = [
     ["protocol/slot_thread.hpp", "protocol/slot_warp.hpp"],
     ["protocol/mailbox.hpp"],
     ["protocol/wait.hpp"],
-    ["protocol/warp_ends.hpp"],
+    ["protocol/warp_ends.hpp", "protocol/durable.hpp"],
     ["include/warpmail/device.hpp", "protocol/arbiter.hpp"],
     ["protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/journal.hpp", "protocol/telemetry.hpp",
      "protocol/park.hpp"],

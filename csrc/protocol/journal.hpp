@@ -11,6 +11,7 @@
 #define WARPMAIL_PROTOCOL_JOURNAL_HPP
 
 #include "protocol/arbiter.hpp"
+#include "protocol/durable.hpp"
 
 namespace warpmail {
 
@@ -81,7 +82,7 @@ WM_FN void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void
 
 // Records of mailbox m that the host knows to be on disk, of those journalled.
 WM_FN u64 durable_of(const arbiter& a, u32 m) {
-    return a.args.durable ? load_relaxed_sys(at<const u64>(a.args.durable) + a.rows[m].mailbox_id) : 0;
+    return a.args.durable ? load_relaxed_sys(at<const u64>(a.args.durable) + a.rows[m].mailbox_id) & ~durable_ended : 0;
 }
 
 } // namespace warpmail

@@ -625,6 +625,9 @@ unsafe extern "C" {
     pub fn warpmail_handle(runtime: *mut warpmail_runtime, mailbox: u32, out: *mut wm_mailbox) -> warpmail_status;
 }
 unsafe extern "C" {
+    pub fn warpmail_durable(runtime: *mut warpmail_runtime, mailbox: u32, out: *mut wm_durable) -> warpmail_status;
+}
+unsafe extern "C" {
     pub fn warpmail_runtime_read_state(
         runtime: *mut warpmail_runtime,
         module: u32,

@@ -9,7 +9,7 @@ use super::fault::{Fault, OK};
 use super::handle::Object;
 use super::sys::{self, warpmail_quiet_fn, warpmail_receiver, warpmail_runtime, warpmail_sender};
 use super::table;
-use crate::abi::wm_mailbox;
+use crate::abi::{wm_durable, wm_mailbox};
 use crate::graph::{MailboxId, ModuleId};
 use crate::journal::{Log, LogOptions, SyncPolicy};
 use crate::options::Mode;
@@ -120,6 +120,20 @@ pub(super) unsafe extern "C" fn warpmail_handle(
         // SAFETY: as the header asks of the caller.
         let out = unsafe { Out::new(out, "out") }?;
         out.set(table::share(runtime)?.memory.handle(MailboxId(mailbox))?);
+        Ok(OK)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_durable(
+    runtime: *mut warpmail_runtime,
+    mailbox: u32,
+    out: *mut wm_durable,
+) -> i32 {
+    enter(|| {
+        // SAFETY: as the header asks of the caller.
+        let out = unsafe { Out::new(out, "out") }?;
+        out.set(table::share(runtime)?.memory.durable_handle(MailboxId(mailbox))?);
         Ok(OK)
     })
 }

@@ -83,6 +83,7 @@ fn name_of(status: i32) -> &'static CStr {
         abi::WM_BAD_CONTENT,
         abi::WM_STALE_LEASE,
         abi::WM_POISONED,
+        abi::WM_NOT_DURABLE,
         sys::WARPMAIL_BAD_HANDLE,
         sys::WARPMAIL_STALE_HANDLE,
         sys::WARPMAIL_BUSY,

@@ -10,6 +10,7 @@ use crossbeam::channel::{Receiver as Steps, RecvTimeoutError, Sender as ToWriter
 use super::drain::{Asked, Shared, Step, locked};
 use super::merge::Drained;
 use super::sink::{Position, Sink};
+use crate::abi;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 
@@ -126,6 +127,9 @@ impl Writer {
         *locked(&self.shared.failed) = Some(error.clone());
         let behind = std::mem::take(&mut self.behind);
         self.lose(behind.iter().map(|(_, mailbox, _)| *mailbox));
+        for mailbox in 0..self.newest.len() {
+            self.memory.publish_durable(mailbox, self.newest[mailbox] | abi::WM_DURABLE_ENDED);
+        }
         if self.blocks {
             self.memory.fail(format!("the journal: {error}"));
         }

@@ -5,7 +5,7 @@ use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 use warpmail::Device;
-use warpmail::abi::{WM_ABI_VERSION, WM_BAD_ARGUMENT, WM_TAP_BLOCK, WM_TIMEOUT, wm_arbiter_args};
+use warpmail::abi::{WM_ABI_VERSION, WM_BAD_ARGUMENT, WM_TAP_BLOCK, WM_TIMEOUT, wm_arbiter_args, wm_durable};
 use warpmail_testkit::{self as kit, ring_record};
 
 use crate::graph::{Loop, module_options};
@@ -246,7 +246,12 @@ pub(crate) fn a_journal_keeps_what_passes(on: &Device) -> Outcome {
     let ends = Loop { runtime, sender, receiver };
     (0..RECORDS).try_for_each(|n| ends.echo(n))?;
     ok(unsafe { warpmail_runtime_stop(runtime, BOUND) })?;
-    let mut text = [0u8; 512];
+    let mut word = wm_durable::default();
+    ok(unsafe { warpmail_durable(runtime, there, &mut word) })?;
+    expect(word.word != 0 && word.mailbox_id == there, || format!("{word:?}"))?;
+    is(unsafe { warpmail_durable(runtime, back, &mut word) }, WARPMAIL_REFUSED, &["do not all go to the journal"])?;
+    is(unsafe { warpmail_durable(runtime, there, null_mut()) }, WM_BAD_ARGUMENT, &["out"])?;
+    let mut text = [0u8; 1024];
     ok(unsafe { warpmail_runtime_journal_json(runtime, text.as_mut_ptr().cast(), text.len(), null_mut()) })?;
     let text = String::from_utf8_lossy(&text).into_owned();
     expect(text.contains(&format!("\"durable\":{RECORDS}")), || text.clone())?;

@@ -60,6 +60,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_slow_sink_holds_back_or_drops", tap::a_slow_sink_holds_back_or_drops),
     ("a_failed_sink_is_told", tap::a_failed_sink_is_told),
     ("modules_see_what_is_durable", tap::modules_see_what_is_durable),
+    ("stream_modules_wait_for_their_records", tap::stream_modules_wait_for_their_records),
     ("replay_puts_records_back", tap::replay_puts_records_back),
     ("checkpoints_are_of_one_moment", checkpoint::are_of_one_moment),
     ("a_restored_graph_goes_on", checkpoint::a_restored_graph_goes_on),

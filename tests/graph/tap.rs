@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use warpmail::journal::{Batch, Log, LogOptions, NullSink, Pace, Position, Reader, Sink, SyncPolicy, replay};
 use warpmail::{
     Builder, Device, Error, HandlerImage, MailboxId, MailboxOptions, ModuleOptions, Receiver, Runtime, Sender,
-    SpinBudget, Tap, builtin,
+    SpinBudget, Tap, abi, builtin,
 };
+use warpmail_testkit::forms::Forms;
 use warpmail_testkit::{self as kit, ring_record};
 
 use crate::flow::echo;
@@ -236,6 +237,56 @@ pub(crate) fn modules_see_what_is_durable(device: &Device) -> Outcome {
         expect(begin.elapsed() < BOUND, || format!("{durable} of {taken} durable"))?;
     }
     runtime.stop(BOUND).map_err(text)
+}
+
+/// A module outside the arbiter (on a GPU, a kernel on a stream) waits until a record of its own is on disk, with a bound.
+pub(crate) fn stream_modules_wait_for_their_records(device: &Device) -> Outcome {
+    let forms = Forms::new(device, 4096)?;
+    let build = |consumer: u32| -> Result<_, Error> {
+        let mut graph = Builder::new(device.clone());
+        let (producer, host) = (graph.stream("producer")?, graph.host("host")?);
+        let sink = graph.resident("sink", consumer)?;
+        let mailbox = graph.mailbox(producer, sink, MailboxOptions::slots(16))?;
+        let dropping = graph.mailbox(host, sink, MailboxOptions::slots(16))?;
+        graph.tap(mailbox, Tap::Block)?.tap(dropping, Tap::Drop)?.journal_slots(64)?;
+        Ok((graph.build(kit::image())?, mailbox, dropping))
+    };
+    let (mut runtime, mailbox, dropping) = build(kit::STRICT).map_err(text)?;
+    let folder = Folder::new("waits");
+    runtime.journal(folder.log().map_err(text)?).map_err(text)?;
+    runtime.start().map_err(text)?;
+    let (handle, durable) = (runtime.handle(mailbox).map_err(text)?, runtime.durable(mailbox).map_err(text)?);
+    let told = forms.push_durably(handle, durable, 40, BOUND)?;
+    expect(told.done == 40 && told.fault == 0, || format!("{told:?}"))?;
+    runtime.wait_durable(mailbox, 40, BOUND).map_err(text)?;
+    // All of them are in the file now, before anything is closed.
+    let on_disk = Reader::open(&folder.0, 1).map_err(text)?.take_while(Result::is_ok).count();
+    expect(on_disk == 40, || format!("{on_disk} on disk"))?;
+    // One that nobody pushed is waited for within the bound only, and a tap that drops promises nothing.
+    let outcome = runtime.wait_durable(mailbox, 41, Duration::from_millis(20));
+    expect(matches!(outcome, Err(Error::Timeout { .. })), || format!("{outcome:?}"))?;
+    let outcome = runtime.durable(dropping);
+    expect(matches!(&outcome, Err(Error::Refused { .. })), || format!("{outcome:?}"))?;
+    runtime.stop(BOUND).map_err(text)?;
+
+    // Nobody takes the record: the device's wait ends by its budget.
+    let (mut runtime, mailbox, _) = build(kit::STUCK).map_err(text)?;
+    runtime.journal(NullSink::default()).map_err(text)?;
+    let (handle, durable) = (runtime.handle(mailbox).map_err(text)?, runtime.durable(mailbox).map_err(text)?);
+    let told = forms.push_durably(handle, durable, 1, Duration::from_millis(20))?;
+    expect(told.fault == 1 && told.done == 0, || format!("{told:?}"))?;
+
+    // A journal that has failed is told, and no wait for it goes on.
+    let (mut runtime, mailbox, _) = build(kit::STRICT).map_err(text)?;
+    runtime.journal(Trial::new(Duration::ZERO, 3)).map_err(text)?;
+    runtime.start().map_err(text)?;
+    let (handle, durable) = (runtime.handle(mailbox).map_err(text)?, runtime.durable(mailbox).map_err(text)?);
+    let told = forms.push_durably(handle, durable, 40, BOUND)?;
+    let ended = told.fault == 1 && told.found == u64::from(abi::WM_NOT_DURABLE.unsigned_abs());
+    expect(ended && told.done == 3, || format!("{told:?}"))?;
+    let outcome = runtime.wait_durable(mailbox, 4, BOUND);
+    expect(matches!(&outcome, Err(Error::Failed(why)) if why.contains("the disk is gone")), || format!("{outcome:?}"))?;
+    expect(runtime.stop(BOUND).is_err(), || "stop says nothing of it".into())
 }
 
 pub(crate) fn replay_puts_records_back(device: &Device) -> Outcome {

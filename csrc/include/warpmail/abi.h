@@ -62,6 +62,8 @@ typedef int32_t wm_status;
     (-10) /* the right to use the memory has ended: released before, or the memory is another's by now */
 #define WM_POISONED (-11) /* memory that nobody has written since it was freed; debug mode of a pool */
 
+#define WM_NOT_DURABLE (-12) /* the journal has failed: what is not on disk yet never will be */
+
 /* Message types from here on up are warpmail's own; the others are the caller's. */
 #define WM_TYPE_OWN 0xFF00u
 #define WM_TYPE_TENSOR 0xFF01u /* the payload begins with a wm_tensor; what follows is the caller's */
@@ -344,6 +346,17 @@ typedef struct wm_tap_counts {
     uint64_t dropped; /* records that found them full */
 } wm_tap_counts;
 
+/*
+ * How many records of a tapped mailbox are known to be on disk, for whoever pushes into it: a plain struct, passed by
+ * value. The word lies in pinned memory and the host alone writes it.
+ */
+typedef struct wm_durable {
+    uint64_t word;       /* its address as the device sees it: the count, and WM_DURABLE_ENDED_BIT */
+    uint32_t mailbox_id; /* row of the mailbox table */
+    uint32_t reserved;
+} wm_durable;
+#define WM_DURABLE_ENDED_BIT 63u /* set beside the count: the journal has failed, and it stays as it is */
+
 /* Per module; written by whoever serves the module, copied for the host. */
 typedef struct wm_module_stats {
     uint64_t steps;
@@ -408,7 +421,7 @@ typedef struct wm_arbiter_args {
     uint64_t doors;             /* wm_doorbell[WM_DOORS], pinned */
     uint64_t journals;          /* wm_mailbox[servers], device memory: journal rings; 0: nothing is tapped */
     uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
-    uint64_t durable;        /* uint64_t[n_mailboxes], pinned: tapped records known to be durable; the host writes it */
+    uint64_t durable;           /* uint64_t[n_mailboxes], pinned: see wm_durable */
     uint64_t image;          /* device memory for what the arbiter knows, between two launches; wm_host_image_bytes */
     uint64_t idle_spin_ns;   /* polling without work before it parks; 0: it never parks, and launches need no door */
     uint64_t residency_ns;   /* longest stay of this launch; it then finishes the steps it has granted and leaves */
@@ -453,6 +466,7 @@ WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 6 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
 WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it stays aligned");
+WM_STATIC_ASSERT(sizeof(wm_durable) == 16, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
 WM_STATIC_ASSERT(WM_MAX_ENDS == WM_MAX_INPUTS + WM_MAX_OUTPUTS, "a row for each end");

@@ -7,6 +7,7 @@
 //   warpmail::try_push(warpmail::warp_lanes{}, p, src, len, type);
 //   wm_consumer c = warpmail::attach_consumer(mailbox);       // once, by the one consumer
 //   warpmail::try_pop(warpmail::warp_lanes{}, c, dst, dst_bytes, len, type);
+//   warpmail::wait_durable(warpmail::warp_lanes{}, d, p.write_idx, 5000000); // a tapped mailbox: on disk within 5 ms?
 //   warpmail::pop(warpmail::one_lane{}, c, dst, dst_bytes, len, type, 1000000); // waits at most a millisecond
 //   warpmail::lease_check(lanes, leases, tensor), lease_release(...), tensor_part(...)  // tensors by pointer:
 //   lease.hpp
@@ -15,6 +16,7 @@
 #ifndef WARPMAIL_DEVICE_HPP
 #define WARPMAIL_DEVICE_HPP
 
+#include "protocol/durable.hpp"
 #include "protocol/lease.hpp"
 #include "protocol/wait.hpp"
 #include "protocol/warp_ends.hpp"

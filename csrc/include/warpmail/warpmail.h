@@ -362,6 +362,9 @@ warpmail_status warpmail_runtime_failure(warpmail_runtime* runtime, char* text, 
 /* The handle of a mailbox as the caller's own kernels use it, see warpmail/device.hpp. Valid while the runtime, or an
  * end of one of its mailboxes, lives. */
 warpmail_status warpmail_handle(warpmail_runtime* runtime, uint32_t mailbox, wm_mailbox* out);
+/* Where the caller's own kernels find how many records of a tapped mailbox are on disk, for wait_durable of
+ * warpmail/device.hpp. Valid while the runtime lives. Refused for a mailbox whose tap does not keep all records. */
+warpmail_status warpmail_durable(warpmail_runtime* runtime, uint32_t mailbox, wm_durable* out);
 /* A module's state; only while nothing runs: before the start, after the stop, or inside a quiesce. */
 warpmail_status warpmail_runtime_read_state(warpmail_runtime* runtime, uint32_t module, void* into, size_t bytes);
 warpmail_status warpmail_runtime_write_state(warpmail_runtime* runtime, uint32_t module, const void* from,

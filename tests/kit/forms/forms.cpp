@@ -24,6 +24,9 @@ extern "C" void forms_produce(const forms::task* t) {
 extern "C" void forms_consume(const forms::task* t) {
     in_order(t->pop.order, [&](auto o) { forms::consume<decltype(o)::value>(*t, forms::one_lane{}); });
 }
+extern "C" void forms_push_durably(const forms::durable_task* t) {
+    forms::push_durably(*t, forms::one_lane{});
+}
 extern "C" void forms_misuse(const forms::task* t) {
     forms::misuse(*t, forms::one_lane{});
 }

@@ -144,6 +144,11 @@ extern "C" __global__ void forms_run(const __grid_constant__ forms::task t) {
     }
 }
 
+extern "C" __global__ void forms_push_durably(const __grid_constant__ forms::durable_task t) {
+    if (threadIdx.x < 32 && blockIdx.x == 0)
+        forms::push_durably(t, warpmail::warp_lanes{});
+}
+
 extern "C" __global__ void forms_misuse(const __grid_constant__ forms::task t) {
     using namespace forms;
     if (t.push.lanes == lanes_one) {

@@ -366,6 +366,32 @@ template <class L> WM_FN void misuse(const task& t, L lanes) {
     }
 }
 
+// Pushes records into a tapped mailbox, each when the one before is durable. A status that ends it is told negated.
+struct durable_task {
+    wm_mailbox mailbox;
+    wm_durable durable;
+    u64 records, budget_ns;
+    u64 report;
+};
+template <class L> WM_FN void push_durably(const durable_task& t, L lanes) {
+    wm_producer p = warpmail::attach_producer(t.mailbox);
+    report r{0, fine, 0, 0};
+    while (r.done < t.records && r.fault == fine) {
+        u64 n = r.done;
+        wm_status s = warpmail::push(lanes, p, &n, 8, 1, t.budget_ns);
+        if (s == WM_OK)
+            s = warpmail::wait_durable(lanes, t.durable, p.write_idx, t.budget_ns);
+        if (s == WM_OK && warpmail::durable_records(t.durable) < p.write_idx)
+            r = {r.done, ordering, p.write_idx, warpmail::durable_records(t.durable)};
+        else if (s == WM_OK)
+            r.done++;
+        else
+            r = {r.done, status, 0, static_cast<u64>(-s)};
+    }
+    if (lanes.rank() == 0)
+        *warpmail::at<report>(t.report) = r;
+}
+
 } // namespace forms
 
 #endif

@@ -95,6 +95,16 @@ struct Task {
     report: u64,
 }
 
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+struct DurableTask {
+    mailbox: abi::wm_mailbox,
+    durable: abi::wm_durable,
+    records: u64,
+    budget_ns: u64,
+    report: u64,
+}
+
 /// What a side says at its end.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
@@ -113,6 +123,7 @@ unsafe extern "C" {
     fn forms_produce(task: *const Task);
     fn forms_consume(task: *const Task);
     fn forms_misuse(task: *const Task);
+    fn forms_push_durably(task: *const DurableTask);
     fn forms_clear(task: *const Task, start: u64);
 }
 
@@ -235,6 +246,27 @@ impl Forms {
             Some(kernels) => kernels.run("forms_clear", 1, 32, &mut [param(&mut task), param(&mut start)])?,
         }
         Ok(task)
+    }
+
+    /// As a module outside the arbiter: pushes records of 8 bytes into a tapped mailbox, each when the one before is durable,
+    /// with `wait_durable` of the device API. A status that ended it is `found` in the report, negated.
+    pub fn push_durably(
+        &self,
+        mailbox: abi::wm_mailbox,
+        durable: abi::wm_durable,
+        records: u64,
+        budget: std::time::Duration,
+    ) -> Result<Report, String> {
+        let (budget_ns, report) = (budget.as_nanos() as u64, self.report.address());
+        let mut task = DurableTask { mailbox, durable, records, budget_ns, report };
+        match &self.kernels {
+            // SAFETY: the handles are a runtime's, which the caller keeps, and the caller is the mailbox's one producer.
+            None => unsafe { forms_push_durably(&task) },
+            Some(kernels) => kernels.run("forms_push_durably", 1, 32, &mut [param(&mut task)])?,
+        }
+        let mut told = Report::default();
+        self.report.download(0, bytemuck::bytes_of_mut(&mut told)).map_err(text)?;
+        Ok(told)
     }
 
     /// Moves the records; the producer's report and the consumer's.
