@@ -52,6 +52,8 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
     fn note(&self, stream: u64) -> Result<StreamNote>;
     /// Whether all that a note stands for is done; then the note has ended.
     fn is_past(&self, note: StreamNote) -> Result<bool>;
+    /// Copies of the journal's own, off the device.
+    fn copies(&self) -> Result<Box<dyn Copies>>;
     /// Loads a handler set and touches its kernel, so that no launch loads anything. With a plan in `args` the arbiter will
     /// run on the CPU, and the set's steps on the device.
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>>;
@@ -77,6 +79,18 @@ pub(crate) struct Door {
     pub(crate) device: u64,
     /// Where the host sees it.
     pub(crate) host: u64,
+}
+
+/// Copies off the device that run beside everything else: no call waits for a kernel.
+pub(crate) trait Copies: Send + Sync + std::fmt::Debug {
+    /// Enqueues a copy from the device into pinned memory, and gives its number; they end in order. One thread enqueues.
+    ///
+    /// # Safety
+    /// `to` is pinned memory of `bytes` bytes that nobody uses, and `from` memory that stays as it is, until the copy was
+    /// waited for.
+    unsafe fn fetch(&self, to: *mut u8, from: u64, bytes: usize) -> Result<u64>;
+    /// Waits until this copy and those before it have ended. Any thread.
+    fn wait(&self, number: u64) -> Result<()>;
 }
 
 /// The arbiter's queue of launches: they run one after the other.

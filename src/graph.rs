@@ -52,6 +52,7 @@ pub(crate) struct MailboxPlan {
     pub(crate) producer: u32,
     pub(crate) consumer: u32,
     pub(crate) tap: Tap,
+    pub(crate) tap_tensors: bool,
 }
 
 /// Collects modules and mailboxes, checks them, and makes a [`Runtime`].
@@ -233,7 +234,14 @@ impl Builder {
         let id = self.mailboxes.len() as u32;
         self.modules[from.index()].outputs.push(id);
         self.modules[to.index()].inputs.push(id);
-        self.mailboxes.push(MailboxPlan { name, options, producer: from.0, consumer: to.0, tap: Tap::Off });
+        self.mailboxes.push(MailboxPlan {
+            name,
+            options,
+            producer: from.0,
+            consumer: to.0,
+            tap: Tap::Off,
+            tap_tensors: false,
+        });
         Ok(MailboxId(id))
     }
 
@@ -254,6 +262,20 @@ impl Builder {
             ));
         }
         plan.tap = tap;
+        Ok(self)
+    }
+
+    /// Lets the journal also take the tensors that records of a tapped mailbox point to: copied off the device beside
+    /// everything else while the lease is held, and put behind the record. Without it the log has descriptors only. Needs a
+    /// [`pool`](Self::pool): a tensor without a lease of it is not taken, and counted.
+    pub fn tap_tensors(&mut self, mailbox: MailboxId) -> Result<&mut Self> {
+        let what = || Error::refused(format!("mailbox id {}", mailbox.0), "this graph has no such mailbox");
+        let plan = self.mailboxes.get_mut(mailbox.index()).ok_or_else(what)?;
+        if plan.tap == Tap::Off {
+            let what = format!("the tensors of mailbox {}", plan.name);
+            return Err(Error::refused(what, "its records are not tapped: call Builder::tap first"));
+        }
+        plan.tap_tensors = true;
         Ok(self)
     }
 
@@ -298,6 +320,12 @@ impl Builder {
     fn check(&self) -> Result<()> {
         if self.mailboxes.is_empty() {
             return Err(Error::refused("the graph", "needs at least one mailbox"));
+        }
+        if self.pool.is_none()
+            && let Some(m) = self.mailboxes.iter().find(|m| m.tap_tensors && m.tap != Tap::Off)
+        {
+            let rule = "there is no pool that they could come from: see Builder::pool";
+            return Err(Error::refused(format!("the tensors of mailbox {}", m.name), rule));
         }
         let cuda = self.device.info().ordinal.is_some();
         if cuda

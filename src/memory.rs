@@ -46,6 +46,8 @@ pub(crate) struct Memory {
     _keep: Vec<DeviceBuffer>,
     /// Where the graph's tensors come from; kept for readers on the device.
     pub(crate) pool: Option<Pool>,
+    /// Of each mailbox: whether the journal takes the tensors of its records.
+    pub(crate) tensor_taps: Vec<bool>,
     /// Number of this graph, among all of this process.
     pub(crate) serial: u64,
     failed: OnceLock<String>,
@@ -101,6 +103,7 @@ impl Memory {
             state_plan: StatePlan::default(),
             _keep: Vec::new(),
             pool: None,
+            tensor_taps: Vec::new(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             failed: OnceLock::new(),
             abandoned: AtomicBool::new(false),

@@ -3,6 +3,7 @@
 //! Every call runs with the device's primary context pushed on the calling thread and popped after, so that a caller's own
 //! current context stays what it was.
 
+mod copies;
 mod steps;
 mod tensors;
 
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use cudarc::driver::{DriverError, result, sys};
 
 use super::thread::ThreadLaunches;
-use super::{Backend, Blocks, Door, Launches, Pinned, StreamNote};
+use super::{Backend, Blocks, Copies, Door, Launches, Pinned, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
@@ -221,6 +222,10 @@ impl Backend for Cuda {
 
     fn is_past(&self, note: StreamNote) -> Result<bool> {
         tensors::is_past(&self.context, note)
+    }
+
+    fn copies(&self) -> Result<Box<dyn Copies>> {
+        Ok(Box::new(copies::CudaCopies::new(self.context.clone())?))
     }
 
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use memmap2::MmapMut;
 
 use super::thread::{ThreadLaunches, launched};
-use super::{Backend, Blocks, Launches, Pinned, StreamNote};
+use super::{Backend, Blocks, Copies, Launches, Pinned, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
@@ -118,11 +118,31 @@ impl Backend for Twin {
         Ok(true)
     }
 
+    fn copies(&self) -> Result<Box<dyn Copies>> {
+        Ok(Box::new(HostCopies))
+    }
+
     fn load(&self, image: &HandlerImage, _args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
         let entry = image.twin;
         // SAFETY: the runtime keeps every table that `args` names alive until this launch has been collected.
         let arbiter = move |args: &wm_arbiter_args| launched(unsafe { entry(args) });
         Ok(Box::new(ThreadLaunches::start("warpmail-twin", || Ok(()), arbiter)?))
+    }
+}
+
+/// Copies that are done at once.
+#[derive(Debug)]
+struct HostCopies;
+
+impl Copies for HostCopies {
+    unsafe fn fetch(&self, to: *mut u8, from: u64, bytes: usize) -> Result<u64> {
+        // SAFETY: as the caller promises.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to, bytes) };
+        Ok(0)
+    }
+
+    fn wait(&self, _number: u64) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -1,10 +1,13 @@
 //! Records as bytes, ready but for what the moment of writing decides.
 
+use std::sync::Arc;
+
 use super::disk::DIRECT_BLOCK;
-use super::format::{ALIGN, MARK, RECORD_HEADER, RECORD_MAGIC, RecordHeader};
+use super::format::{ALIGN, MARK, RECORD_HEADER, RECORD_MAGIC, RecordHeader, TENSOR};
 use super::options::Entry;
 use super::pages::{LEAD, Pages};
 use super::segment::Segment;
+use super::staging::Room;
 use crate::error::Result;
 
 /// A payload or tensor that is longer is written from where it lies.
@@ -19,12 +22,28 @@ pub struct Batch<'a> {
     bytes: Pages,
     /// Where in `bytes` the headers stand.
     headers: Vec<usize>,
-    /// What is not copied: the place in `bytes` that it stands before, and it.
-    long: Vec<(usize, &'a [u8])>,
+    /// What is not copied: the place in `bytes` that it stands before, whether it is a tensor, and it.
+    long: Vec<(usize, bool, Piece<'a>)>,
     /// Bytes of the whole in a segment.
     total: u64,
     /// Whether checksums of payloads and tensors are left for the moment of writing.
     unsummed: bool,
+}
+
+/// Bytes that lie elsewhere.
+#[derive(Debug, Clone)]
+enum Piece<'a> {
+    Lent(&'a [u8]),
+    Staged(Arc<Room>),
+}
+
+impl Piece<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Piece::Lent(bytes) => bytes,
+            Piece::Staged(room) => room.bytes(),
+        }
+    }
 }
 
 /// What the records of a batch have in common.
@@ -110,9 +129,9 @@ impl<'a> Batch<'a> {
     pub fn push(&mut self, entry: &Entry<'a>) -> Result<()> {
         entry.check()?;
         self.begin(entry);
-        for piece in [entry.payload, entry.tensor] {
+        for (piece, is_tensor) in [(entry.payload, false), (entry.tensor, true)] {
             if piece.len() > GATHER {
-                self.long.push((self.bytes.len(), piece));
+                self.long.push((self.bytes.len(), is_tensor, Piece::Lent(piece)));
             } else {
                 self.bytes.extend(piece);
             }
@@ -135,6 +154,46 @@ impl<'a> Batch<'a> {
         padding.fill(0);
         self.total += bytes;
         Ok(())
+    }
+
+    /// Adds a record whose tensor is, or will be, in pinned memory; `tensor_crc` is of it, if checksums are not left for
+    /// later. What the tensor is, the payload says.
+    pub(super) fn push_staged(&mut self, entry: &Entry<'_>, room: Room, tensor_crc: u32) -> Result<()> {
+        entry.check()?;
+        let mut header = header(entry, !self.unsummed);
+        (header.tensor_len, header.tensor_crc) = (room.len() as u64, tensor_crc);
+        header.flags |= TENSOR;
+        self.headers.push(self.bytes.len());
+        self.bytes.extend(bytemuck::bytes_of(&header));
+        self.bytes.extend(entry.payload);
+        self.long.push((self.bytes.len(), true, Piece::Staged(Arc::new(room))));
+        let padding = header.stride() - RECORD_HEADER - entry.payload.len() as u64 - header.tensor_len;
+        self.bytes.extend(&[0; ALIGN as usize][..padding as usize]);
+        self.total += header.stride();
+        Ok(())
+    }
+
+    /// The same for a tensor that is copied now.
+    pub(super) fn push_tensor(&mut self, entry: &Entry<'_>) -> Result<()> {
+        let at = self.bytes.len();
+        self.push_copy(entry)?;
+        let mut header = self.header(at);
+        header.flags |= TENSOR;
+        self.set_header(at, &header);
+        Ok(())
+    }
+
+    /// Waits until all bytes are there.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.long.iter().try_for_each(|(_, _, piece)| match piece {
+            Piece::Lent(_) => Ok(()),
+            Piece::Staged(room) => room.wait(),
+        })
+    }
+
+    /// Whether it holds pinned memory.
+    pub(super) fn has_staged(&self) -> bool {
+        self.long.iter().any(|(_, _, piece)| matches!(piece, Piece::Staged(_)))
     }
 
     fn begin(&mut self, entry: &Entry<'_>) {
@@ -177,14 +236,16 @@ impl<'a> Batch<'a> {
         self.headers.iter().map(move |&at| {
             let header = self.header(at);
             let mut from = at + RECORD_HEADER as usize;
-            let mut piece = |len: usize| match long.next_if(|(before, _)| *before == from && len > GATHER) {
-                Some((_, piece)) => *piece,
+            let mut piece = |len: usize, tensor| match long.next_if(|(before, is, _)| *before == from && *is == tensor)
+            {
+                Some((_, _, piece)) => piece.bytes(),
                 None => {
                     from += len;
                     &self.bytes.bytes()[from - len..from]
                 }
             };
-            let (payload, tensor) = (piece(header.payload_len as usize), piece(header.tensor_len as usize));
+            let (payload, tensor) =
+                (piece(header.payload_len as usize, false), piece(header.tensor_len as usize, true));
             let RecordHeader { mailbox, msg_type, flags, producer_ns, .. } = header;
             Entry { mailbox, msg_type, flags, producer_ns, payload, tensor }
         })
@@ -225,9 +286,10 @@ impl<'a> Batch<'a> {
 
     /// Its bytes, in order.
     fn pieces(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        let (copied, ends) = (self.bytes.bytes(), self.long.iter().map(|(before, _)| *before));
+        let (copied, ends) = (self.bytes.bytes(), self.long.iter().map(|(before, ..)| *before));
         let begins = std::iter::once(0).chain(ends.clone());
-        let long = self.long.iter().map(|(_, piece)| *piece).chain(std::iter::once(&[][..])).collect::<Vec<_>>();
+        let long =
+            self.long.iter().map(|(_, _, piece)| piece.bytes()).chain(std::iter::once(&[][..])).collect::<Vec<_>>();
         let parts: Vec<_> = begins.zip(ends.chain([copied.len()])).zip(long).collect();
         parts.into_iter().flat_map(|((from, to), long)| [&copied[from..to], long])
     }
@@ -248,7 +310,7 @@ impl<'a> Batch<'a> {
     /// How much further than `end` the batch should begin for its bytes to lie in whole blocks as they lie in memory: 0, or
     /// room for a filler. Of a batch that is one long tensor, it is the tensor that should.
     pub(super) fn gap(&self, end: u64) -> u64 {
-        let first_long = self.long.first().map_or(0, |(before, _)| *before as u64);
+        let first_long = self.long.first().map_or(0, |(before, ..)| *before as u64);
         let wanted = if first_long.is_multiple_of(ALIGN) && first_long < BLOCK { first_long } else { 0 };
         let gap = (BLOCK - (end + wanted) % BLOCK) % BLOCK;
         if gap == 0 || gap >= RECORD_HEADER { gap } else { gap + BLOCK }

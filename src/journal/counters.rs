@@ -23,6 +23,13 @@ pub struct JournalStats {
     pub lost: u64,
     /// Attempts to write that failed and were repeated, such as those on a full disk.
     pub retries: u64,
+    /// Tensors that went to the sink with their records.
+    pub tensors: u64,
+    /// Their bytes.
+    pub tensor_bytes: u64,
+    /// Tensors that a tap wanted and that could not be taken: without a lease, or ended before the drain came to them. The
+    /// log has their descriptors.
+    pub tensors_missed: u64,
     /// Why the sink takes no more; none while it does.
     pub failed: Option<String>,
     /// The same of each tapped mailbox.
@@ -44,6 +51,14 @@ pub struct TapStats {
     pub in_flight: u64,
     pub dropped: u64,
     pub lost: u64,
+}
+
+/// What the drain has counted of tensors.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TensorCounts {
+    pub(super) tensors: u64,
+    pub(super) bytes: u64,
+    pub(super) missed: u64,
 }
 
 /// What the writer has counted.

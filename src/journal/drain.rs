@@ -8,26 +8,25 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver as Steps, RecvTimeoutError, Sender as ToWriter};
 
-use super::counters::{Counts, JournalStats};
-use super::merge::{Drained, Merge};
+use super::counters::{Counts, JournalStats, TensorCounts};
+use super::merge::{Drained, Merge, Outlet};
 use super::sink::{Position, Sink};
+use super::tensors::{EndOfWatch, Tensors, Watch};
 use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::port::{Pause, Receiver};
+use crate::tensor::Witness;
 
 /// Batches on their way to the writer; when they are as many, the drain waits and the rings fill.
 const BATCHES: usize = 8;
-/// Bytes of a batch that goes to the writer although there is more: what a disk writes well at once.
-const BATCH: u64 = 1 << 20;
-/// Bytes up to which a batch grows while the writer is behind.
-const LONGEST: u64 = 4 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) ending: AtomicBool,
     pub(super) counts: Counts,
     pub(super) retries: AtomicU64,
+    pub(super) tensors: Mutex<TensorCounts>,
     pub(super) failed: Mutex<Option<Error>>,
     /// Where the sink ended.
     pub(super) ended: Mutex<Option<Position>>,
@@ -76,9 +75,22 @@ impl Drain {
                 .spawn(body)
                 .map_err(|e| Error::Unavailable { what: "a thread for the journal", reason: e.to_string() })
         };
-        let (state, merge) = (shared.clone(), Merge::new(memory.handles.len(), sink.wants_checksums()));
-        let drainer =
-            thread("warpmail-drain", Box::new(move || drain(rings, slot, merge, &asked, (&to_writer, &free), &state)))?;
+        let checksums = sink.wants_checksums();
+        let tensors = Tensors::of(&memory, checksums)?;
+        let watch = Arc::new(Watch::new(memory.clone()));
+        if let Some(tensors) = &tensors {
+            let watch: Arc<dyn Witness> = watch.clone();
+            tensors.pool().core.add_witness(Arc::downgrade(&watch));
+        }
+        let out = Outlet { to_writer, free };
+        let (state, merge) = (shared.clone(), Merge::new(memory.handles.len(), checksums, tensors, out));
+        let drainer = thread(
+            "warpmail-drain",
+            Box::new(move || {
+                let watch = EndOfWatch(watch);
+                drain(rings, slot, merge, &asked, &watch.0, &state);
+            }),
+        )?;
         let (state, words) = (shared.clone(), memory.clone());
         let writer =
             thread("warpmail-journal", Box::new(move || Writer::new(words, state, blocks, used).run(sink, &steps)))?;
@@ -86,9 +98,13 @@ impl Drain {
     }
 
     pub(crate) fn stats(&self) -> JournalStats {
+        let tensors = *locked(&self.shared.tensors);
         JournalStats {
             retries: self.shared.retries.load(Ordering::Relaxed),
             failed: self.shared.failure().map(|e| e.to_string()),
+            tensors: tensors.tensors,
+            tensor_bytes: tensors.bytes,
+            tensors_missed: tensors.missed,
             ..self.shared.counts.stats(&self.memory)
         }
     }
@@ -147,7 +163,7 @@ fn drain(
     slot: usize,
     mut merge: Merge,
     asked: &Steps<Asked>,
-    (to_writer, free): (&ToWriter<Step>, &Steps<Drained>),
+    watch: &Watch,
     shared: &Shared,
 ) {
     let mut asking: Option<Asked> = None;
@@ -157,9 +173,10 @@ fn drain(
         let ending = shared.ending.load(Ordering::Acquire);
         asking = asking.or_else(|| asked.try_recv().ok());
         let mut found = 0;
-        for ring in &mut rings {
+        for (at, ring) in rings.iter_mut().enumerate() {
             let mut places: [Option<crate::port::Record>; 64] = [None; 64];
             match ring.try_pop_batch(&mut buffer, slot, |i, record| places[i] = Some(record)) {
+                Ok(0) => continue,
                 Ok(n) => found += n,
                 Err(e) => {
                     tracing::error!(error = %e, "a journal ring holds what cannot be");
@@ -169,23 +186,20 @@ fn drain(
             for (i, record) in places.iter().enumerate().filter_map(|(i, r)| r.map(|r| (i, r))) {
                 merge.take(record, &buffer[i * slot..(i + 1) * slot]);
             }
+            watch.saw(at, ring.popped());
         }
         if ending && found == 0 && merge.waiting() > 0 {
             tracing::error!(records = merge.waiting(), "journalled records without the ones before them");
             merge.give_up_waiting();
         }
-        let bytes = merge.batch.records.bytes();
-        let ready = bytes >= if to_writer.is_full() { LONGEST } else { BATCH };
-        if ready || (found == 0 && bytes > 0) {
-            // Waits when the writer is behind; the rings fill meanwhile, which is what back-pressure is.
-            if to_writer.send(Step::Write(merge.next_batch(free.try_recv().ok()))).is_err() {
-                return;
-            }
+        *locked(&shared.tensors) = merge.taken;
+        if !merge.send(found == 0) {
+            return;
         }
         // A round that began after somebody asked and found nothing has seen all that was in the rings then.
         if found == 0
             && let Some(asked) = asking.take()
-            && to_writer.send(Step::Commit(asked)).is_err()
+            && !merge.ask(asked)
         {
             return;
         }

@@ -12,9 +12,12 @@ pub const RECORD_MAGIC: u32 = u32::from_le_bytes(*b"WMRC");
 pub const VERSION: u32 = 2;
 /// The oldest version that is read.
 pub const OLDEST: u32 = 1;
+/// Set in [`RecordHeader::flags`] where the payload begins with a `wm_tensor`, and the tensor is what it described: the bytes
+/// from its first element to the end of its last, gaps included. Without it a tensor is the caller's own.
+pub const TENSOR: u16 = 0x4000;
 /// Records begin at multiples of this.
 pub const ALIGN: u64 = 8;
-/// Set in [`RecordHeader::flags`] by the log for its own marks and fillers; the bits below are the caller's.
+/// Set in [`RecordHeader::flags`] by the log for its own marks and fillers; the bits below [`TENSOR`] are the caller's.
 pub const MARK: u16 = 0x8000;
 /// The longest payload of one record, bytes.
 pub const MAX_PAYLOAD: u64 = 1 << 30;

@@ -47,7 +47,9 @@ mod retention;
 mod scan;
 mod segment;
 mod sink;
+mod staging;
 mod stat;
+mod tensors;
 mod writer;
 
 pub use batch::Batch;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::format::{MARK, MAX_PAYLOAD, MAX_TENSOR, record_bytes};
+use super::format::{MARK, MAX_PAYLOAD, MAX_TENSOR, TENSOR, record_bytes};
 use crate::error::{Error, Result};
 
 /// When [`append`](super::Log::append) makes records durable by itself.
@@ -69,7 +69,7 @@ pub struct Entry<'a> {
     pub mailbox: u32,
     /// Message type.
     pub msg_type: u16,
-    /// The caller's own, below 0x8000.
+    /// The caller's own, below 0x4000.
     pub flags: u16,
     /// The producer's clock, nanoseconds.
     pub producer_ns: u64,
@@ -90,8 +90,8 @@ impl Entry<'_> {
         if self.payload.len() as u64 > MAX_PAYLOAD || self.tensor.len() as u64 > MAX_TENSOR {
             return Err(Error::refused(what(), "the payload may have up to 1 GiB and the tensor up to 1 TiB"));
         }
-        if self.flags & MARK != 0 {
-            return Err(Error::refused(what(), "flags from 0x8000 on are the log's own"));
+        if self.flags & (MARK | TENSOR) != 0 {
+            return Err(Error::refused(what(), "flags from 0x4000 on are the log's own"));
         }
         Ok(())
     }

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{Disk, Folder};
-use super::format::{RecordHeader, SEGMENT_HEADER, SegmentHeader};
+use super::format::{RecordHeader, SEGMENT_HEADER, SegmentHeader, TENSOR};
 use super::recover::{Torn, ends_at, follows, segments};
 use super::scan::{Scan, Step, Walked};
 use super::segment::{Head, Segment};
+use crate::abi;
 use crate::error::{Error, Result};
+use crate::tensor::TensorDescriptor;
 
 /// A record as it was appended, with all checksums verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub struct Record {
     pub mailbox: u32,
     /// Message type.
     pub msg_type: u16,
-    /// The caller's flags.
+    /// The caller's flags, and [`TENSOR`](super::format::TENSOR).
     pub flags: u16,
     /// The producer's clock, nanoseconds.
     pub producer_ns: u64,
@@ -32,6 +34,27 @@ pub struct Record {
     pub payload: Vec<u8>,
     /// The bytes of the tensor that goes with it; empty if there is none.
     pub tensor: Vec<u8>,
+}
+
+impl Record {
+    /// What `tensor` is, where the journal took it off the device: type, shape and strides as they were; the address is of
+    /// no use any more. None for other records. An error if payload and bytes do not fit together.
+    pub fn descriptor(&self) -> Result<Option<TensorDescriptor>> {
+        if self.flags & TENSOR == 0 {
+            return Ok(None);
+        }
+        let bad = |why: String| Error::refused(format!("record {}", self.sequence), why);
+        let Some(bytes) = self.payload.get(..size_of::<abi::wm_tensor>()) else {
+            return Err(bad(format!("it is marked as a tensor and has {} bytes of payload", self.payload.len())));
+        };
+        let descriptor = TensorDescriptor(bytemuck::pod_read_unaligned(bytes));
+        let (_, end) = descriptor.spec().check()?;
+        if end - descriptor.byte_offset() != self.tensor.len() as u64 {
+            let span = end - descriptor.byte_offset();
+            return Err(bad(format!("its tensor spans {span} bytes, and {} are there", self.tensor.len())));
+        }
+        Ok(Some(descriptor))
+    }
 }
 
 /// Where a reader stands.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::reader::Record;
+use crate::abi;
 use crate::error::Result;
 use crate::port::Sender;
 
@@ -69,6 +70,10 @@ impl Tempo {
 pub struct Replayed {
     /// Records put into a mailbox.
     pub pushed: u64,
+    /// Of them, those with a tensor that was made again in the sender's pool.
+    pub tensors: u64,
+    /// Records that point to a tensor whose bytes the log does not have; they were not pushed.
+    pub without_tensor: u64,
     /// Records of mailboxes that no sender was given for.
     pub skipped: u64,
     /// The sequence of the last record looked at, 0 if there was none.
@@ -76,7 +81,8 @@ pub struct Replayed {
 }
 
 /// Pushes records, in the log's order, into the sender that `senders` has for their mailbox; each waits up to `bound` for a
-/// free slot. A [`Reader`](super::Reader), with any filter in between, is such an iterator.
+/// free slot. A [`Reader`](super::Reader), with any filter in between, is such an iterator. A tensor whose bytes are in the log
+/// is made again in the pool of the sender's graph, which may have to wait for readers to release others, and posted.
 ///
 /// # Errors
 /// Those of the records; [`Timeout`](crate::Error::Timeout) if a mailbox stays full; `PayloadTooLong` if a mailbox has a
@@ -99,7 +105,23 @@ pub fn replay(
         if pace == Pace::Recorded {
             std::thread::sleep(tempo.due_in(&record));
         }
-        sender.push(record.msg_type, &record.payload, bound)?;
+        match record.descriptor()? {
+            Some(descriptor) => {
+                sender.post_again(
+                    &descriptor,
+                    &record.tensor,
+                    &record.payload[size_of::<abi::wm_tensor>()..],
+                    bound,
+                )?;
+                done.tensors += 1;
+            }
+            // Its address means nothing here.
+            None if u32::from(record.msg_type) == abi::WM_TYPE_TENSOR => {
+                done.without_tensor += 1;
+                continue;
+            }
+            None => sender.push(record.msg_type, &record.payload, bound)?,
+        }
         done.pushed += 1;
     }
     Ok(done)

@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use super::disk::{Disk, DiskFile};
 use super::format::{self, MAX_SEQUENCE, OLDEST, SEGMENT_HEADER, SEGMENT_MAGIC, SegmentHeader, VERSION};
 use crate::error::{Error, Result};
@@ -171,7 +173,11 @@ impl Segment {
         let Some(direct) = &self.direct else { return self.write(offset, bytes).map(|()| None) };
         match direct.write_at(offset, bytes) {
             Ok(()) => Ok(None),
-            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            // Where memory cannot be written from, that is the memory's fault, or a driver's.
+            Err(e)
+                if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported)
+                    || e.raw_os_error() == Some(Errno::FAULT.raw_os_error()) =>
+            {
                 self.direct = None;
                 self.write(offset, bytes).map(|()| Some(e.to_string()))
             }

@@ -48,6 +48,7 @@ impl Writer {
             let outcome = match steps.recv_timeout(wait) {
                 Ok(Step::Write(mut batch)) => {
                     let outcome = self.write(sink.as_mut(), &mut batch);
+                    batch.clear(); // gives pinned memory back
                     let _ = self.used.try_send(batch);
                     outcome
                 }
@@ -77,6 +78,10 @@ impl Writer {
     }
 
     fn write(&mut self, sink: &mut dyn Sink, batch: &mut Drained) -> Result<Option<Position>> {
+        if let Err(e) = batch.records.wait() {
+            self.lose(batch.mailboxes());
+            return Err(e);
+        }
         loop {
             match sink.append(&mut batch.records) {
                 Ok(sequences) => {

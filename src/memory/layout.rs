@@ -189,6 +189,7 @@ impl Memory {
         }
         memory._keep = graph.keep;
         memory.state_plan = graph.state;
+        memory.tensor_taps = graph.mailboxes.iter().map(|m| m.tap_tensors).collect();
         memory.pool = graph.pool;
         Ok((memory, args))
     }

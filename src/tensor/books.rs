@@ -1,6 +1,6 @@
 //! The books of a pool: blocks, open leases, and who holds them.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
 use super::blocks::Store;
@@ -8,6 +8,7 @@ use super::collect::{Done, Noted};
 use super::descriptor::TensorDescriptor;
 use super::hold::Tensor;
 use super::report::Counts;
+use super::witness::{Moments, Witness};
 use crate::abi;
 use crate::backend::Pinned;
 use crate::device::Device;
@@ -24,6 +25,7 @@ pub(crate) struct Core {
     /// The same with the host's; its marks are the device's own.
     pub(super) on_host: abi::wm_leases,
     pub(super) state: Mutex<State>,
+    pub(super) witnesses: Mutex<Vec<Weak<dyn Witness>>>,
 }
 
 impl std::fmt::Debug for Core {
@@ -56,6 +58,8 @@ pub(super) struct Row {
     pub(super) block: u32,
     /// For each share, the graph in whose mailboxes it travels; 0: a kernel of the caller's has it.
     pub(super) via: [u64; abi::WM_MAX_SHARES as usize],
+    /// Set when all shares are back and somebody has still to see its records.
+    pub(super) moments: Option<Moments>,
     pub(super) since: Instant,
     /// Its place in `State::open`.
     pub(super) place: usize,

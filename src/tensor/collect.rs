@@ -118,7 +118,7 @@ impl Core {
 
     /// Closes a lease if all its shares are back. `marked`: the row's mark, or 0.
     pub(super) fn look_at(&self, state: &mut State, row: u32, marked: u64, ended: &mut Vec<Done>) -> usize {
-        let Some(lease) = &state.rows[row as usize] else { return 0 };
+        let Some(lease) = &mut state.rows[row as usize] else { return 0 };
         // SAFETY: the table is this core's, and the state's lock makes this thread its only owner.
         let mut back = unsafe { abi::wm_host_lease_released(&self.on_host, row) };
         if marked >> abi::WM_LEASE_EPOCH_SHIFT == lease.epoch {
@@ -126,6 +126,9 @@ impl Core {
         }
         // A share that this process holds is not back, whatever others say.
         if lease.held != 0 || back & lease.shares != lease.shares {
+            return 0;
+        }
+        if !self.witnessed(&mut lease.moments) {
             return 0;
         }
         let (block, place) = (lease.block, lease.place);

@@ -17,6 +17,7 @@ mod report;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 pub use collect::collect_tensors;
 pub use descriptor::{DType, TensorDescriptor, TensorSpec};
@@ -25,3 +26,4 @@ pub use lease::Lease;
 pub use pool::{Pool, PoolOptions};
 pub use post::Unposted;
 pub use report::{Holder, PoolStats};
+pub(crate) use witness::Witness;

@@ -109,6 +109,7 @@ impl Pool {
             on_host: table(pinned.host as u64),
             pinned,
             state: Mutex::new(state),
+            witnesses: Mutex::default(),
         };
         Ok(Pool { core: Arc::new(core) })
     }

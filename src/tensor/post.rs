@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::descriptor::{TensorDescriptor, TensorSpec};
 use super::hold::Tensor;
 use super::lease::Lease;
 use super::pool::Pool;
@@ -81,6 +82,24 @@ impl Sender {
     /// Opens a lease for one reader and posts it, waiting up to `bound` for a free slot.
     pub fn post_tensor(&mut self, tensor: &Tensor, bound: Duration) -> Result<()> {
         self.post(tensor.lease(1)?, &[], bound).map_err(|unposted| unposted.error)
+    }
+
+    /// Makes a tensor like one of another time in the pool of this mailbox's graph and posts it, to as many readers; waits up
+    /// to `bound` for memory, and for a slot.
+    pub(crate) fn post_again(
+        &mut self,
+        like: &TensorDescriptor,
+        bytes: &[u8],
+        note: &[u8],
+        bound: Duration,
+    ) -> Result<()> {
+        let Some(pool) = self.pool.clone() else {
+            return Err(Error::State("replay: the graph has no pool: give its builder one with Builder::pool".into()));
+        };
+        let spec = TensorSpec { byte_offset: 0, ..like.spec() };
+        let tensor = pool.alloc_within("replay", &spec, bound)?;
+        pool.device().backend.upload(tensor.address(), bytes)?;
+        self.post(tensor.lease(like.0.shares.max(1))?, note, bound).map_err(|unposted| unposted.error)
     }
 
     fn may_post(&self, lease: &Lease, len: usize) -> Result<()> {

@@ -16,10 +16,24 @@ impl State {
         let place = self.open.len();
         self.open.push(row);
         self.counts.opened += 1;
-        let lease = Row { epoch, shares, held: shares, block, via: Default::default(), since: Instant::now(), place };
+        let lease = Row {
+            epoch,
+            shares,
+            held: shares,
+            block,
+            via: Default::default(),
+            moments: None,
+            since: Instant::now(),
+            place,
+        };
         self.rows[row as usize] = Some(lease);
         Some((row, epoch))
     }
+}
+
+/// Whether memory has these bytes.
+pub(super) fn has_bytes(b: &Block, address: u64, bytes: u64) -> bool {
+    address >= b.address && address - b.address <= b.bytes && bytes <= b.bytes - (address - b.address)
 }
 
 /// The shares that a descriptor stands for.
@@ -60,9 +74,7 @@ impl State {
         if unsafe { abi::wm_host_lease_released(&core.on_host, raw.lease - 1) } & shares != 0 {
             return stale("its reader has released it already".into());
         }
-        let inside = |b: &Block| {
-            raw.data >= b.address && raw.data - b.address <= b.bytes && bytes <= b.bytes - (raw.data - b.address)
-        };
+        let inside = |b: &Block| has_bytes(b, raw.data, bytes);
         if !self.blocks[block as usize].as_ref().is_some_and(inside) {
             return Err(Error::refused(
                 format!("a descriptor of {bytes} bytes at {:#x}", raw.data),

@@ -8,6 +8,7 @@ mod life;
 mod mode;
 mod park;
 mod tap;
+mod tap_tensors;
 mod turns;
 
 use std::process::ExitCode;
@@ -61,6 +62,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_failed_sink_is_told", tap::a_failed_sink_is_told),
     ("modules_see_what_is_durable", tap::modules_see_what_is_durable),
     ("stream_modules_wait_for_their_records", tap::stream_modules_wait_for_their_records),
+    ("tensors_reach_the_log_and_come_back", tap_tensors::tensors_reach_the_log_and_come_back),
+    ("a_slow_sink_gets_the_tensors_as_they_were", tap_tensors::a_slow_sink_gets_the_tensors_as_they_were),
+    ("tensors_that_are_unusual", tap_tensors::tensors_that_are_unusual),
     ("replay_puts_records_back", tap::replay_puts_records_back),
     ("checkpoints_are_of_one_moment", checkpoint::are_of_one_moment),
     ("a_restored_graph_goes_on", checkpoint::a_restored_graph_goes_on),
