@@ -30,6 +30,13 @@ mkdir -p "$out/tests" "$out/examples"
 cargo build --release --locked -p warpmail -p warpmail-cli
 cp "${CARGO_TARGET_DIR:-target}/release/warpmail" "${CARGO_TARGET_DIR:-target}/release/libwarpmail.so" "$out/"
 cp -r tests/frameworks "$out/"
+# The Python package, unpacked, with its tests and what runs them (pure Python, so any interpreter does).
+bash tools/python/wheel.sh --out "$out/python"
+python3 -m zipfile -e "$out"/python/warpmail-*.whl "$out/python/site"
+mkdir "$out/python/pytest"
+for package in _pytest pytest py.py iniconfig packaging pluggy pygments; do cp -r ".toolchain/python/$package" "$out/python/pytest/"; done
+cp -r tools/python/tests tools/python/bench.py "$out/python/"
+find "$out/python" -name __pycache__ -prune -exec rm -rf {} +
 cargo test --release --locked --no-run -p warpmail -p warpmail-cli --message-format=json >"$out/built.json"
 cargo build --release --locked --examples --message-format=json >>"$out/built.json"
 python3 - "$out" $gpu_tests <<'PY'

@@ -3,7 +3,8 @@
 #
 #   bash run.sh [--only NAME] [--timeout SECONDS] [--logs DIR]
 #
-#   --only NAME   this test executable only (see tests/), or neighbour: PyTorch in one process with the arbiter
+#   --only NAME   this test executable only (see tests/), or neighbour: PyTorch in one process with
+#                 the arbiter; or python: the tests of the Python package
 #   --timeout S   limit for each executable, default 300; what runs longer is killed and counts as failed
 #   --logs DIR    also keep each executable's output there
 set -uo pipefail
@@ -15,7 +16,7 @@ while [ $# -gt 0 ]; do
         --only) only=$2; shift 2 ;;
         --timeout) limit=$2; shift 2 ;;
         --logs) logs=$2; shift 2 ;;
-        *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; [ "$1" = --help ] && exit 0; exit 2 ;;
+        *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; [ "$1" = --help ] && exit 0; exit 2 ;;
     esac
 done
 [ -d "$here/data" ] && export WARPMAIL_TEST_DATA=$here/data
@@ -24,8 +25,8 @@ trap 'rm -rf "$scratch"' EXIT
 [ -n "$logs" ] && mkdir -p "$logs"
 
 passed=0 failed=0 waived=0 ran=0
-if [ -n "$only" ] && [ "$only" != neighbour ] && [ ! -x "$here/tests/$only" ]; then
-    echo "run: there is no test $only; there are: $(ls "$here/tests" | tr '\n' ' ')neighbour" >&2
+if [ -n "$only" ] && [ "$only" != neighbour ] && [ "$only" != python ] && [ ! -x "$here/tests/$only" ]; then
+    echo "run: there is no test $only; there are: $(ls "$here/tests" | tr '\n' ' ')neighbour python" >&2
     exit 2
 fi
 sum() { sed -n "s/^test result:.* \([0-9]*\) $1.*/\1/p" "$2" | awk '{n += $1} END {print n + 0}'; }
@@ -63,6 +64,21 @@ if [ -z "$only" ] || [ "$only" = neighbour ]; then
         *) failed=$((failed + 1)) && echo "run: neighbour ended with exit code $rc" ;;
     esac
     [ -z "$logs" ] || cp "$scratch/log" "$logs/neighbour.log"
+fi
+# The Python package; tests that need NumPy, PyTorch or a GPU waive themselves.
+if [ -z "$only" ] || [ "$only" = python ]; then
+    printf '\n== python\n'
+    export PYTHONPATH=$here/python/site:$here/python/pytest PYTHONDONTWRITEBYTECODE=1
+    timeout -k 10 "$limit" python3 -m pytest -q -rs -p no:cacheprovider --rootdir "$here/python" "$here/python/tests" 2>&1 |
+        tee "$scratch/log"
+    rc=${PIPESTATUS[0]}
+    ran=$((ran + 1))
+    count() { grep -E '^[0-9]+ [a-z]+.* in [0-9.]+s' "$scratch/log" | grep -oE "[0-9]+ ($1)" | awk '{n += $1} END {print n + 0}'; }
+    n=$(count 'failed|errors?')
+    [ "$n" -gt 0 ] || [ "$rc" -eq 0 ] || { n=1 && echo "run: python ended with exit code $rc (124 and 137: killed after ${limit}s)"; }
+    passed=$((passed + $(count passed))) waived=$((waived + $(count skipped))) failed=$((failed + n))
+    timeout -k 10 "$limit" python3 "$here/python/bench.py" --json || failed=$((failed + 1))
+    [ -z "$logs" ] || cp "$scratch/log" "$logs/python.log"
 fi
 printf '\n%d passed, %d failed, %d waived\n' "$passed" "$failed" "$waived"
 [ "$failed" -eq 0 ] && [ "$ran" -gt 0 ]
