@@ -4,16 +4,16 @@
 //! current context stays what it was.
 
 mod copies;
+mod launches;
 mod steps;
 mod tensors;
 
 use std::ffi::{CStr, CString, c_void};
-use std::time::{Duration, Instant};
 
 use cudarc::driver::{DriverError, result, sys};
 
 use super::thread::ThreadLaunches;
-use super::{Backend, Blocks, Copies, Door, Launches, Pinned, StreamNote};
+use super::{Backend, Blocks, Copies, Launches, Pinned, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
@@ -21,6 +21,7 @@ use crate::image::HandlerImage;
 use crate::probe::{BackendKind, probe};
 use crate::stats::Footprint;
 
+use launches::{CudaLaunches, threads_of};
 use steps::Steps;
 
 fn driver(call: &'static str) -> impl Fn(DriverError) -> Error {
@@ -368,105 +369,6 @@ impl Drop for Cuda {
         if let (Ok(_entered), Ok(stream)) = (self.context.enter(), self.copies.lock()) {
             // SAFETY: nothing is enqueued: every copy was waited for.
             let _ = unsafe { result::stream::destroy(stream.0) };
-        }
-    }
-}
-
-/// Threads of the arbiter's one block: keeper, inbox, servers, scanners.
-fn threads_of(args: &wm_arbiter_args) -> u32 {
-    (2 + args.servers + args.scanners) * 32
-}
-
-struct CudaLaunches {
-    context: std::sync::Arc<Context>,
-    library: sys::CUlibrary,
-    function: sys::CUfunction,
-    stream: Stream,
-    shared: usize,
-    footprint: Option<Footprint>,
-    /// Enqueued since the stream was last seen empty.
-    running: usize,
-}
-
-// SAFETY: the driver's handles may be used from any thread; `&mut self` keeps the calls apart.
-unsafe impl Send for CudaLaunches {}
-
-impl Launches for CudaLaunches {
-    fn footprint(&self) -> Option<Footprint> {
-        self.footprint
-    }
-
-    fn adopt_thread(&mut self) -> Result<()> {
-        relax_captures()
-    }
-
-    fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()> {
-        let _entered = self.context.enter()?;
-        if let Some(door) = door {
-            let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
-            // SAFETY: an aligned word of mapped pinned memory, which lives until this launch has been collected. The pacer
-            // opens every door within max_wait. Memory is little endian: the low half of the door's word is 0 or 1.
-            unsafe { sys::cuStreamWaitValue32_v2(self.stream.0, door.device, 1, flags) }
-                .result()
-                .map_err(driver("cuStreamWaitValue32"))?;
-        }
-        let mut args = *args;
-        let mut params = [(&raw mut args).cast::<c_void>()];
-        let threads = threads_of(&args);
-        // SAFETY: the kernel takes one wm_arbiter_args by value; the runtime keeps its tables alive until this launch has
-        // been collected.
-        let launched = unsafe {
-            result::launch_kernel(
-                self.function,
-                (1, 1, 1),
-                (threads, 1, 1),
-                self.shared as u32,
-                self.stream.0,
-                &mut params,
-            )
-        };
-        self.running += 1; // the wait, if not the launch
-        launched.map_err(driver("cuLaunchKernel"))
-    }
-
-    fn outstanding(&mut self) -> Result<usize> {
-        let _entered = self.context.enter()?;
-        // SAFETY: the stream belongs to this context.
-        match unsafe { sys::cuStreamQuery(self.stream.0) } {
-            sys::CUresult::CUDA_ERROR_NOT_READY => {}
-            other => {
-                other.result().map_err(driver("cuStreamQuery"))?;
-                self.running = 0;
-            }
-        }
-        Ok(self.running)
-    }
-
-    fn wait(&mut self, bound: Duration) -> Result<usize> {
-        let until = Instant::now() + bound;
-        let mut now = self.outstanding()?;
-        while now > 0 && Instant::now() < until {
-            std::thread::sleep(Duration::from_micros(100).min(bound));
-            now = self.outstanding()?;
-        }
-        Ok(now)
-    }
-}
-
-impl Drop for CudaLaunches {
-    fn drop(&mut self) {
-        // A launch that does not end keeps what it uses: freeing it would wait for the launch without a bound.
-        if !matches!(self.outstanding(), Ok(0)) {
-            tracing::warn!("a launch of the arbiter has not ended; its stream and code are kept");
-            return;
-        }
-        let Ok(_entered) = self.context.enter() else { return };
-        // SAFETY: nothing is enqueued any more, and both were made in `load`.
-        unsafe {
-            let _ = result::stream::destroy(self.stream.0);
-            if !self.library.is_null() {
-                let _ = sys::cuLibraryUnload(self.library);
-            }
         }
     }
 }
