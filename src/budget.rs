@@ -22,7 +22,7 @@ use crate::options::MailboxOptions;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpinBudget {
-    /// How long the arbiter polls without work before it parks: 1 µs up to `residency`. None: it never parks.
+    /// How long the arbiter polls without work before it parks: 1 µs to less than `residency`. None: it never parks.
     #[serde(with = "or_never")]
     pub idle_spin: Option<Duration>,
     /// Whether it parks at once, not after `idle_spin`, where news has been coming later than that: polling would have been
@@ -120,11 +120,11 @@ impl SpinBudget {
     /// parking never loses more than twice what knowing the future would have saved (the rule of the rented skis; Karlin
     /// et al., *Competitive randomized algorithms for nonuniform problems*, 1990). Measured here, on this device: an
     /// arbiter of its own runs for some milliseconds, and a record's way there and back is timed while it is hot and
-    /// while it is parked. The difference of the medians, at least 1 µs and at most the default residency.
+    /// while it is parked. The difference of the medians, at least 1 µs and at most half of the default residency.
     pub fn break_even(device: &Device) -> Result<Duration> {
         let hot = round_trip(device, None, Duration::ZERO)?;
         let parked = round_trip(device, Some(Duration::from_micros(1)), Duration::from_micros(500))?;
-        let most = SpinBudget::default().residency;
+        let most = SpinBudget::default().residency / 2;
         Ok(parked.saturating_sub(hot).clamp(Duration::from_micros(1), most))
     }
 
@@ -135,12 +135,12 @@ impl SpinBudget {
             }
         }
         if let Some(idle_spin) = self.idle_spin
-            && (idle_spin < Duration::from_micros(1) || idle_spin > self.residency)
+            && (idle_spin < Duration::from_micros(1) || idle_spin >= self.residency)
         {
             return Err(Error::refused(
                 format!("idle_spin {idle_spin:?}"),
                 format!(
-                    "must be from 1 µs to the residency, here {:?}: a longer launch than that never gets to park",
+                    "must be from 1 µs to less than the residency, here {:?}: a launch that stays no longer than that never parks",
                     self.residency
                 ),
             ));

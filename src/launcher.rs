@@ -13,6 +13,7 @@ use crate::abi::{self, wm_arbiter_args};
 use crate::backend::Launches;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
+use crate::wait::deadline;
 
 /// Launches kept in the queue that have not begun, while nothing happens: the next one begins when one ends, or when its
 /// door opens, without the host.
@@ -32,6 +33,9 @@ const _: () = assert!(AHEAD_BUSY + SLACK < abi::WM_DOORS as u64, "a credit's doo
 const TICK_BUSY: Duration = Duration::from_millis(1);
 /// How long after the last record that was served more are expected soon.
 const BUSY: Duration = Duration::from_millis(100);
+/// How often a queue of launches may fail to say how it is doing, on the way to a stop, until it is given up: a thread fails
+/// once for each launch, a device that is gone always.
+const FAULTS: u32 = 100;
 
 pub(crate) enum Command {
     /// Let the arbiter leave and answer when it has.
@@ -212,7 +216,8 @@ impl Launcher {
 
     /// Opens the doors of all credits that have not begun.
     fn open_doors(&self) {
-        for n in self.memory.telemetry().launches..self.launched {
+        // One more than were launched, if the driver took a wait and refused the launch behind it.
+        for n in self.memory.telemetry().launches..self.memory.enqueued().max(self.launched) {
             self.memory.set_door(n, true);
         }
     }
@@ -221,7 +226,8 @@ impl Launcher {
     fn leave(&mut self, bound: Duration) -> Result<()> {
         self.memory.ring_stop(true); // S1; S2 is the release of the doors
         self.open_doors(); // S3
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
+        let (mut failed, mut faults) = (None, 0);
         // S4
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -233,12 +239,19 @@ impl Launcher {
                 }
                 Ok(_) => {}
                 Err(e) => {
+                    // Others may be running still, with memory that the caller is about to free.
                     self.memory.fail(e.to_string());
-                    return Err(e);
+                    failed.get_or_insert(e);
+                    faults += 1;
+                    if left.is_zero() || faults > FAULTS {
+                        self.memory.abandon();
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
                 }
             }
         }
         self.memory.ring_stop(false);
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }

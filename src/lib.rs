@@ -52,6 +52,7 @@ mod probe;
 mod runtime;
 mod stats;
 mod tensor;
+mod wait;
 
 pub use budget::SpinBudget;
 pub use device::{Device, DeviceBuffer, DeviceInfo};

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::options::MailboxOptions;
 use crate::tensor::Pool;
+use crate::wait::deadline;
 
 /// What [`Receiver::try_pop`] and [`Receiver::pop`] report of a record; its bytes are in the caller's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +159,7 @@ impl Sender {
             match self.try_push(msg_type, payload) {
                 Err(Error::Full { mailbox }) => {
                     self.memory.check_alive()?;
-                    if *until.get_or_insert_with(|| Instant::now() + bound) <= Instant::now() {
+                    if *until.get_or_insert_with(|| deadline(bound)) <= Instant::now() {
                         let what = format!("a free slot in mailbox {} ({mailbox})", self.memory.mailbox_name(mailbox));
                         return Err(Error::Timeout { what, waited: bound });
                     }
@@ -197,7 +198,7 @@ impl Receiver {
 
     /// Waits up to `bound` until the next record has begun to arrive.
     pub(crate) fn wait_ready(&self, bound: Duration) -> Result<()> {
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
         let mut pause = Pause::new();
         while !self.is_ready() {
             self.check_alive()?;
@@ -288,7 +289,7 @@ impl Receiver {
                 return Ok(record);
             }
             self.memory.check_alive()?;
-            if *until.get_or_insert_with(|| Instant::now() + bound) <= Instant::now() {
+            if *until.get_or_insert_with(|| deadline(bound)) <= Instant::now() {
                 return Err(self.waited(bound));
             }
             pause.wait();

@@ -22,6 +22,7 @@ use crate::pacer::Pacer;
 use crate::port::{Pause, Receiver, Sender};
 use crate::stats::{Footprint, Stats};
 use crate::tensor::Pool;
+use crate::wait::deadline;
 
 mod checkpoint;
 
@@ -353,7 +354,7 @@ impl Runtime {
     /// Waits until every record has been taken from every mailbox that a resident module consumes, and no handler runs.
     pub fn drain(&self, bound: Duration) -> Result<()> {
         let _span = tracing::info_span!("drain").entered();
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
         let (mut quiet, mut last) = (0, 0);
         loop {
             self.memory.check_alive()?;
@@ -390,7 +391,7 @@ impl Runtime {
             return Ok(());
         }
         let _span = tracing::info_span!("stop").entered();
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
         self.stopping.store(true, Ordering::Relaxed);
         let mut outcome = Ok(());
         if self.commands.is_some() {
@@ -433,7 +434,7 @@ impl Runtime {
         let (answer, reply) = channel::bounded(1);
         self.command(command(bound, answer))?;
         // The launcher keeps the bound itself; the margin covers a driver call it may be in.
-        match reply.recv_timeout(bound + Duration::from_secs(2)) {
+        match reply.recv_deadline(deadline(bound.saturating_add(Duration::from_secs(2)))) {
             Ok(result) => result,
             Err(_) => {
                 self.memory.abandon();
@@ -486,6 +487,9 @@ impl Runtime {
             return Err(Error::State(
                 "a module's state can be reached only while the arbiter is away: use quiesce".into(),
             ));
+        }
+        if self.memory.is_abandoned() {
+            return Err(Error::State("a module's state: a handler that did not return may still be using it".into()));
         }
         let unknown = || Error::refused(format!("module id {}", module.0), "this graph has no such module");
         let (address, bytes) = *self.memory.states.get(module.index()).ok_or_else(unknown)?;

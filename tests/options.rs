@@ -42,6 +42,7 @@ fn budgets() {
     refused(budget(SpinBudget { servers: 14, ..usual() }), &["14 servers", "13"]);
     refused(budget(SpinBudget { idle_spin: Some(Duration::ZERO), ..usual() }), &["idle_spin", "1 µs"]);
     refused(budget(SpinBudget { idle_spin: Some(ms(3)), ..usual() }), &["idle_spin 3ms", "residency", "2ms"]);
+    refused(budget(SpinBudget { idle_spin: Some(ms(2)), ..usual() }), &["idle_spin 2ms", "less than the residency"]);
     for sm_share in [0.0, -1.0, 1.5, f64::NAN, f64::INFINITY] {
         refused(budget(SpinBudget { sm_share, idle_spin: Some(ms(1)), ..usual() }), &["sm_share", "above 0"]);
     }

@@ -8,6 +8,7 @@ use super::{Door, Launches};
 use crate::abi::{self, wm_arbiter_args};
 use crate::error::Result;
 use crate::stats::Footprint;
+use crate::wait::deadline;
 
 /// How often doors are looked at.
 pub(crate) const TICK: Duration = Duration::from_micros(50);
@@ -57,7 +58,7 @@ impl Launches for HostDoors {
     }
 
     fn wait(&mut self, bound: Duration) -> Result<usize> {
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
         let mut now = self.outstanding()?;
         while now > 0 && Instant::now() < until {
             std::thread::sleep(TICK.min(bound));

@@ -1,7 +1,7 @@
 //! An arbiter that is a thread of the host: the twin's, and the one on the CPU. The thread runs launches one after the other.
 
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use crossbeam::utils::Backoff;
@@ -9,6 +9,7 @@ use crossbeam::utils::Backoff;
 use super::{Door, Launches};
 use crate::abi::{self, wm_arbiter_args};
 use crate::error::{Error, Result};
+use crate::wait::deadline;
 
 /// A launch and the door that it waits for.
 type Credit = (wm_arbiter_args, Option<Door>);
@@ -55,11 +56,20 @@ fn wait_for_door(door: Door) {
 }
 
 fn run(mut arbiter: impl FnMut(&wm_arbiter_args) -> Result<()>, work: &Receiver<Credit>, ended: &Sender<Result<()>>) {
+    let mut broken: Option<Error> = None;
     for (args, door) in work {
-        if let Some(door) = door {
-            wait_for_door(door);
-        }
-        if ended.send(arbiter(&args)).is_err() {
+        // A launch that failed left nothing that another could take up.
+        let outcome = match &broken {
+            Some(error) => Err(error.clone()),
+            None => {
+                if let Some(door) = door {
+                    wait_for_door(door);
+                }
+                arbiter(&args)
+            }
+        };
+        broken = broken.or(outcome.as_ref().err().cloned());
+        if ended.send(outcome).is_err() {
             return;
         }
     }
@@ -94,7 +104,7 @@ impl Launches for ThreadLaunches {
     }
 
     fn wait(&mut self, bound: Duration) -> Result<usize> {
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
         if self.outstanding()? > 0
             && let Ok(result) = self.results.recv_deadline(until)
         {

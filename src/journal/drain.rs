@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Receiver as Steps, RecvTimeoutError, Sender as ToWriter};
 
 use super::counters::{Counts, JournalStats, TensorCounts};
+use super::guarded::Guarded;
 use super::merge::{Drained, Merge, Outlet};
 use super::sink::{Position, Sink};
 use super::tensors::{EndOfWatch, Tensors, Watch};
@@ -92,8 +93,10 @@ impl Drain {
             }),
         )?;
         let (state, words) = (shared.clone(), memory.clone());
-        let writer =
-            thread("warpmail-journal", Box::new(move || Writer::new(words, state, blocks, used).run(sink, &steps)))?;
+        let writer = thread(
+            "warpmail-journal",
+            Box::new(move || Writer::new(words, state, blocks, used).run(Box::new(Guarded(sink)), &steps)),
+        )?;
         Ok(Drain { memory, shared, asks, threads: vec![drainer, writer] })
     }
 

@@ -36,6 +36,7 @@ mod cut;
 pub mod disk;
 mod drain;
 pub mod format;
+mod guarded;
 mod log;
 mod merge;
 mod options;

@@ -10,6 +10,7 @@ use crate::checkpoint::{
 };
 use crate::error::{Error, Result};
 use crate::journal::disk::{Disk, Folder};
+use crate::wait::deadline;
 
 impl Runtime {
     /// Writes what the modules know to the checkpoint in a directory, made if it is not there, in place of an older one,
@@ -50,7 +51,7 @@ impl Runtime {
     ) -> Result<Checkpoint> {
         let _span = tracing::info_span!("checkpoint").entered();
         self.memory.check_alive()?;
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
         let contents = match self.state {
             State::Running => self.contents_at_rest(&options, until, bound)?,
             State::Stopped => match self.unsettled()? {

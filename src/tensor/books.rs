@@ -1,7 +1,7 @@
 //! The books of a pool: blocks, open leases, and who holds them.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::blocks::Store;
 use super::collect::{Done, Noted};
@@ -10,8 +10,9 @@ use super::hold::Tensor;
 use super::report::Counts;
 use super::witness::{Moments, Witness};
 use crate::abi;
-use crate::backend::Pinned;
+use crate::backend::{Backend, Pinned};
 use crate::device::Device;
+use crate::wait::deadline;
 
 /// What leases and tensors keep alive.
 pub(crate) struct Core {
@@ -143,9 +144,26 @@ impl State {
     }
 }
 
+/// How long the end of a pool waits for streams that were told to give back.
+const LAST_LOOK: Duration = Duration::from_millis(200);
+
 impl Drop for Core {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Streams that were told to give back may be reading still.
+        let until = deadline(LAST_LOOK);
+        let is_past = |backend: &dyn Backend, noted: &Noted| backend.is_past(noted.note).unwrap_or(false);
+        while !state.noted.is_empty() {
+            state.noted.retain(|noted| !is_past(self.device.backend.as_ref(), noted));
+            if Instant::now() >= until {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !state.noted.is_empty() {
+            tracing::warn!(leases = state.noted.len(), "a pool ends while streams still use its memory: it is kept");
+            return;
+        }
         if !state.open.is_empty() {
             tracing::warn!(leases = state.open.len(), holders = %state.who(8), "a pool ends with leases that nobody released");
         }

@@ -36,7 +36,7 @@ pub(super) enum Returned {
 
 /// Shares that come back when a stream has got so far.
 pub(super) struct Noted {
-    note: StreamNote,
+    pub(super) note: StreamNote,
     shares: Shares,
 }
 

@@ -30,8 +30,15 @@ impl Lease {
         if raw.ndim != again.ndim {
             return Err(Error::refused(format!("a tensor of {} dimensions", raw.ndim), "a descriptor has room for 8"));
         }
+        if raw.data.checked_add(raw.byte_offset).is_none() {
+            return Err(Error::refused(
+                format!("a tensor {} bytes behind {:#x}", raw.byte_offset, raw.data),
+                "there is no such address",
+            ));
+        }
         if raw.lease == 0 {
-            return Ok(Lease { core: None, descriptor });
+            let plain = abi::wm_tensor { share: 0, shares: 0, ..raw };
+            return Ok(Lease { core: None, descriptor: TensorDescriptor(plain) });
         }
         let mut state = core.lock();
         let verdict = state.claim(core, &raw, bytes);

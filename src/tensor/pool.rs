@@ -14,6 +14,7 @@ use crate::abi;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::port::Pause;
+use crate::wait::deadline;
 
 /// What a pool may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +154,7 @@ impl Pool {
 
     /// The same, waiting up to `bound` for readers to release what they have.
     pub fn alloc_within(&self, label: &str, spec: &TensorSpec, bound: Duration) -> Result<Tensor> {
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
         let mut pause = Pause::new();
         loop {
             match self.alloc(label, spec) {

@@ -10,6 +10,7 @@ use super::pool::Pool;
 use crate::abi;
 use crate::error::{Error, Result};
 use crate::port::{Pause, Receiver, Sender};
+use crate::wait::deadline;
 
 const TYPE: u16 = abi::WM_TYPE_TENSOR as u16;
 const DESCRIPTOR: usize = size_of::<abi::wm_tensor>();
@@ -148,7 +149,7 @@ impl Receiver {
 
     /// The same, waiting up to `bound` for a record.
     pub fn take(&mut self, bound: Duration) -> Result<(Lease, Vec<u8>)> {
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
         let mut pause = Pause::new();
         loop {
             if let Some(taken) = self.try_take()? {

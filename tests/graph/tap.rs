@@ -102,12 +102,14 @@ struct Trial {
     null: NullSink,
     delay: Duration,
     batches: u32,
+    /// At its end it panics instead.
+    panics: bool,
     seen: Arc<Mutex<Vec<(u32, u16)>>>,
 }
 
 impl Trial {
     fn new(delay: Duration, batches: u32) -> Self {
-        Trial { null: NullSink::default(), delay, batches, seen: Arc::default() }
+        Trial { null: NullSink::default(), delay, batches, panics: false, seen: Arc::default() }
     }
 }
 
@@ -115,6 +117,7 @@ impl Sink for Trial {
     fn append(&mut self, batch: &mut Batch<'_>) -> Result<RangeInclusive<u64>, Error> {
         std::thread::sleep(self.delay);
         if self.batches == 0 {
+            assert!(!self.panics, "the disk is gone");
             return Err(Error::State("the disk is gone".into()));
         }
         self.batches -= 1;
@@ -185,9 +188,13 @@ pub(crate) fn a_failed_sink_is_told(device: &Device) -> Outcome {
     expect(lost == stats.lost, || format!("{stats:?}"))?;
     expect(adds_up && stats.lost > 0 && stats.failed.is_some(), || format!("{stats:?}"))?;
 
-    // Where all must be kept the runtime fails, and whoever waits is told.
+    // Where all must be kept the runtime fails, and whoever waits is told; also of a sink that panics.
+    (0..2).try_for_each(|n| a_sink_fails_all(device, n == 1))
+}
+
+fn a_sink_fails_all(device: &Device, panics: bool) -> Outcome {
     let (mut runtime, mut sender, _receiver) = chain(device, Tap::Block, 64, least_servers(device)).map_err(text)?;
-    runtime.journal(Trial::new(Duration::ZERO, 0)).map_err(text)?;
+    runtime.journal(Trial { panics, ..Trial::new(Duration::ZERO, 0) }).map_err(text)?;
     runtime.start().map_err(text)?;
     let begin = Instant::now();
     let told = loop {

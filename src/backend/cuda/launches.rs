@@ -10,6 +10,7 @@ use crate::abi::wm_arbiter_args;
 use crate::backend::{Door, Launches};
 use crate::error::Result;
 use crate::stats::Footprint;
+use crate::wait::deadline;
 
 /// Threads of the arbiter's one block: keeper, inbox, servers, scanners.
 pub(super) fn threads_of(args: &wm_arbiter_args) -> u32 {
@@ -82,7 +83,7 @@ impl Launches for CudaLaunches {
     }
 
     fn wait(&mut self, bound: Duration) -> Result<usize> {
-        let until = Instant::now() + bound;
+        let until = deadline(bound);
         let mut now = self.outstanding()?;
         while now > 0 && Instant::now() < until {
             std::thread::sleep(Duration::from_micros(100).min(bound));
