@@ -9,6 +9,7 @@ use crate::port::direct_mailbox;
 
 #[test]
 fn a_full_pool_says_who_holds_what() {
+    let _turn = super::turn();
     let pool = pool(8192, false);
     let big = pool.alloc("kv cache", &words(512)).expect("room");
     let lease = pool.alloc("hidden states", &words(256)).expect("room").lease(3).expect("a row");
@@ -42,6 +43,7 @@ fn a_full_pool_says_who_holds_what() {
 
 #[test]
 fn adopted_memory_comes_back_when_nobody_holds_it() {
+    let _turn = super::turn();
     let pool = pool(4096, true);
     let calls = Arc::new(AtomicUsize::new(0));
     let memory: Arc<[u64]> = vec![7; 64].into();
@@ -80,6 +82,7 @@ fn adopted_memory_comes_back_when_nobody_holds_it() {
 
 #[test]
 fn bad_adoptions_and_tables_are_refused() {
+    let _turn = super::turn();
     let pool = pool(4096, false);
     // SAFETY: refused before anything is done with it.
     let adopt = |address, spec: &TensorSpec| unsafe { pool.adopt("bad", address, spec, || ()) }.map(|_| ());
@@ -109,6 +112,7 @@ fn bad_adoptions_and_tables_are_refused() {
 
 #[test]
 fn damaged_descriptors_are_refused() {
+    let _turn = super::turn();
     let pool = pool(1 << 16, false);
     let tensor = pool.alloc("t", &words(32)).expect("room");
     let good = tensor.lease(2).expect("a row").into_raw();
@@ -151,6 +155,7 @@ fn damaged_descriptors_are_refused() {
 
 #[test]
 fn both_sides_releasing_one_share_is_told() {
+    let _turn = super::turn();
     let pool = pool(1 << 16, false);
     let tensor = pool.alloc("t", &words(32)).expect("room");
     let raw = tensor.lease(1).expect("a row").into_raw();
@@ -170,6 +175,7 @@ fn both_sides_releasing_one_share_is_told() {
 
 #[test]
 fn a_recall_leaves_what_others_have() {
+    let _turn = super::turn();
     let pool = pool(1 << 16, false);
     let tensor = pool.alloc("t", &words(1)).expect("room");
     let mut rest = tensor.lease(3).expect("a row");
@@ -190,6 +196,7 @@ fn a_recall_leaves_what_others_have() {
 
 #[test]
 fn lost_mail_is_found_in_the_marks() {
+    let _turn = super::turn();
     let pool = pool(256, false);
     let raw = pool.alloc("t", &words(32)).expect("room").lease(1).expect("a row").into_raw();
     assert_eq!(device_release(&pool, &raw), 0);
@@ -204,6 +211,7 @@ fn lost_mail_is_found_in_the_marks() {
 
 #[test]
 fn poison_is_seen() {
+    let _turn = super::turn();
     let pool = pool(4096, true);
     let tensor = pool.alloc("t", &words(32)).expect("room");
     let lease = tensor.lease(1).expect("a row");
@@ -226,6 +234,7 @@ fn poison_is_seen() {
 
 #[test]
 fn streams_of_the_twin_are_refused_or_past() {
+    let _turn = super::turn();
     let pool = pool(4096, false);
     let tensor = pool.alloc("t", &words(1)).expect("room");
     // SAFETY: the twin looks at the number alone, here and below.
@@ -240,6 +249,7 @@ fn streams_of_the_twin_are_refused_or_past() {
 
 #[test]
 fn posts_and_takes_say_what_is_wrong() {
+    let _turn = super::turn();
     let pool = pool(1 << 16, false);
     let other = Pool::new(&Device::twin(), PoolOptions::limit(1 << 16)).expect("a pool");
     let (mut sender, mut receiver) =

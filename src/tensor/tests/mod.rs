@@ -4,6 +4,7 @@ mod mistakes;
 mod model;
 mod threads;
 
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::*;
@@ -11,6 +12,13 @@ use crate::abi;
 use crate::device::Device;
 
 const BOUND: Duration = Duration::from_secs(30);
+
+/// One of these tests at a time: who collects takes back what was dropped of all pools of the process, so another test's
+/// thread could be at it still when a test looks at its counts.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 fn pool(limit: u64, poison: bool) -> Pool {
     let options = PoolOptions { poison, ..PoolOptions::limit(limit) };

@@ -10,6 +10,7 @@ use crate::port::direct_mailbox;
 /// Hand-offs from one thread to readers that release in any order, by fan-out 1 to 8, on the device and here.
 #[test]
 fn a_million_hand_offs_leak_nothing() {
+    let _turn = super::turn();
     const LEASES: u64 = 250_000; // 4.5 readers each
     const READERS: usize = 2;
     let pool = pool(1 << 20, false);
@@ -107,6 +108,7 @@ fn give(lease: Lease, pool: &Pool, random: &mut fastrand::Rng, faults: &AtomicUs
 
 #[test]
 fn of_many_that_release_a_share_one_does() {
+    let _turn = super::turn();
     const THREADS: usize = 4;
     const ROUNDS: usize = 5000;
     let pool = pool(1 << 16, false);
