@@ -126,26 +126,29 @@ fn twin(csrc: &Path) {
 }
 
 fn kernels(root: &Path, csrc: &Path, out: &Path) {
-    let (fatbin, missing) = match warpmail_build::find_nvcc(Some(root)) {
+    let (fatbin, gates, missing) = match warpmail_build::find_nvcc(Some(root)) {
         Ok(nvcc) => {
-            let fatbin = out.join("warpmail.fatbin");
+            let (fatbin, gates) = (out.join("warpmail.fatbin"), out.join("gates.fatbin"));
             let includes = [csrc.join("include"), csrc.to_path_buf()];
             if let Err(message) =
                 warpmail_build::compile_fatbin(&nvcc, &csrc.join("device/warpmail.cu"), &includes, &fatbin)
+                    .and_then(|()| warpmail_build::link_fatbin(&nvcc, &csrc.join("device/gates.cu"), &includes, &gates))
             {
                 eprintln!("{message}");
                 std::process::exit(1);
             }
-            (format!("Some(include_bytes!({:?}))", fatbin.display().to_string()), String::new())
+            let embed = |path: &Path| format!("Some(include_bytes!({:?}))", path.display().to_string());
+            (embed(&fatbin), embed(&gates), String::new())
         }
         Err(reason) => {
             println!("cargo::warning=building without CUDA kernels: {reason}; the CPU twin serves");
-            ("None".into(), reason)
+            ("None".into(), "None".into(), reason)
         }
     };
     let archs = if missing.is_empty() { warpmail_build::archs().join(",") } else { String::new() };
     let text = format!(
         "pub(crate) const FATBIN: Option<&[u8]> = {fatbin};\n\
+         pub(crate) const GATES: Option<&[u8]> = {gates};\n\
          pub(crate) const MISSING: &str = {missing:?};\n\
          pub(crate) const ARCHS: &str = {archs:?};\n"
     );

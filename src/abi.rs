@@ -34,6 +34,10 @@ plain_bytes!(
     wm_module_stats,
     wm_arbiter_args,
     wm_step_plan,
+    wm_step_head,
+    wm_gate_state,
+    wm_gate_report,
+    wm_gate_args,
 );
 
 /// Beside the count of durable records: the journal has failed.

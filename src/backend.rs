@@ -3,15 +3,17 @@
 pub(crate) mod cuda;
 pub(crate) mod host_doors;
 mod thread;
+mod thread_steps;
 pub(crate) mod twin;
 
 use std::time::Duration;
 
-use crate::abi::wm_arbiter_args;
+use crate::abi::{wm_arbiter_args, wm_gate_args};
 use crate::device::DeviceInfo;
 use crate::error::Result;
 use crate::image::HandlerImage;
 use crate::stats::Footprint;
+use crate::stream::Body;
 
 /// Pinned host memory that the device can reach.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +59,45 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
     /// Loads a handler set and touches its kernel, so that no launch loads anything. With a plan in `args` the arbiter will
     /// run on the CPU, and the set's steps on the device.
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>>;
+    /// The steps of a stream module; loads and captures what they need.
+    fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>>;
+}
+
+/// What a stream module's steps are made of, beside their body.
+#[derive(Debug, Clone)]
+pub(crate) struct StepPlan {
+    /// The module's name.
+    pub(crate) name: String,
+    pub(crate) args: wm_gate_args,
+    /// The caller's stream, if it is to run there.
+    pub(crate) stream: Option<u64>,
+    /// Where the host sees whether the running launch has records.
+    pub(crate) live: Live,
+}
+
+/// Address of a word of pinned memory that outlives the steps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Live(pub(crate) *const u64);
+
+// SAFETY: an address of the runtime's pinned memory; it is only loaded from, as a whole word.
+unsafe impl Send for Live {}
+
+impl Live {
+    /// Whether it has.
+    pub(crate) fn get(self) -> bool {
+        // SAFETY: an aligned word that outlives the steps.
+        unsafe { crate::abi::wm_host_load_acquire(self.0) != 0 }
+    }
+}
+
+/// The steps of one stream module on their stream, one after the other. One thread makes all calls.
+pub(crate) trait StepQueue: Send {
+    /// Called once by the thread that makes all other calls.
+    fn adopt_thread(&mut self) -> Result<()>;
+    /// Enqueues a launch, behind a wait until `door`, if one is given, is open: gate, body, the gate's end.
+    fn enqueue(&mut self, door: Option<Door>) -> Result<()>;
+    /// Whether everything that was enqueued has ended, or what went wrong.
+    fn is_empty(&mut self) -> Result<bool>;
 }
 
 /// An event of the driver's; on the twin, nothing.

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::options::{MailboxOptions, Mode, ModuleOptions, Rule, Tap};
 use crate::runtime::Runtime;
+use crate::stream::StreamOptions;
 use crate::tensor::Pool;
 
 mod state;
@@ -41,6 +42,8 @@ pub(crate) struct ModulePlan {
     pub(crate) name: String,
     pub(crate) kind: u32,
     pub(crate) options: ModuleOptions,
+    /// Of a stream module whose steps the arbiter grants.
+    pub(crate) steps: Option<StreamOptions>,
     pub(crate) inputs: Vec<u32>,
     pub(crate) outputs: Vec<u32>,
 }
@@ -171,22 +174,38 @@ impl Builder {
                 format!("must be 0 (most urgent) to {}", abi::WM_PRIORITIES - 1),
             ));
         }
-        self.module(name, abi::WM_KIND_RESIDENT, options)
+        self.module(name, abi::WM_KIND_RESIDENT, options, None)
     }
 
     /// A host module: its ends are a [`Sender`](crate::Sender) and a [`Receiver`](crate::Receiver), used by a thread of the
     /// caller's or by [`Runtime::spawn`].
     pub fn host(&mut self, name: &str) -> Result<ModuleId> {
-        self.module(name, abi::WM_KIND_HOST, ModuleOptions::default())
+        self.module(name, abi::WM_KIND_HOST, ModuleOptions::default(), None)
     }
 
-    /// A module on the device that is not resident: a kernel of the caller's that uses the device API with the handles of
-    /// [`Runtime::handle`]. (Stream modules with doorbells build on this kind.)
+    /// A module on the device that nobody wakes: a kernel of the caller's that uses the device API with the handles of
+    /// [`Runtime::handle`]. [`Self::steps`] makes stream modules that the arbiter wakes.
     pub fn stream(&mut self, name: &str) -> Result<ModuleId> {
-        self.module(name, abi::WM_KIND_STREAM, ModuleOptions::default())
+        self.module(name, abi::WM_KIND_STREAM, ModuleOptions::default(), None)
     }
 
-    fn module(&mut self, name: &str, kind: u32, options: ModuleOptions) -> Result<ModuleId> {
+    /// A stream module: work on a CUDA stream, in steps that the arbiter grants. Its body is given to the runtime with
+    /// [`Runtime::body`] before the start. It needs an input, and at most 8 of each end; a step takes one record from every
+    /// input (or one of them, by the rule) and pushes at most one to every output.
+    pub fn steps(&mut self, name: &str, options: StreamOptions) -> Result<ModuleId> {
+        options.check(name, self.budget.residency)?;
+        let (rule, priority) = (options.rule, options.priority);
+        let plain = ModuleOptions { rule, priority, out_records: 1, ..ModuleOptions::default() };
+        self.module(name, abi::WM_KIND_STREAM, plain, Some(options))
+    }
+
+    fn module(
+        &mut self,
+        name: &str,
+        kind: u32,
+        options: ModuleOptions,
+        steps: Option<StreamOptions>,
+    ) -> Result<ModuleId> {
         if name.is_empty() {
             return Err(Error::refused(
                 "a module without a name",
@@ -201,7 +220,7 @@ impl Builder {
         }
         let id = self.modules.len() as u32;
         let name = name.to_string();
-        self.modules.push(ModulePlan { name, kind, options, inputs: Vec::new(), outputs: Vec::new() });
+        self.modules.push(ModulePlan { name, kind, options, steps, inputs: Vec::new(), outputs: Vec::new() });
         Ok(ModuleId(id))
     }
 
@@ -221,10 +240,10 @@ impl Builder {
         }
         let limit = |module: ModuleId, count: usize, max: u32, what: &str| {
             let plan = &self.modules[module.index()];
-            if plan.kind == abi::WM_KIND_RESIDENT && count >= max as usize {
+            if plan.is_granted() && count >= max as usize {
                 return Err(Error::refused(
                     format!("module {}", plan.name),
-                    format!("a resident module has at most {max} {what}"),
+                    format!("a module that the arbiter grants steps to has at most {max} {what}"),
                 ));
             }
             Ok(())
@@ -346,13 +365,12 @@ impl Builder {
                 format!("one step may journal {} records: set journal_slots to that at least", self.journal_need()),
             ));
         }
-        for module in self.modules.iter().filter(|m| m.kind == abi::WM_KIND_RESIDENT) {
+        self.check_steps()?;
+        for module in self.modules.iter().filter(|m| m.is_granted()) {
             let what = || format!("module {}", module.name);
             if module.inputs.is_empty() {
-                return Err(Error::refused(
-                    what(),
-                    "a resident module needs an input: nothing else would ever wake it",
-                ));
+                let rule = "a module that the arbiter grants steps to needs an input: nothing else would ever wake it";
+                return Err(Error::refused(what(), rule));
             }
             for &output in &module.outputs {
                 let mailbox = &self.mailboxes[output as usize];
@@ -372,6 +390,56 @@ impl Builder {
         Ok(())
     }
 
+    /// What stream modules' options say of their ends, and whether every module can ever be granted a step.
+    fn check_steps(&self) -> Result<()> {
+        for module in &self.modules {
+            let Some(steps) = &module.steps else { continue };
+            let what = || format!("stream module {}", module.name);
+            steps.check(&module.name, self.budget.residency)?;
+            if steps.outputs.len() > module.outputs.len() {
+                let rule =
+                    format!("it says what to push to {} outputs and has {}", steps.outputs.len(), module.outputs.len());
+                return Err(Error::refused(what(), rule));
+            }
+            for (output, &mailbox) in module.outputs.iter().enumerate() {
+                let (len, _) = steps.preset(output);
+                let room = self.mailboxes[mailbox as usize].options.payload_bytes()?;
+                if len != abi::WM_STEP_NOTHING && len as usize > room {
+                    let rule = format!("{len} bytes for output {output}, whose slots carry {room}");
+                    return Err(Error::refused(what(), rule));
+                }
+            }
+        }
+        let never =
+            self.modules.iter().zip(self.can_fire()).find(|(m, can)| m.is_granted() && !m.inputs.is_empty() && !can);
+        never.map_or(Ok(()), |(module, _)| {
+            let rule = match module.options.rule {
+                Rule::Any => "none of its inputs can ever have a record: a cycle needs a producer outside it",
+                Rule::All => "one of its inputs can never have a record: a cycle needs a producer outside it",
+            };
+            Err(Error::refused(format!("module {}", module.name), rule))
+        })
+    }
+
+    /// By module: whether a first record can ever reach it. Modules outside the arbiter produce of themselves.
+    fn can_fire(&self) -> Vec<bool> {
+        let mut can: Vec<bool> = self.modules.iter().map(|m| !m.is_granted()).collect();
+        loop {
+            let before = can.iter().filter(|c| **c).count();
+            for (id, module) in self.modules.iter().enumerate() {
+                let mut fed = module.inputs.iter().map(|&m| can[self.mailboxes[m as usize].producer as usize]);
+                let fires = match module.options.rule {
+                    Rule::Any => fed.any(|f| f),
+                    Rule::All => fed.all(|f| f),
+                };
+                can[id] |= fires && !module.inputs.is_empty();
+            }
+            if can.iter().filter(|c| **c).count() == before {
+                return can;
+            }
+        }
+    }
+
     /// Bytes of scratch memory of a server: at least the largest payload, so that a handler can pop anything into it.
     pub(crate) fn scratch_bytes(&self) -> u32 {
         let largest = self.mailboxes.iter().map(|m| m.options.stride).max().unwrap_or(abi::WM_STRIDE_DEFAULT);
@@ -380,6 +448,11 @@ impl Builder {
 }
 
 impl ModulePlan {
+    /// Whether the arbiter grants it steps.
+    pub(crate) fn is_granted(&self) -> bool {
+        self.kind == abi::WM_KIND_RESIDENT || self.steps.is_some()
+    }
+
     pub(crate) fn out_records(&self) -> u32 {
         match self.options.out_records {
             0 => self.inputs.len().max(1) as u32,

@@ -69,6 +69,11 @@ impl HandlerImage {
         if self.fatbin.is_some() { Ok(()) } else { Err(self.missing) }
     }
 
+    /// The kernels around the bodies of stream modules, or why there are none.
+    pub(crate) fn gates() -> Result<&'static [u8], &'static str> {
+        kernels::GATES.ok_or(kernels::MISSING)
+    }
+
     pub(crate) fn built_archs() -> &'static str {
         kernels::ARCHS
     }

@@ -51,6 +51,7 @@ mod port;
 mod probe;
 mod runtime;
 mod stats;
+mod stream;
 mod tensor;
 mod wait;
 
@@ -64,6 +65,7 @@ pub use port::{Receiver, Record, Sender, direct_mailbox, direct_mailbox_at};
 pub use probe::{BackendKind, CudaDevice, KernelStatus, Probe, probe};
 pub use runtime::{HostEnds, HostStep, Runtime, State};
 pub use stats::{Footprint, MailboxStats, ModuleStats, Rejects, Serving, Stats};
+pub use stream::{Body, Push, StepBuffer, StepStream, StreamOptions};
 pub use tensor::{
     DType, Holder, Lease, Pool, PoolOptions, PoolStats, Tensor, TensorDescriptor, TensorSpec, Unposted, collect_tensors,
 };

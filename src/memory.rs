@@ -1,6 +1,7 @@
 //! Everything one module graph shares with its arbiter: tables, words, mailboxes, telemetry; laid out in one device
 //! allocation and one pinned allocation, and alive as long as anybody can reach it.
 
+pub(crate) mod gates;
 mod layout;
 
 use std::sync::OnceLock;
@@ -59,6 +60,8 @@ pub(crate) struct Memory {
     is_cpu_arbitrated: bool,
     /// For an arbiter on the CPU: where in pinned memory a copy of which header in device memory lies.
     headers: Vec<(usize, u64)>,
+    /// Of stream modules whose steps the arbiter grants.
+    pub(crate) gates: Vec<gates::Gate>,
 }
 
 impl Memory {
@@ -112,6 +115,7 @@ impl Memory {
             woken: AtomicU64::new(0),
             is_cpu_arbitrated: false,
             headers: Vec::new(),
+            gates: Vec::new(),
         })
     }
 
@@ -370,6 +374,7 @@ impl Memory {
             .iter()
             .map(|s| format!("module {} (for {} ms)", s.module, s.for_ns / 1_000_000))
             .collect();
+        let names: Vec<String> = names.into_iter().chain(self.live_steps()).collect();
         if names.is_empty() { "no handler: the device does not answer".into() } else { names.join(", ") }
     }
 

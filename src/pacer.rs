@@ -67,6 +67,7 @@ fn open_doors(memory: &Memory) {
     for n in memory.telemetry().launches..enqueued {
         memory.set_door(n, true);
     }
+    memory.pace_gates();
 }
 
 /// Names a handler that has been running for suspiciously long, once.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Sender as ChannelSender};
 
 use crate::abi;
-use crate::backend::Launches;
 use crate::backend::host_doors::HostDoors;
+use crate::backend::{Launches, StepQueue};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxId, ModuleId};
@@ -25,6 +25,7 @@ use crate::tensor::Pool;
 use crate::wait::deadline;
 
 mod checkpoint;
+mod steps;
 
 /// Where a runtime is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,10 @@ pub struct Runtime {
     footprint: Option<Footprint>,
     commands: Option<ChannelSender<Command>>,
     thread: Option<JoinHandle<()>>,
+    /// The steps of stream modules, by gate, until they begin to run.
+    queues: Vec<Option<Box<dyn StepQueue>>>,
+    steps: Option<steps::Steps>,
+    host_doors: bool,
     /// With parking, how long a door may stay closed.
     max_wait: Option<Duration>,
     pacer: Option<Pacer>,
@@ -112,7 +117,8 @@ impl Runtime {
         let _entered = span.enter();
         let kinds =
             graph.modules.iter().map(|m| (m.kind, m.options.rule, m.inputs.clone(), m.outputs.clone())).collect();
-        let max_wait = graph.budget.idle_spin.filter(|_| graph.has_pacer).map(|_| graph.budget.max_wait);
+        let parks = graph.budget.idle_spin.is_some() || graph.modules.iter().any(|m| m.steps.is_some());
+        let max_wait = (parks && graph.has_pacer).then_some(graph.budget.max_wait);
         let host_doors = graph.host_doors || !graph.device.info().stream_memory_operations;
         let (memory, args) = Memory::of_graph(graph)?;
         let mut launches = memory.device().backend.load(&image, &args)?;
@@ -120,6 +126,7 @@ impl Runtime {
             launches = Box::new(HostDoors::new(launches));
         }
         let footprint = launches.footprint();
+        let queues = memory.gates.iter().map(|_| None).collect();
         tracing::debug!(?footprint, "allocated and loaded");
         Ok(Runtime {
             memory: Arc::new(memory),
@@ -128,6 +135,9 @@ impl Runtime {
             footprint,
             commands: None,
             thread: None,
+            queues,
+            steps: None,
+            host_doors,
             max_wait,
             pacer: None,
             journal: None,
@@ -307,6 +317,7 @@ impl Runtime {
         if self.args.journals != 0 && self.journal.is_none() {
             return Err(Error::State("start: mailboxes are tapped, so the journal must be set first".into()));
         }
+        self.check_bodies()?;
         let launches = match (self.state, self.launches.take()) {
             (State::Ready, Some(launches)) => launches,
             _ => return Err(Error::State("start: the runtime has been started before; build a new one".into())),
@@ -325,7 +336,7 @@ impl Runtime {
         self.thread = Some(thread);
         self.state = State::Running;
         self.pacer = Some(pacer?);
-        Ok(())
+        self.start_steps()
     }
 
     /// Lets the arbiter leave the device, runs `closure`, and starts it again. Records wait where they are. For callers
@@ -335,6 +346,7 @@ impl Runtime {
         if self.state != State::Running {
             return Err(Error::State(format!("quiesce: the runtime is {:?}, not running", self.state)));
         }
+        let until = deadline(bound);
         self.ask(bound, Command::Pause)?;
         self.state = State::Quiet;
         // Goes on even if the closure panics: the panic is the caller's, a silent arbiter would be ours.
@@ -342,10 +354,16 @@ impl Runtime {
         impl Drop for Resume<'_> {
             fn drop(&mut self) {
                 self.0.state = State::Running;
+                if let Some(steps) = &self.0.steps {
+                    steps.resume();
+                }
                 let _ = self.0.command(Command::Resume);
             }
         }
         let resume = Resume(self);
+        if let Some(steps) = &resume.0.steps {
+            steps.pause(&resume.0.memory, until.saturating_duration_since(Instant::now()).max(LEAST))?;
+        }
         let value = closure(resume.0);
         drop(resume);
         Ok(value)
@@ -366,8 +384,7 @@ impl Runtime {
                     let written = self.memory.host_written(i).unwrap_or(box_stats.written).max(box_stats.written);
                     written == box_stats.consumed || box_stats.quarantined.is_some()
                 };
-                let consumed_here =
-                    |i: &usize| u32::from(self.memory.handles[*i].consumer_side) == abi::WM_SIDE_RESIDENT;
+                let consumed_here = |i: &usize| self.memory.is_served(*i);
                 let all = (0..stats.mailboxes.len()).filter(consumed_here).all(empty);
                 quiet = if all && stats.serving.is_empty() { quiet + 1 } else { 0 };
                 // The words of one heartbeat are copied one after the other: only a repeated look is proof, or the last
@@ -397,6 +414,9 @@ impl Runtime {
         if self.commands.is_some() {
             outcome = self.ask(bound, Command::Stop);
             self.commands = None;
+        }
+        if let Some(steps) = self.steps.take() {
+            outcome = outcome.and(steps.stop(&self.memory, until.saturating_duration_since(Instant::now()).max(LEAST)));
         }
         self.pacer = None;
         if let Some(journal) = &mut self.journal {
@@ -500,6 +520,9 @@ impl Runtime {
         Ok(address)
     }
 }
+
+/// What an end is given that comes after another one used up the bound.
+const LEAST: Duration = Duration::from_millis(100);
 
 impl Drop for Runtime {
     fn drop(&mut self) {

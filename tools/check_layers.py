@@ -20,7 +20,8 @@ LAYERS = [
     ["protocol/mailbox.hpp"],
     ["protocol/wait.hpp"],
     ["protocol/warp_ends.hpp", "protocol/durable.hpp"],
-    ["include/warpmail/device.hpp", "protocol/arbiter.hpp"],
+    ["include/warpmail/device.hpp", "protocol/arbiter.hpp", "protocol/gate.hpp"],
+    ["protocol/grant.hpp"],
     ["protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/journal.hpp", "protocol/telemetry.hpp",
      "protocol/park.hpp"],
     ["protocol/context.hpp"],
@@ -29,7 +30,7 @@ LAYERS = [
     ["device/arbiter_kernel.cuh", "device/step_kernel.cuh", "twin/cpu_arbiter.hpp", "twin/twin_steps.hpp"],
     ["twin/twin_arbiter.hpp"],
     ["include/warpmail/handler.hpp", "twin/host.h"],
-    ["device/warpmail.cu", "twin/host.cpp"],
+    ["device/warpmail.cu", "device/gates.cu", "twin/host.cpp"],
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 ORDERS_LIVE_IN = "protocol/atomics.hpp"

@@ -43,9 +43,9 @@ struct mailbox_brief {
 
 // What the arbiter needs of a module all the time.
 struct module_brief {
-    u64 state;
-    u64 state_bytes;
-    u32 handler;
+    u64 state;       // of a stream module: its word for steps granted
+    u64 state_bytes; // of a stream module: the bell of its steps
+    u32 handler;     // of a stream module: see grant.hpp, `settled`
     u32 batch;
     u32 out_records;
     u8 kind;
@@ -56,6 +56,7 @@ struct module_brief {
     u8 reserved[3];
     uint16_t inputs[WM_MAX_INPUTS]; // then, in one row with them for a warp's lanes:
     uint16_t outputs[WM_MAX_OUTPUTS];
+    u32 granted; // of a stream module: steps granted, modulo 2^32; whoever owns the module
 };
 
 // The readiness lines of one side: a word for each index that an end outside the arbiter keeps, dense, so that a scan
@@ -251,14 +252,22 @@ WM_FN void mark(const arbiter& a, u32 module) {
     or_release_cta(look_word(a, module), 1u << (module % 32));
 }
 
+// Whether the arbiter grants steps to the module at an end.
+WM_FN bool is_granted(const arbiter& a, u32 side, u32 module) {
+    return side == WM_SIDE_RESIDENT || (side == WM_SIDE_DEVICE && a.modules[module].n_inputs != 0);
+}
+
 // Makes news of mailbox m known to the modules that it concerns.
 WM_FN void mark_consumer(const arbiter& a, u32 m) {
-    if (a.boxes[m].consumer_side == WM_SIDE_RESIDENT)
+    if (is_granted(a, a.boxes[m].consumer_side, a.boxes[m].consumer))
         mark(a, a.boxes[m].consumer);
 }
+// A stream module's own progress is news for itself: its steps give slots back when they end.
 WM_FN void mark_producer(const arbiter& a, u32 m) {
-    if (a.boxes[m].producer_side == WM_SIDE_RESIDENT)
+    if (is_granted(a, a.boxes[m].producer_side, a.boxes[m].producer))
         mark(a, a.boxes[m].producer);
+    if (a.boxes[m].consumer_side == WM_SIDE_DEVICE)
+        mark_consumer(a, m);
 }
 
 } // namespace warpmail

@@ -7,7 +7,7 @@
 #ifndef WARPMAIL_PROTOCOL_BEGIN_HPP
 #define WARPMAIL_PROTOCOL_BEGIN_HPP
 
-#include "protocol/arbiter.hpp"
+#include "protocol/grant.hpp"
 
 namespace warpmail {
 
@@ -15,7 +15,7 @@ namespace warpmail {
 template <class L> WM_FN void look_at_all(L lanes, arbiter& a) {
     for (u32 w = lanes.rank(); w < words_for(a.args.n_modules); w += lanes.width()) {
         for (u32 i = w * 32; i < w * 32 + 32 && i < a.args.n_modules; i++) {
-            if (a.modules[i].kind == WM_KIND_RESIDENT)
+            if (a.modules[i].n_inputs != 0)
                 *look_word(a, i) |= 1u << (i % 32);
         }
     }
@@ -36,6 +36,7 @@ template <class L> WM_FN void begin_modules(L lanes, arbiter& a) {
         to.n_inputs = static_cast<u8>(from.n_inputs);
         to.n_outputs = static_cast<u8>(from.n_outputs);
         to.priority = static_cast<u8>(from.priority < WM_PRIORITIES ? from.priority : WM_PRIORITIES - 1);
+        to.granted = 0;
         for (u32 k = 0; k < WM_MAX_INPUTS; k++)
             to.inputs[k] = static_cast<uint16_t>(from.inputs[k]);
         for (u32 k = 0; k < WM_MAX_OUTPUTS; k++)
@@ -142,6 +143,9 @@ template <class L> WM_FN void begin_kept(L lanes, arbiter& a) {
 template <class L> WM_FN void begin_anew(L lanes, arbiter& a) {
     begin_modules(lanes, a);
     begin_mailboxes(lanes, a);
+    lanes.sync();
+    for (u32 i = lanes.rank(); i < a.args.n_modules; i += lanes.width())
+        begin_steps(a, a.modules[i]);
     begin_kept(lanes, a);
     begin_journal(lanes, a);
 }

@@ -10,7 +10,7 @@
 #ifndef WARPMAIL_PROTOCOL_CLAIM_HPP
 #define WARPMAIL_PROTOCOL_CLAIM_HPP
 
-#include "protocol/arbiter.hpp"
+#include "protocol/grant.hpp"
 
 namespace warpmail {
 
@@ -60,7 +60,7 @@ template <class L> WM_FN bool try_own(L lanes, arbiter& a, u32* look, u32 i) {
     if (lanes.broadcast(got, 0) == 0)
         return false;
     lanes.sync();
-    if (may_step(lanes, a, a.modules[i]))
+    if (may_be_granted(lanes, a, a.modules[i]))
         return true;
     if (lanes.rank() == 0)
         clear_release_cta(&a.owned[i / 32], bit);

@@ -171,6 +171,13 @@ template <class Steps> bool hand_turn(arbiter& a, Steps& steps, handed* servers,
     if (!journal_has_room(one_lane{}, a, server))
         return true;
     const u32 module = claim(one_lane{}, a, h.state.turns, h.state.classes);
+    if (module != no_module && a.modules[module].kind == WM_KIND_STREAM) {
+        grant_steps(one_lane{}, a, module); // its own stream runs them, no server
+        disown(one_lane{}, a, module);
+        h.state.turns++;
+        store_relaxed_cta(&a.granted[server], h.state.turns);
+        return true;
+    }
     return module == no_module ||
            (hand_over(a, steps, h, server, module, no_server, 0) && hand_ahead(a, steps, servers, server));
 }

@@ -96,9 +96,14 @@ WM_FN void publish_written(const wm_producer& p) {
     if (p.mailbox.written)
         publish(at<u64>(p.mailbox.written), p.write_idx, p.mailbox.bell, p.mailbox.producer_side);
 }
+// Slots given back. An arbiter that cannot look at the header is told first: a producer fills the slots as soon as it
+// sees `read_idx`, and who stands between the two stores may be kept from the second for long.
 WM_FN void publish_read(const wm_consumer& c) {
+    const bool told_first = c.mailbox.consumed && c.mailbox.consumer_side == WM_SIDE_HOST;
+    if (told_first)
+        publish(at<u64>(c.mailbox.consumed), c.read_idx, c.mailbox.bell, WM_SIDE_HOST);
     store_relaxed(read_idx_of(c.mailbox), c.read_idx, c.mailbox.scope);
-    if (c.mailbox.consumed)
+    if (c.mailbox.consumed && !told_first)
         publish(at<u64>(c.mailbox.consumed), c.read_idx, c.mailbox.bell, c.mailbox.consumer_side);
 }
 

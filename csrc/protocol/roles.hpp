@@ -242,7 +242,10 @@ template <class H, class L> WM_FN served serve_turn(L lanes, arbiter& a, u32 ser
         }
         if (a.args.servers == 0)
             telemetry_grants(lanes, a); // this thread is the inbox too: nobody else could say so meanwhile
-        run_grant<H>(lanes, a, server, module, begin_ns);
+        if (a.modules[module].kind == WM_KIND_STREAM)
+            grant_steps(lanes, a, module);
+        else
+            run_grant<H>(lanes, a, server, module, begin_ns);
         disown(lanes, a, module);
         if (lanes.rank() == 0) {
             store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});

@@ -16,8 +16,9 @@ WM_FN u64 near(u64 low, u64 last) {
 }
 
 // The same for an arbiter on the CPU, which cannot look into device memory: the far ends' words arrive in any order, so
-// one that says something impossible is given a moment for the other to follow.
-constexpr u64 settle_ns = 1000000;
+// one that says something impossible is given time for the other to follow, as long as whoever stores it may be kept
+// from its core.
+constexpr u64 settle_ns = 100000000;
 WM_FN bool settles(const arbiter& a, u32 m, bool of_producer, u64 seen) {
     const int64_t slots = int64_t{1} << a.boxes[m].slots_log2;
     const u64 begin = now_ns();

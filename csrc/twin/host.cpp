@@ -2,6 +2,7 @@
 #include "twin/host.h"
 
 #include "protocol/builtin.hpp"
+#include "protocol/gate.hpp"
 #include "twin/twin_arbiter.hpp"
 
 using namespace warpmail;
@@ -95,6 +96,15 @@ wm_status wm_host_lease_check(const wm_leases* leases, const wm_tensor* tensor) 
 
 wm_status wm_host_lease_release(const wm_leases* leases, const wm_tensor* tensor) {
     return lease_release(one_lane{}, *leases, *tensor);
+}
+
+int32_t wm_host_gate_begin(const wm_gate_args* args) {
+    return gate_is_valid(*args) && gate_begin(one_lane{}, *args);
+}
+
+void wm_host_gate_end(const wm_gate_args* args) {
+    if (gate_is_valid(*args))
+        gate_end(one_lane{}, *args);
 }
 
 int wm_builtin_twin(const wm_arbiter_args* args) {

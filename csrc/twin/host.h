@@ -37,6 +37,10 @@ void wm_host_lease_close(const wm_leases* leases, uint32_t row);
 wm_status wm_host_lease_check(const wm_leases* leases, const wm_tensor* tensor);
 wm_status wm_host_lease_release(const wm_leases* leases, const wm_tensor* tensor);
 
+/* protocol/gate.hpp, as one thread that stands for the module's stream. 1: the launch is live. */
+int32_t wm_host_gate_begin(const wm_gate_args* args);
+void wm_host_gate_end(const wm_gate_args* args);
+
 int wm_builtin_twin(const wm_arbiter_args* args);
 
 /* Who runs the grants of an arbiter on the CPU: see csrc/protocol/hand.hpp. */

@@ -4,6 +4,7 @@
 //! current context stays what it was.
 
 mod copies;
+mod gates;
 mod launches;
 mod steps;
 mod tensors;
@@ -13,13 +14,14 @@ use std::ffi::{CStr, CString, c_void};
 use cudarc::driver::{DriverError, result, sys};
 
 use super::thread::ThreadLaunches;
-use super::{Backend, Blocks, Copies, Launches, Pinned, StreamNote};
+use super::{Backend, Blocks, Copies, Launches, Pinned, StepPlan, StepQueue, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::probe::{BackendKind, probe};
 use crate::stats::Footprint;
+use crate::stream::Body;
 
 use launches::{CudaLaunches, threads_of};
 use steps::Steps;
@@ -71,6 +73,8 @@ pub(crate) struct Cuda {
     context: std::sync::Arc<Context>,
     shared_limit: usize,
     copies: std::sync::Mutex<Stream>,
+    /// Loaded when the first stream module needs them.
+    gates: std::sync::OnceLock<std::sync::Arc<gates::Kernels>>,
 }
 
 /// A stream that does not synchronise with the legacy stream.
@@ -117,6 +121,7 @@ impl Cuda {
             shared_limit: found.shared_bytes as usize,
             context: std::sync::Arc::new(context),
             copies: std::sync::Mutex::new(copies),
+            gates: std::sync::OnceLock::new(),
         })
     }
 
@@ -289,6 +294,18 @@ impl Backend for Cuda {
             multiprocessors: self.info.multiprocessors,
         });
         Ok(Box::new(launches))
+    }
+
+    fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>> {
+        let _entered = self.context.enter()?;
+        let kernels = match self.gates.get() {
+            Some(kernels) => kernels.clone(),
+            None => {
+                let loaded = std::sync::Arc::new(gates::Kernels::load(self.context.clone())?);
+                self.gates.get_or_init(|| loaded).clone()
+            }
+        };
+        Ok(Box::new(gates::Gates::new(self.context.clone(), kernels, plan, body)?))
     }
 }
 

@@ -40,7 +40,7 @@ impl ThreadLaunches {
 }
 
 /// What the GPU's front end does: waits until the door is open. Spins a little, then sleeps longer and longer.
-fn wait_for_door(door: Door) {
+pub(super) fn wait_for_door(door: Door) {
     let backoff = Backoff::new();
     let mut nap = Duration::from_micros(20);
     // SAFETY: an aligned word of the runtime's pinned memory, which is kept until this launch has been collected. Bounded:

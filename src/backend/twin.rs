@@ -6,12 +6,14 @@ use std::sync::Mutex;
 use memmap2::MmapMut;
 
 use super::thread::{ThreadLaunches, launched};
-use super::{Backend, Blocks, Copies, Launches, Pinned, StreamNote};
+use super::thread_steps::ThreadSteps;
+use super::{Backend, Blocks, Copies, Launches, Pinned, StepPlan, StepQueue, StreamNote};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::probe::BackendKind;
+use crate::stream::Body;
 
 #[derive(Debug)]
 pub(crate) struct Twin {
@@ -127,6 +129,10 @@ impl Backend for Twin {
         // SAFETY: the runtime keeps every table that `args` names alive until this launch has been collected.
         let arbiter = move |args: &wm_arbiter_args| launched(unsafe { entry(args) });
         Ok(Box::new(ThreadLaunches::start("warpmail-twin", || Ok(()), arbiter)?))
+    }
+
+    fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>> {
+        Ok(Box::new(ThreadSteps::start(plan, body)?))
     }
 }
 

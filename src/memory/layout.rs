@@ -1,6 +1,7 @@
 //! Where everything of a module graph lies, and its first contents.
 
 mod cpu;
+mod gates;
 
 use bytemuck::{Zeroable, bytes_of};
 
@@ -66,6 +67,7 @@ struct OnDevice {
     bell: u64,
     journals: u64,
     image: u64,
+    gates: Vec<gates::OnDevice>,
     states: Vec<u64>,
     boxes: Vec<u64>,
     bytes: u64,
@@ -82,6 +84,7 @@ impl OnDevice {
             bell: plan.array::<abi::wm_bell>(1),
             journals: plan.array::<abi::wm_mailbox>(rings(graph)),
             image: plan.take(image_bytes.into(), 256),
+            gates: gates::on_device(graph, &mut plan),
             states: graph.modules.iter().map(|m| plan.take(m.options.state.len() as u64, 256)).collect(),
             boxes: boxes(graph, &mut plan, false),
             bytes: plan.0,
@@ -100,6 +103,7 @@ struct InPinned {
     words: u64,
     tap_counts: u64,
     durable: u64,
+    gates: Vec<gates::InPinned>,
     rings: Vec<u64>,
     boxes: Vec<u64>,
     cpu: Option<cpu::OfArbiter>,
@@ -119,6 +123,7 @@ impl InPinned {
             words: plan.array::<u64>(words_of(graph).1),
             tap_counts: plan.array::<abi::wm_tap_counts>(graph.mailboxes.len()),
             durable: plan.array::<u64>(graph.mailboxes.len()),
+            gates: gates::in_pinned(graph, &mut plan),
             rings: (0..rings(graph)).map(|_| plan.take(ring_options(graph).bytes(), 512)).collect(),
             boxes: boxes(graph, &mut plan, true),
             cpu: graph.is_cpu_arbitrated().then(|| cpu::OfArbiter::of(graph, &mut plan, image_bytes)),
@@ -183,6 +188,7 @@ impl Memory {
         memory.fill_words(&device, &pinned, &mut image);
         memory.device.backend.upload(memory.arena.0, &image)?;
         let mut args = memory.args(counts, &device, &pinned);
+        memory.fill_gates(&graph, &device.gates, &pinned.gates, (args.module_stats, args.module_stats_out));
         if let Some(cpu) = &pinned.cpu {
             memory.fill_cpu(&graph, cpu, &args, &pinned);
             args = memory.cpu_args(args, cpu, &pinned);
@@ -212,7 +218,8 @@ impl Memory {
             });
             (handle.written, handle.consumed) = (written, consumed);
             (handle.producer_side, handle.consumer_side) = (sides[0] as u16, sides[1] as u16);
-            let has_bell = graph.budget.idle_spin.is_some() && sides.contains(&abi::WM_SIDE_RESIDENT);
+            let is_watched = [plan.producer, plan.consumer].iter().any(|&end| graph.modules[end as usize].is_granted());
+            let has_bell = graph.budget.idle_spin.is_some() && is_watched;
             let bell = pinned.cpu.as_ref().map_or(arena + device.bell, |cpu| pinned_base + cpu.bell);
             handle.bell = if has_bell { bell } else { 0 };
             handle.tap = plan.tap.word();
@@ -231,6 +238,7 @@ impl Memory {
     }
 
     fn fill_modules(&mut self, graph: &Builder, device: &OnDevice, pinned: &InPinned, image: &mut [u8]) {
+        let gates = self.gate_words(graph, &device.gates, &pinned.gates);
         for (id, plan) in graph.modules.iter().enumerate() {
             let mut row = abi::wm_module::zeroed();
             row.module_id = id as u32;
@@ -240,7 +248,7 @@ impl Memory {
             row.batch = plan.options.batch;
             row.out_records = plan.out_records();
             row.priority = plan.options.priority.into();
-            if plan.kind == abi::WM_KIND_RESIDENT {
+            if plan.is_granted() {
                 row.n_inputs = plan.inputs.len() as u32;
                 row.n_outputs = plan.outputs.len() as u32;
                 row.inputs[..plan.inputs.len()].copy_from_slice(&plan.inputs);
@@ -248,13 +256,16 @@ impl Memory {
             }
             row.state_bytes = plan.options.state.len() as u64;
             row.state = if row.state_bytes == 0 { 0 } else { self.arena.0 + device.states[id] };
+            self.states.push((row.state, plan.options.state.len()));
+            if let Some((_, words)) = gates.iter().find(|(module, _)| *module == id) {
+                (row.state, row.state_bytes) = *words;
+            }
             let at = (id * size_of::<abi::wm_module>()) as u64;
             put(image, device.modules + at, bytes_of(&row));
             if let Some(cpu) = &pinned.cpu {
                 self.write_pinned((cpu.modules + at) as usize, bytes_of(&row));
             }
             put(image, device.states[id], &plan.options.state);
-            self.states.push((row.state, plan.options.state.len()));
             self.module_names.push(plan.name.clone());
         }
     }
@@ -284,6 +295,10 @@ impl Memory {
         (word.magic, word.version) = (abi::WM_ABI_MAGIC, abi::WM_ABI_VERSION);
         self.write_pinned(self.telemetry, bytes_of(&word));
         let mut bell = abi::wm_bell::zeroed();
+        for (gate, steps) in device.gates.iter().zip(&pinned.gates) {
+            bell.doors = self.pinned.device + steps.doors;
+            put(image, gate.bell, bytes_of(&bell));
+        }
         bell.doors = self.pinned.device + pinned.doors;
         put(image, device.bell, bytes_of(&bell));
         if let Some(cpu) = &pinned.cpu {

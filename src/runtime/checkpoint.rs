@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Runtime, State};
-use crate::abi;
 use crate::checkpoint::{
     self, Checkpoint, CheckpointOptions, Contents, Counts, Kind, Part, PointerRow, Saved, Sparse, load, none_there,
 };
@@ -106,8 +105,8 @@ impl Runtime {
     /// The mailbox with the most records that a resident module has not taken, in words.
     fn busiest(&self) -> String {
         let stats = self.stats();
-        let resident = |i: &usize| u32::from(self.memory.handles[*i].consumer_side) == abi::WM_SIDE_RESIDENT;
-        let waiting = (0..stats.mailboxes.len()).filter(resident).map(|i| &stats.mailboxes[i]);
+        let served = |i: &usize| self.memory.is_served(*i);
+        let waiting = (0..stats.mailboxes.len()).filter(served).map(|i| &stats.mailboxes[i]);
         let most = waiting.max_by_key(|m| m.written.saturating_sub(m.consumed));
         most.filter(|m| m.written > m.consumed)
             .map_or_else(String::new, |m| format!(" (mailbox {} has {} that wait)", m.name, m.written - m.consumed))
@@ -116,13 +115,12 @@ impl Runtime {
     /// While nothing runs: a mailbox between resident modules that is not empty, and how many records it has.
     fn unsettled(&self) -> Result<Option<String>> {
         let stats = self.stats();
-        for (handle, mailbox) in self.memory.handles.iter().zip(&stats.mailboxes) {
+        for (id, mailbox) in stats.mailboxes.iter().enumerate() {
             if let Some(reason) = mailbox.quarantined {
                 let rule = format!("is quarantined ({reason}): what its modules know cannot be trusted");
                 return Err(Error::refused(format!("mailbox {}", mailbox.name), rule));
             }
-            let inside = [handle.producer_side, handle.consumer_side].map(u32::from) == [abi::WM_SIDE_RESIDENT; 2];
-            if inside && mailbox.written != mailbox.consumed {
+            if self.memory.is_inside(id) && mailbox.written != mailbox.consumed {
                 let records = mailbox.written - mailbox.consumed;
                 return Ok(Some(format!("mailbox {} with {records} records", mailbox.name)));
             }

@@ -7,6 +7,7 @@ mod leases;
 mod life;
 mod mode;
 mod park;
+mod steps;
 mod tap;
 mod tap_tensors;
 mod turns;
@@ -57,6 +58,15 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("parked_arbiters_stop_and_pause", park::parked_arbiters_stop_and_pause),
     ("short_launches_and_parking_lose_nothing", park::short_launches_and_parking_lose_nothing),
     ("the_pacer_bounds_every_wait", park::the_pacer_bounds_every_wait),
+    ("steps_carry_every_record", steps::carry_every_record),
+    ("steps_mix_with_resident_modules", steps::mix_with_resident_modules),
+    ("steps_join_what_the_rule_says", steps::join_what_the_rule_says),
+    ("steps_never_meet_a_full_mailbox", steps::never_meet_a_full_mailbox),
+    ("steps_are_woken_from_parking", steps::are_woken_from_parking),
+    ("steps_call_the_host_once_a_step", steps::call_the_host_once_a_step),
+    ("steps_pause_close_and_stop", steps::pause_close_and_stop),
+    ("mistakes_with_steps_are_refused", steps::mistakes_are_refused),
+    ("failing_bodies_are_named", steps::failing_bodies_are_named),
     ("taps_keep_every_record_in_order", tap::taps_keep_every_record_in_order),
     ("a_slow_sink_holds_back_or_drops", tap::a_slow_sink_holds_back_or_drops),
     ("a_failed_sink_is_told", tap::a_failed_sink_is_told),

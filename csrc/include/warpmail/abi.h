@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 7u        /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 8u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u      /* a word that one side spins on stands alone on such a line */
@@ -180,7 +180,10 @@ typedef struct wm_consumer {
     uint64_t write_seen; /* host ends: write_idx when it was last looked at */
 } wm_consumer;
 
-/* Row of the module table. */
+/*
+ * Row of the module table. A resident module has its inputs and outputs, and so has a stream module whose steps the
+ * arbiter grants; the others have none here.
+ */
 typedef struct wm_module {
     uint32_t module_id;
     uint32_t kind;        /* WM_KIND_* */
@@ -192,8 +195,8 @@ typedef struct wm_module {
     uint32_t out_records; /* free slots every output must have before a step is granted */
     uint32_t inputs[WM_MAX_INPUTS];
     uint32_t outputs[WM_MAX_OUTPUTS];
-    uint64_t state;       /* address of the module's own memory, or 0 */
-    uint64_t state_bytes; /* its size */
+    uint64_t state;       /* address of the module's own memory, or 0; stream: of the word for steps granted */
+    uint64_t state_bytes; /* its size; stream: address of the wm_bell of its steps, as the arbiter sees it */
     uint32_t priority;    /* below WM_PRIORITIES */
     uint8_t reserved[12];
 } wm_module;
@@ -401,6 +404,73 @@ typedef struct wm_step_args {
     wm_leases leases; /* as in wm_arbiter_args */
 } wm_step_args;
 
+/*
+ * Stream modules. A step is a launch that waits for its door, then a gate (csrc/protocol/gate.hpp), the module's body,
+ * and the gate's end, all on one stream. The gate waits for a grant, takes the records into bound buffers, and says
+ * whether the body has something to do; its end pushes what the body left in the output buffers. Launches, credits and
+ * doors are as those of an arbiter that parks.
+ */
+#define WM_STEP_HEAD_BYTES 16u      /* of a bound buffer; the payload follows */
+#define WM_STEP_NOTHING 0xFFFFFFFFu /* wm_step_head.len: there is no record */
+
+/* Head of a bound buffer. In: written by the gate. Out: set by the gate to what was agreed on, changed by the body. */
+typedef struct wm_step_head {
+    uint32_t len;  /* payload bytes, or WM_STEP_NOTHING */
+    uint32_t type; /* message type */
+    uint64_t step; /* number of the step, from 0 */
+} wm_step_head;
+
+/* What a stream module's steps keep between two of them; device memory that they alone write. */
+typedef struct wm_gate_state {
+    uint64_t launches; /* launches that have ended, void ones too: the number of the running one */
+    uint64_t taken;    /* steps that have been taken up, each for one grant */
+    uint64_t live;     /* not 0: the running launch has records, which are the body's business */
+    uint64_t begin_ns; /* when it found them */
+    uint64_t cursor;   /* WM_RULE_ANY: the input to look at first */
+    uint64_t took;     /* a bit an input: the slot of its record is to be given back */
+    uint64_t credits;  /* of wm_control, as it was last seen */
+    uint64_t spun_ns;  /* time that gates have polled */
+    uint8_t pad0[WM_LINE_BYTES - 64];
+} wm_gate_state;
+
+/* A stream module's steps to the host, in pinned memory; written by the steps alone. */
+typedef struct wm_gate_report {
+    uint64_t begun;   /* launches that have begun */
+    uint64_t ended;   /* launches that have ended */
+    uint64_t wanted;  /* credits below this one may begin without a ring */
+    uint64_t live_ns; /* when the running launch found its records; 0: it has none. For host functions of a body, too */
+    uint64_t steps;   /* launches that had records */
+    uint64_t parks;   /* launches that ended parked */
+    uint64_t spun_ns; /* time that gates have polled */
+    uint8_t pad0[WM_LINE_BYTES - 56];
+} wm_gate_report;
+
+/* What a launch of a stream module's steps is given, by value; the same for all of them. */
+typedef struct wm_gate_args {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t n_inputs;
+    uint32_t n_outputs;
+    uint32_t rule;     /* WM_RULE_* */
+    uint32_t scope;    /* WM_SCOPE_GPU: the arbiter is a kernel; WM_SCOPE_SYS: it is on the CPU */
+    uint32_t parks;    /* 0: the next launch never waits for a ring */
+    uint32_t reserved; /* 0 */
+    uint64_t word;     /* steps granted, modulo 2^32: a readiness word whose far end is the arbiter */
+    uint64_t bell;     /* wm_bell that the arbiter rings at */
+    uint64_t control;  /* wm_control, pinned */
+    uint64_t report;   /* wm_gate_report, pinned */
+    uint64_t doors; /* wm_doorbell[WM_DOORS], pinned; 0: launches wait for none, the host enqueues granted ones only */
+    uint64_t state; /* wm_gate_state, device memory */
+    uint64_t stats; /* wm_module_stats of the module, device memory */
+    uint64_t stats_out;             /* the same, pinned, where the steps are to copy it; 0: the arbiter does */
+    uint64_t spin_ns;               /* longest polling of one launch */
+    uint64_t arrival_ns;            /* longest wait for the bytes of a record that was announced */
+    wm_mailbox ends[WM_MAX_ENDS];   /* input i is row i, output o is row WM_MAX_INPUTS + o */
+    uint64_t buffers[WM_MAX_ENDS];  /* the bound buffer of each: a wm_step_head and as much as a slot carries */
+    uint32_t lens[WM_MAX_OUTPUTS];  /* what a step pushes unless its body says otherwise: bytes, or WM_STEP_NOTHING */
+    uint32_t types[WM_MAX_OUTPUTS]; /* and the message type */
+} wm_gate_args;
+
 /* Arguments of one launch of the arbiter, passed by value. */
 typedef struct wm_arbiter_args {
     uint32_t magic;
@@ -471,6 +541,10 @@ WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
 WM_STATIC_ASSERT(WM_MAX_ENDS == WM_MAX_INPUTS + WM_MAX_OUTPUTS, "a row for each end");
 WM_STATIC_ASSERT(sizeof(wm_step_args) == 1560, "a kernel argument without padding, well below 4 KiB");
+WM_STATIC_ASSERT(sizeof(wm_step_head) == WM_STEP_HEAD_BYTES, "the payload behind it is aligned for 16-byte accesses");
+WM_STATIC_ASSERT(sizeof(wm_gate_state) == WM_LINE_BYTES, "a line of the module's own");
+WM_STATIC_ASSERT(sizeof(wm_gate_report) == WM_LINE_BYTES, "a line of the module's own");
+WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1328, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 248,
                  "a kernel argument has no padding that two compilers could lay differently");
 

@@ -91,7 +91,13 @@ pub fn archs() -> Vec<String> {
 /// the `cc` crate, so that `CXX` and friends choose its host compiler.
 pub fn compile_fatbin(nvcc: &Path, source: &Path, includes: &[PathBuf], out: &Path) -> Result<(), String> {
     let archs = archs();
-    compile_fatbin_for(nvcc, source, includes, out, &archs, archs.last())
+    compile_fatbin_for(nvcc, source, includes, out, &archs, archs.last(), &[])
+}
+
+/// The same for a `.cu` that calls the device runtime (conditional nodes of graphs), which is linked with it: for the
+/// architectures alone, since PTX cannot be linked ahead.
+pub fn link_fatbin(nvcc: &Path, source: &Path, includes: &[PathBuf], out: &Path) -> Result<(), String> {
+    compile_fatbin_for(nvcc, source, includes, out, &archs(), None, &["-rdc=true", "-dlink", "-lcudadevrt"])
 }
 
 fn compile_fatbin_for(
@@ -101,6 +107,7 @@ fn compile_fatbin_for(
     out: &Path,
     archs: &[String],
     ptx: Option<&String>,
+    more: &[&str],
 ) -> Result<(), String> {
     // SAFETY: build scripts are single-threaded here; cc reads the variable when it looks for its CUDA compiler.
     unsafe { env::set_var("NVCC", nvcc) };
@@ -122,7 +129,7 @@ fn compile_fatbin_for(
     if let Some(ptx) = ptx {
         command.arg("-gencode").arg(format!("arch=compute_{ptx},code=compute_{ptx}"));
     }
-    command.arg(source);
+    command.arg(source).args(more);
     let output = command.output().map_err(|e| format!("{} cannot be run: {e}", nvcc.display()))?;
     if output.status.success() {
         return Ok(());
@@ -160,7 +167,7 @@ fn compile_kernels_for(name: &str, source: &str, archs: &[String], ptx: Option<&
             Ok(nvcc) => {
                 let fatbin = out.join(format!("{name}.fatbin"));
                 let includes = [csrc.join("include"), csrc.clone(), crate_dir.clone()];
-                compile_fatbin_for(&nvcc, &crate_dir.join(source), &includes, &fatbin, archs, ptx)?;
+                compile_fatbin_for(&nvcc, &crate_dir.join(source), &includes, &fatbin, archs, ptx, &[])?;
                 (format!("Some(include_bytes!({:?}))", fatbin.display().to_string()), String::new())
             }
             Err(reason) => ("None".into(), reason),

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Granting steps to stream modules: work on a CUDA stream that the host has enqueued ahead and that waits, step by
+// step, for the arbiter (gate.hpp is the other side). A grant is a count: each step takes exactly one record from every
+// input (WM_RULE_ALL) or from one of them (WM_RULE_ANY), so the indices of the inputs say how many steps there are to
+// grant, and as many as there are can be granted at once. Each step gives at most one record to each output, so credit
+// is a count too.
+//
+// A step gives its input slots back when it has pushed: `consumed` of the inputs says how many steps have ended, and
+// what those pushed is in `written` of the outputs, which is loaded after it (ACQUIRE of gate_end's fence).
+#ifndef WARPMAIL_PROTOCOL_GRANT_HPP
+#define WARPMAIL_PROTOCOL_GRANT_HPP
+
+#include "protocol/arbiter.hpp"
+
+namespace warpmail {
+
+// The index in the readiness word at `address`, as it is now, modulo 2^32.
+WM_FN u32 count_at(const arbiter& a, u64 address) {
+    const u32 scope = a.args.plan != 0 ? WM_SCOPE_SYS : WM_SCOPE_GPU;
+    return static_cast<u32>(index_in(load_relaxed(at<const u64>(address), scope), scope));
+}
+// The readiness word of an end as the arbiter sees it: that of an end on the host, or of any end where the arbiter is
+// on the CPU, is the index itself.
+WM_FN u32 written_now(const arbiter& a, u32 m) {
+    return count_at(a, a.rows[m].written);
+}
+WM_FN u32 consumed_now(const arbiter& a, u32 m) {
+    return count_at(a, a.rows[m].consumed);
+}
+
+// Steps of a module that its inputs have records for, beyond those granted; 0 if an input is quarantined.
+template <class L> WM_FN u32 fireable(L lanes, const arbiter& a, const module_brief& mod) {
+    u32 sum = 0, least = ~0u, bad = 0;
+    for (u32 i = lanes.rank(); i < mod.n_inputs; i += lanes.width()) {
+        const u32 m = mod.inputs[i], written = static_cast<u32>(load_relaxed_cta(&a.written[m]));
+        bad |= is_quarantined(a, m);
+        sum += written;
+        least = written - mod.granted < least ? written - mod.granted : least;
+    }
+    if (lanes.any(bad != 0))
+        return 0;
+    return mod.rule == WM_RULE_ANY ? lanes.sum(sum) - mod.granted : lanes.min(least);
+}
+
+// Steps that the outputs have room for. `settled`: of the steps granted, those whose records are counted in `written`;
+// each of the others may still push one. `fresh`: looks at `written` where its end keeps it.
+template <class L>
+WM_FN u32 credit_of(L lanes, const arbiter& a, const module_brief& mod, u32 settled, bool fresh, bool& caught_up) {
+    u32 least = ~0u, behind = 0;
+    for (u32 o = lanes.rank(); o < mod.n_outputs; o += lanes.width()) {
+        const u32 m = mod.outputs[o], slots = 1u << a.boxes[m].slots_log2;
+        const u32 known = static_cast<u32>(load_relaxed_cta(&a.written[m])),
+                  written = fresh ? written_now(a, m) : known;
+        // A consumer can be ahead of the `written` that is known: that counts as none.
+        const int32_t waiting = static_cast<int32_t>(written - static_cast<u32>(load_relaxed_cta(&a.consumed[m])));
+        const u32 used = (waiting > 0 ? static_cast<u32>(waiting) : 0) + (mod.granted - settled);
+        const u32 room = used < slots && !is_quarantined(a, m) ? slots - used : 0;
+        least = room < least ? room : least;
+        behind |= written != known;
+    }
+    caught_up = !lanes.any(behind != 0);
+    return lanes.min(least);
+}
+
+// Steps of a module that have ended, modulo 2^32.
+template <class L> WM_FN u32 steps_ended(L lanes, const arbiter& a, const module_brief& mod) {
+    u32 sum = 0, first = 0;
+    for (u32 i = lanes.rank(); i < mod.n_inputs; i += lanes.width()) {
+        const u32 consumed = consumed_now(a, mod.inputs[i]);
+        sum += consumed;
+        first = i == 0 ? consumed : first;
+    }
+    return mod.rule == WM_RULE_ANY ? lanes.sum(sum) : lanes.broadcast(first, 0);
+}
+
+// Steps that may be granted to a stream module now. By whoever owns it.
+template <class L> WM_FN u32 grantable(L lanes, arbiter& a, module_brief& mod) {
+    const u32 wanted = fireable(lanes, a, mod);
+    if (wanted == 0 || mod.n_outputs == 0)
+        return wanted;
+    bool caught_up;
+    u32 credit = credit_of(lanes, a, mod, mod.handler, false, caught_up);
+    if (credit == 0 && mod.handler != mod.granted) {
+        const u32 settled = steps_ended(lanes, a, mod);
+        fence_acquire(a.args.plan != 0 ? WM_SCOPE_SYS : WM_SCOPE_GPU); // ACQUIRE of gate_end
+        credit = credit_of(lanes, a, mod, settled, true, caught_up);
+        // Noted only when the scan knows of what these steps pushed, too: it never goes back behind that.
+        lanes.sync();
+        if (caught_up && lanes.rank() == 0)
+            mod.handler = settled;
+        lanes.sync();
+    }
+    return credit < wanted ? credit : wanted;
+}
+
+// Whether a module may run, or be granted steps, now. By whoever owns it.
+template <class L> WM_FN bool may_be_granted(L lanes, arbiter& a, module_brief& mod) {
+    return mod.kind == WM_KIND_STREAM ? grantable(lanes, a, mod) != 0 : may_step(lanes, a, mod);
+}
+
+// Grants as many steps as there may be, with one publication.
+template <class L> WM_FN void grant_steps(L lanes, arbiter& a, u32 module) {
+    module_brief& mod = a.modules[module];
+    const u32 granted = mod.granted + grantable(lanes, a, mod);
+    lanes.sync();
+    if (lanes.rank() == 0) {
+        mod.granted = granted;
+        publish(at<u64>(mod.state), granted, mod.state_bytes, a.args.plan != 0 ? WM_SIDE_HOST : WM_SIDE_DEVICE);
+    }
+    lanes.sync();
+}
+
+// The beginning, where nothing is taken up from an image, of one thread: what was granted stands in the word. No step
+// is under way, so that what those that have ended pushed is counted.
+WM_FN void begin_steps(const arbiter& a, module_brief& mod) {
+    if (mod.kind != WM_KIND_STREAM || mod.n_inputs == 0)
+        return;
+    mod.granted = count_at(a, mod.state);
+    mod.handler = steps_ended(one_lane{}, a, mod);
+}
+
+} // namespace warpmail
+
+#endif

@@ -1,0 +1,420 @@
+//! The steps of stream modules: gate, body and gate's end on a CUDA stream, each launch behind a wait of the front end's for
+//! its door. A body that was captured is a conditional node of a graph that is launched again for each step.
+
+use std::collections::VecDeque;
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+use cudarc::driver::{result, sys};
+
+use super::{Context, Stream, driver, load_kernel, load_library, relax_captures};
+use crate::abi::{self, wm_gate_args};
+use crate::backend::thread_steps::{guarded, no_calls};
+use crate::backend::{Door, Live, StepPlan, StepQueue};
+use crate::error::{Error, Result};
+use crate::image::HandlerImage;
+use crate::stream::{Body, Enqueue, Kind, Sink, StepStream};
+
+/// Threads of a gate's one block.
+const THREADS: u32 = 32;
+
+/// The two kernels, loaded once for a device.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    context: Arc<Context>,
+    library: sys::CUlibrary,
+    begin: sys::CUfunction,
+    end: sys::CUfunction,
+}
+
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for Kernels {}
+// SAFETY: as above.
+unsafe impl Sync for Kernels {}
+
+impl Kernels {
+    /// The context has been entered.
+    pub(super) fn load(context: Arc<Context>) -> Result<Self> {
+        let missing =
+            |reason: &str| Error::Unavailable { what: "stream modules on this device", reason: reason.into() };
+        let library = load_library(HandlerImage::gates().map_err(missing)?)?;
+        let mut kernels = Kernels { context, library, begin: std::ptr::null_mut(), end: std::ptr::null_mut() };
+        for (name, function) in [("begin", &mut kernels.begin), ("end", &mut kernels.end)] {
+            let name = CString::new(format!("warpmail_gate_{name}")).unwrap_or_default();
+            *function = load_kernel(library, &name)?.ok_or_else(|| missing("its gates were not compiled in"))?;
+        }
+        Ok(kernels)
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.context.enter() {
+            // SAFETY: no queue that launches them is left: each holds this object.
+            let _ = unsafe { sys::cuLibraryUnload(self.library) };
+        }
+    }
+}
+
+/// Functions of one launch. Boxed, since the driver has their addresses.
+#[allow(clippy::vec_box)]
+type Calls = Vec<Box<Call>>;
+
+/// A function of a body's, and where it sees whether there is something to do.
+struct Call {
+    function: Box<dyn FnMut() + Send>,
+    live: Live,
+    failed: Arc<std::sync::atomic::AtomicBool>,
+}
+
+/// # Safety
+/// `call` is a `Call` that lives until the step has ended; the stream's order keeps its calls apart.
+unsafe extern "C" fn run_call(call: *mut c_void) {
+    // SAFETY: the caller's word.
+    let call = unsafe { &mut *call.cast::<Call>() };
+    if call.live.get() && guarded(&mut *call.function).is_err() {
+        call.failed.store(true, std::sync::atomic::Ordering::Release);
+    }
+}
+
+/// A stream that a body enqueues into.
+struct Onto<'a> {
+    stream: sys::CUstream,
+    /// None while capturing.
+    calls: Option<&'a mut Calls>,
+    live: Live,
+    failed: &'a Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Sink for Onto<'_> {
+    fn raw(&self) -> Option<u64> {
+        Some(self.stream as u64)
+    }
+
+    unsafe fn copy(&mut self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream) }.result().map_err(driver("cuMemcpyDtoDAsync"))
+    }
+
+    fn call(&mut self, function: Box<dyn FnMut() + Send>) -> Result<()> {
+        let Some(calls) = &mut self.calls else { return Err(no_calls()) };
+        let mut call = Box::new(Call { function, live: self.live, failed: self.failed.clone() });
+        let user = (&raw mut *call).cast::<c_void>();
+        calls.push(call);
+        // SAFETY: the call is kept until its step has ended.
+        unsafe { sys::cuLaunchHostFunc(self.stream, Some(run_call), user) }.result().map_err(driver("cuLaunchHostFunc"))
+    }
+}
+
+enum Steps {
+    /// Gate, conditional body and end.
+    Graph(sys::CUgraphExec),
+    Each(Enqueue),
+}
+
+pub(super) struct Gates {
+    context: Arc<Context>,
+    kernels: Arc<Kernels>,
+    stream: sys::CUstream,
+    is_own: bool,
+    args: wm_gate_args,
+    live: Live,
+    steps: Option<Steps>,
+    /// Functions of launches that may not have ended, by launch, oldest first.
+    calls: VecDeque<Calls>,
+    /// Number of the launch that the first of them belongs to.
+    first: u64,
+    failed: Arc<std::sync::atomic::AtomicBool>,
+    /// Enqueued since the stream was last seen empty.
+    busy: bool,
+}
+
+// SAFETY: the driver's handles may be used from any thread; `&mut self` keeps the calls apart.
+unsafe impl Send for Gates {}
+
+impl Gates {
+    /// The context has been entered.
+    pub(super) fn new(context: Arc<Context>, kernels: Arc<Kernels>, plan: StepPlan, body: Body) -> Result<Self> {
+        if let Some(stream) = plan.stream {
+            check_stream(&context, stream, &plan.name)?;
+        }
+        let stream = match plan.stream {
+            Some(raw) => raw as sys::CUstream,
+            None => Stream::new()?.0,
+        };
+        let mut gates = Gates {
+            context,
+            kernels,
+            stream,
+            is_own: plan.stream.is_none(),
+            args: plan.args,
+            live: plan.live,
+            steps: None,
+            calls: VecDeque::new(),
+            first: 0,
+            failed: Arc::default(),
+            busy: false,
+        };
+        gates.steps = Some(match body.0 {
+            Kind::EachStep(enqueue) => Steps::Each(enqueue),
+            Kind::Captured(enqueue) => Steps::Graph(gates.capture(enqueue)?),
+            Kind::Graph(graph) => Steps::Graph(gates.graph(|body| {
+                let mut node = std::ptr::null_mut();
+                // SAFETY: the caller of Body::graph says that it is a graph; it is copied.
+                unsafe { sys::cuGraphAddChildGraphNode(&mut node, body, std::ptr::null(), 0, graph as sys::CUgraph) }
+                    .result()
+                    .map_err(driver("cuGraphAddChildGraphNode"))
+            })?),
+        });
+        Ok(gates)
+    }
+
+    fn capture(&self, mut enqueue: impl FnMut(&mut StepStream<'_>) -> Result<()>) -> Result<sys::CUgraphExec> {
+        // Captured on a stream of its own: the module's may be the caller's, and have work.
+        let (side, mode) = (Stream::new()?, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
+        let exec = self.graph(|body| {
+            let none = (std::ptr::null(), std::ptr::null());
+            // SAFETY: an idle stream of this context, and the conditional's own graph.
+            unsafe { sys::cuStreamBeginCaptureToGraph(side.0, body, none.0, none.1, 0, mode) }
+                .result()
+                .map_err(driver("cuStreamBeginCaptureToGraph"))?;
+            let mut sink = Onto { stream: side.0, calls: None, live: self.live, failed: &self.failed };
+            let outcome = enqueue(&mut StepStream::new(&mut sink, &self.args));
+            let mut captured = std::ptr::null_mut();
+            // SAFETY: ends what was begun above; the graph is the conditional's.
+            let ended = unsafe { sys::cuStreamEndCapture(side.0, &mut captured) };
+            outcome?;
+            ended.result().map_err(|e| {
+                let reason = format!(
+                    "{}; a body must not wait for its stream, allocate, or use a stream that it did not fork from it",
+                    crate::probe::driver_reason(e)
+                );
+                Error::Driver { call: "capturing the body", reason }
+            })
+        });
+        // SAFETY: nothing is enqueued on it: it only captured.
+        let _ = unsafe { result::stream::destroy(side.0) };
+        exec
+    }
+
+    /// The graph of one step, with a conditional body that `fill` fills.
+    fn graph(&self, fill: impl FnOnce(sys::CUgraph) -> Result<()>) -> Result<sys::CUgraphExec> {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: a plain creation.
+        unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(driver("cuGraphCreate"))?;
+        let exec = self.fill_graph(graph, fill);
+        // SAFETY: made above; what was instantiated of it stands alone.
+        let _ = unsafe { sys::cuGraphDestroy(graph) };
+        exec
+    }
+
+    fn fill_graph(
+        &self,
+        graph: sys::CUgraph,
+        fill: impl FnOnce(sys::CUgraph) -> Result<()>,
+    ) -> Result<sys::CUgraphExec> {
+        let cannot = |e| {
+            let reason = crate::probe::driver_reason(e);
+            let what = "conditional nodes of CUDA graphs, which a captured body needs (CUDA 12.4 or newer)";
+            Error::Unavailable { what, reason: format!("{reason}; Body::each_step does without") }
+        };
+        let assign = sys::CU_GRAPH_COND_ASSIGN_DEFAULT;
+        let (mut handle, mut exec) = (0, std::ptr::null_mut());
+        // SAFETY: a graph of this context.
+        unsafe { sys::cuGraphConditionalHandleCreate(&mut handle, graph, self.context.raw, 0, assign) }
+            .result()
+            .map_err(cannot)?;
+        let begin = self.kernel_node(graph, None, self.kernels.begin, Some(handle))?;
+        let mut params: sys::CUgraphNodeParams = unsafe_zeroed();
+        params.type_ = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_CONDITIONAL;
+        params.__bindgen_anon_1.conditional = sys::CUDA_CONDITIONAL_NODE_PARAMS {
+            handle,
+            type_: sys::CUgraphConditionalNodeType::CU_GRAPH_COND_TYPE_IF,
+            size: 1,
+            phGraph_out: std::ptr::null_mut(),
+            ctx: self.context.raw,
+        };
+        let mut node = std::ptr::null_mut();
+        // SAFETY: the node before is of this graph; the driver writes the body's graph into the parameters.
+        unsafe { sys::cuGraphAddNode_v2(&mut node, graph, &begin, std::ptr::null(), 1, &mut params) }
+            .result()
+            .map_err(cannot)?;
+        // SAFETY: written by the call above, which made a conditional of one body.
+        let body = unsafe { *params.__bindgen_anon_1.conditional.phGraph_out };
+        fill(body)?;
+        self.kernel_node(graph, Some(node), self.kernels.end, None)?;
+        // SAFETY: a whole graph of this context.
+        unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) }
+            .result()
+            .map_err(driver("cuGraphInstantiate"))?;
+        // SAFETY: just instantiated; the first launch need not upload it.
+        unsafe { sys::cuGraphUpload(exec, self.stream) }.result().map_err(driver("cuGraphUpload"))?;
+        Ok(exec)
+    }
+
+    fn kernel_node(
+        &self,
+        graph: sys::CUgraph,
+        after: Option<sys::CUgraphNode>,
+        function: sys::CUfunction,
+        handle: Option<sys::CUgraphConditionalHandle>,
+    ) -> Result<sys::CUgraphNode> {
+        let (mut args, mut handle) = (self.args, handle.unwrap_or(0));
+        let mut params = [(&raw mut args).cast::<c_void>(), (&raw mut handle).cast::<c_void>()];
+        let node_params = sys::CUDA_KERNEL_NODE_PARAMS {
+            func: function,
+            gridDimX: 1,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: THREADS,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            kernelParams: params.as_mut_ptr(),
+            extra: std::ptr::null_mut(),
+            kern: std::ptr::null_mut(),
+            ctx: std::ptr::null_mut(),
+        };
+        let (mut node, before) = (std::ptr::null_mut(), after.as_ref());
+        let n = usize::from(before.is_some());
+        // SAFETY: the parameters are those that the kernel takes (the last is left alone by the one that has none); the
+        // driver copies them.
+        unsafe {
+            sys::cuGraphAddKernelNode_v2(
+                &mut node,
+                graph,
+                before.map_or(std::ptr::null(), std::ptr::from_ref),
+                n,
+                &node_params,
+            )
+        }
+        .result()
+        .map_err(driver("cuGraphAddKernelNode"))?;
+        Ok(node)
+    }
+
+    fn launch(&self, function: sys::CUfunction) -> Result<()> {
+        let (mut args, mut handle) = (self.args, 0u64);
+        let mut params = [(&raw mut args).cast::<c_void>(), (&raw mut handle).cast::<c_void>()];
+        // SAFETY: the kernels take these, one of them only the first; the runtime keeps what `args` names alive until the
+        // launch has ended.
+        unsafe { result::launch_kernel(function, (1, 1, 1), (THREADS, 1, 1), 0, self.stream, &mut params) }
+            .map_err(driver("cuLaunchKernel"))
+    }
+
+    fn launch_each(&mut self) -> Result<()> {
+        self.launch(self.kernels.begin)?;
+        let mut calls = Vec::new();
+        let mut outcome = Ok(());
+        if let Some(Steps::Each(enqueue)) = &mut self.steps {
+            let (live, failed) = (self.live, &self.failed);
+            let mut sink = Onto { stream: self.stream, calls: Some(&mut calls), live, failed };
+            outcome = enqueue(&mut StepStream::new(&mut sink, &self.args));
+        }
+        self.calls.push_back(calls);
+        self.launch(self.kernels.end)?;
+        outcome
+    }
+}
+
+/// A union that the driver takes zero-filled.
+fn unsafe_zeroed() -> sys::CUgraphNodeParams {
+    // SAFETY: plain data of which every bit pattern, zeros too, is a value.
+    unsafe { std::mem::zeroed() }
+}
+
+/// A stream of another context, or one that is being captured, cannot carry steps.
+fn check_stream(context: &Context, stream: u64, module: &str) -> Result<()> {
+    let refused = |rule: &str| Err(Error::refused(format!("the stream of module {module}"), rule));
+    if stream <= 2 {
+        return refused("the default streams wait for other streams, and others for them: pass one of its own");
+    }
+    let (mut of, mut status) = (std::ptr::null_mut(), sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE);
+    // SAFETY: the caller of StreamOptions::stream says that it is a stream; it is asked for its context.
+    unsafe { sys::cuStreamGetCtx(stream as sys::CUstream, &mut of) }.result().map_err(driver("cuStreamGetCtx"))?;
+    if of != context.raw {
+        return refused("it belongs to another context or device than the runtime");
+    }
+    // SAFETY: as above.
+    unsafe { sys::cuStreamIsCapturing(stream as sys::CUstream, &mut status) }
+        .result()
+        .map_err(driver("cuStreamIsCapturing"))?;
+    if status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+        return refused("it is being captured: end the capture first");
+    }
+    Ok(())
+}
+
+impl StepQueue for Gates {
+    fn adopt_thread(&mut self) -> Result<()> {
+        relax_captures()
+    }
+
+    fn enqueue(&mut self, door: Option<Door>) -> Result<()> {
+        let context = self.context.clone();
+        let _entered = context.enter()?;
+        self.busy = true;
+        if let Some(door) = door {
+            let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
+            // SAFETY: an aligned word of mapped pinned memory, which lives until this launch has ended. The pacer opens
+            // every door within max_wait. Memory is little endian: the low half of the door's word is 0 or 1.
+            unsafe { sys::cuStreamWaitValue32_v2(self.stream, door.device, 1, flags) }
+                .result()
+                .map_err(driver("cuStreamWaitValue32"))?;
+        }
+        if let Some(Steps::Graph(exec)) = self.steps {
+            // SAFETY: instantiated for this context; everything its nodes use outlives the steps.
+            return unsafe { sys::cuGraphLaunch(exec, self.stream) }.result().map_err(driver("cuGraphLaunch"));
+        }
+        // The functions of launches that have ended are let go; the report says how many have.
+        let report = self.live.0 as usize - std::mem::offset_of!(abi::wm_gate_report, live_ns);
+        let ended = (report + std::mem::offset_of!(abi::wm_gate_report, ended)) as *const u64;
+        // SAFETY: an aligned word of the report, which outlives the steps.
+        let ended = unsafe { abi::wm_host_load_acquire(ended) };
+        while self.first < ended && self.calls.pop_front().is_some() {
+            self.first += 1;
+        }
+        self.launch_each()
+    }
+
+    fn is_empty(&mut self) -> Result<bool> {
+        if self.failed.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(Error::Failed("a function of its body panicked".into()));
+        }
+        if !self.busy {
+            return Ok(true);
+        }
+        let context = self.context.clone();
+        let _entered = context.enter()?;
+        // SAFETY: the stream belongs to this context.
+        match unsafe { sys::cuStreamQuery(self.stream) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => return Ok(false),
+            other => other.result().map_err(driver("cuStreamQuery"))?,
+        }
+        self.busy = false;
+        Ok(true)
+    }
+}
+
+impl Drop for Gates {
+    fn drop(&mut self) {
+        // Steps that do not end keep what they use: freeing it would wait for them without a bound.
+        if !matches!(self.is_empty(), Ok(true)) {
+            tracing::warn!("the steps of a stream module have not ended; what they use is kept");
+            std::mem::forget(self.kernels.clone());
+            std::mem::forget(std::mem::take(&mut self.calls));
+            std::mem::forget(self.steps.take());
+            return;
+        }
+        let Ok(_entered) = self.context.enter() else { return };
+        // SAFETY: nothing is enqueued any more, and both were made for this object.
+        unsafe {
+            if let Some(Steps::Graph(exec)) = self.steps {
+                let _ = sys::cuGraphExecDestroy(exec);
+            }
+            if self.is_own {
+                let _ = result::stream::destroy(self.stream);
+            }
+        }
+    }
+}

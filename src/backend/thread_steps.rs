@@ -1,0 +1,184 @@
+//! The steps of a stream module on the twin: a thread that stands for the stream and goes through what a body enqueued.
+
+use std::thread::JoinHandle;
+
+use crossbeam::channel::{self, Receiver, Sender};
+
+use super::thread::wait_for_door;
+use super::{Door, StepPlan, StepQueue};
+use crate::abi;
+use crate::error::{Error, Result};
+use crate::stream::{Body, Enqueue, Kind, Sink, StepStream};
+
+type Function = Box<dyn FnMut() + Send>;
+
+enum Op {
+    Copy { to: u64, from: u64, bytes: usize },
+    Call(Function),
+}
+
+/// What a body enqueued, in order.
+#[derive(Default)]
+struct Ops(Vec<Op>);
+
+impl Sink for Ops {
+    fn raw(&self) -> Option<u64> {
+        None
+    }
+
+    unsafe fn copy(&mut self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        self.0.push(Op::Copy { to, from, bytes });
+        Ok(())
+    }
+
+    fn call(&mut self, function: Function) -> Result<()> {
+        self.0.push(Op::Call(function));
+        Ok(())
+    }
+}
+
+/// The same for a body that is captured: as on a GPU, it cannot call the host.
+struct Captured(Ops);
+
+impl Sink for Captured {
+    fn raw(&self) -> Option<u64> {
+        None
+    }
+
+    unsafe fn copy(&mut self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { self.0.copy(to, from, bytes) }
+    }
+
+    fn call(&mut self, _function: Function) -> Result<()> {
+        Err(no_calls())
+    }
+}
+
+pub(super) fn no_calls() -> Error {
+    let rule = "a graph that launches without records skip cannot call functions of the host: use Body::each_step";
+    Error::refused("a function of the host in a captured body", rule)
+}
+
+/// A launch: its door, and what is particular to it.
+struct Launch {
+    door: Option<Door>,
+    ops: Option<Ops>,
+}
+
+pub(super) struct ThreadSteps {
+    args: abi::wm_gate_args,
+    each: Option<Enqueue>,
+    queue: Option<Sender<Launch>>,
+    ended: Receiver<Result<()>>,
+    outstanding: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ThreadSteps {
+    pub(super) fn start(plan: StepPlan, body: Body) -> Result<Self> {
+        if plan.stream.is_some() {
+            let rule = "the twin has none: leave StreamOptions::stream out";
+            return Err(Error::refused(format!("a CUDA stream for module {}", plan.name), rule));
+        }
+        let mut captured = Captured(Ops::default());
+        let each = match body.0 {
+            Kind::Captured(mut enqueue) => {
+                enqueue(&mut StepStream::new(&mut captured, &plan.args))?;
+                None
+            }
+            Kind::EachStep(enqueue) => Some(enqueue),
+            Kind::Graph(_) => {
+                let what = format!("a CUDA graph for module {}", plan.name);
+                return Err(Error::refused(what, "the twin launches none: use Body::captured or Body::each_step"));
+            }
+        };
+        let (queue, work) = channel::unbounded();
+        let (done, ended) = channel::unbounded();
+        let (args, is_captured) = (plan.args, each.is_none());
+        let thread = std::thread::Builder::new()
+            .name(format!("warpmail-{}", plan.name))
+            .spawn(move || run(&args, is_captured, captured.0, &work, &done))
+            .map_err(|e| Error::Unavailable { what: "a thread for a stream module", reason: e.to_string() })?;
+        Ok(ThreadSteps { args: plan.args, each, queue: Some(queue), ended, outstanding: 0, thread: Some(thread) })
+    }
+}
+
+fn run(args: &abi::wm_gate_args, skips: bool, mut same: Ops, work: &Receiver<Launch>, done: &Sender<Result<()>>) {
+    for mut launch in work {
+        if let Some(door) = launch.door {
+            wait_for_door(door);
+        }
+        // SAFETY: the runtime keeps everything that `args` names alive until this launch has ended; this thread is the only
+        // one that runs the module's gates.
+        let live = unsafe { abi::wm_host_gate_begin(args) } != 0;
+        let ops = launch.ops.as_mut().unwrap_or(&mut same);
+        let outcome = if live || !skips { go_through(ops, live) } else { Ok(()) };
+        // SAFETY: as above.
+        unsafe { abi::wm_host_gate_end(args) };
+        if done.send(outcome).is_err() {
+            return;
+        }
+    }
+}
+
+fn go_through(ops: &mut Ops, live: bool) -> Result<()> {
+    for op in &mut ops.0 {
+        match op {
+            // SAFETY: whoever enqueued the copy promised that both are memory of that size.
+            Op::Copy { to, from, bytes } => unsafe {
+                std::ptr::copy(*from as *const u8, *to as *mut u8, *bytes);
+            },
+            Op::Call(function) if live => guarded(function)?,
+            Op::Call(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Calls a function of the caller's; a panic is an error.
+pub(super) fn guarded(function: &mut (dyn FnMut() + Send)) -> Result<()> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(function))
+        .map_err(|_| Error::Failed("a function of its body panicked".into()))
+}
+
+impl StepQueue for ThreadSteps {
+    fn adopt_thread(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn enqueue(&mut self, door: Option<Door>) -> Result<()> {
+        let mut ops = None;
+        if let Some(each) = &mut self.each {
+            let mut sink = Ops::default();
+            each(&mut StepStream::new(&mut sink, &self.args))?;
+            ops = Some(sink);
+        }
+        let gone = || Error::Failed("its thread has ended".into());
+        self.queue.as_ref().ok_or_else(gone)?.send(Launch { door, ops }).map_err(|_| gone())?;
+        self.outstanding += 1;
+        Ok(())
+    }
+
+    fn is_empty(&mut self) -> Result<bool> {
+        let mut outcome = Ok(());
+        while let Ok(ended) = self.ended.try_recv() {
+            self.outstanding -= 1;
+            outcome = outcome.and(ended);
+        }
+        outcome.map(|()| self.outstanding == 0)
+    }
+}
+
+impl Drop for ThreadSteps {
+    fn drop(&mut self) {
+        self.queue = None;
+        // A body that does not end keeps its thread: joining it would be a wait without a bound.
+        let _ = self.is_empty();
+        if self.outstanding == 0
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}

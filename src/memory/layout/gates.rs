@@ -1,0 +1,126 @@
+//! Where the steps of stream modules have their words, and what they are given.
+
+use bytemuck::Zeroable;
+
+use super::{Memory, Plan};
+use crate::abi;
+use crate::graph::{Builder, ModulePlan};
+use crate::memory::gates::Gate;
+use crate::stream::StreamOptions;
+
+/// The longest that a gate waits for the bytes of a record whose index it was told.
+const ARRIVAL_NS: u64 = 10_000_000;
+
+fn of_steps(graph: &Builder) -> impl Iterator<Item = (usize, &ModulePlan, &StreamOptions)> {
+    graph.modules.iter().enumerate().filter_map(|(id, m)| m.steps.as_ref().map(|steps| (id, m, steps)))
+}
+
+/// One module's offsets in device memory.
+pub(super) struct OnDevice {
+    state: u64,
+    word: u64,
+    pub(super) bell: u64,
+    buffers: [u64; abi::WM_MAX_ENDS as usize],
+}
+
+pub(super) fn on_device(graph: &Builder, plan: &mut Plan) -> Vec<OnDevice> {
+    let one = |(_, module, _): (usize, &ModulePlan, &StreamOptions)| {
+        let mut buffers = [0; abi::WM_MAX_ENDS as usize];
+        for (row, mailbox) in rows(module) {
+            let payload = graph.mailboxes[mailbox as usize].options.payload_bytes().unwrap_or(0) as u64;
+            buffers[row] = plan.take(u64::from(abi::WM_STEP_HEAD_BYTES) + payload, 256);
+        }
+        OnDevice {
+            state: plan.array::<abi::wm_gate_state>(1),
+            word: plan.array::<u64>(1),
+            bell: plan.array::<abi::wm_bell>(1),
+            buffers,
+        }
+    };
+    of_steps(graph).map(one).collect()
+}
+
+/// One module's offsets in pinned memory.
+pub(super) struct InPinned {
+    control: u64,
+    report: u64,
+    pub(super) doors: u64,
+    word: u64,
+}
+
+pub(super) fn in_pinned(graph: &Builder, plan: &mut Plan) -> Vec<InPinned> {
+    let one = |_| InPinned {
+        control: plan.array::<abi::wm_control>(1),
+        report: plan.array::<abi::wm_gate_report>(1),
+        doors: plan.array::<abi::wm_doorbell>(abi::WM_DOORS as usize),
+        word: plan.array::<u64>(1),
+    };
+    of_steps(graph).map(one).collect()
+}
+
+/// The rows of a module's ends, and their mailboxes.
+fn rows(module: &ModulePlan) -> impl Iterator<Item = (usize, u32)> {
+    let outputs = module.outputs.iter().enumerate().map(|(o, &m)| (abi::WM_MAX_INPUTS as usize + o, m));
+    module.inputs.iter().copied().enumerate().chain(outputs)
+}
+
+impl Memory {
+    /// What the arbiter needs to know of each stream module: where its word and its bell are. By module.
+    pub(super) fn gate_words(
+        &self,
+        graph: &Builder,
+        device: &[OnDevice],
+        pinned: &[InPinned],
+    ) -> Vec<(usize, (u64, u64))> {
+        let one = |((id, ..), (d, p)): ((usize, _, _), (&OnDevice, &InPinned))| {
+            let of_cpu = (self.pinned.host as u64 + p.word, 0);
+            (id, if graph.is_cpu_arbitrated() { of_cpu } else { (self.arena.0 + d.word, self.arena.0 + d.bell) })
+        };
+        of_steps(graph).zip(device.iter().zip(pinned)).map(one).collect()
+    }
+
+    /// After the mailboxes and all addresses are known.
+    pub(super) fn fill_gates(&mut self, graph: &Builder, device: &[OnDevice], pinned: &[InPinned], stats: (u64, u64)) {
+        let (arena, base) = (self.arena.0, self.pinned.device);
+        let is_cpu = graph.is_cpu_arbitrated();
+        let residency = graph.budget.residency.as_nanos() as u64;
+        for ((id, module, steps), (d, p)) in of_steps(graph).zip(device.iter().zip(pinned)) {
+            let mut args = abi::wm_gate_args::zeroed();
+            (args.magic, args.version) = (abi::WM_ABI_MAGIC, abi::WM_ABI_VERSION);
+            (args.n_inputs, args.n_outputs) = (module.inputs.len() as u32, module.outputs.len() as u32);
+            args.rule = module.rule();
+            args.scope = if is_cpu { abi::WM_SCOPE_SYS } else { abi::WM_SCOPE_GPU };
+            args.parks = u32::from(steps.spin.is_some() && !is_cpu);
+            args.word = if is_cpu { base + p.word } else { arena + d.word };
+            args.bell = arena + d.bell;
+            args.control = base + p.control;
+            args.report = base + p.report;
+            args.doors = if is_cpu { 0 } else { base + p.doors };
+            args.state = arena + d.state;
+            let row = (id * size_of::<abi::wm_module_stats>()) as u64;
+            args.stats = stats.0 + row;
+            args.stats_out = if is_cpu { stats.1 + row } else { 0 };
+            args.spin_ns = steps.spin.map_or(residency, |s| s.as_nanos() as u64);
+            args.arrival_ns = ARRIVAL_NS;
+            for (row, mailbox) in rows(module) {
+                let handle = self.handles[mailbox as usize];
+                args.ends[row] = if is_cpu { super::as_far_end(handle) } else { handle };
+                args.buffers[row] = arena + d.buffers[row];
+            }
+            for output in 0..module.outputs.len() {
+                (args.lens[output], args.types[output]) = steps.preset(output);
+            }
+            self.gates.push(Gate {
+                module: id,
+                args,
+                ahead: steps.ahead.into(),
+                stream: steps.stream,
+                control: p.control as usize,
+                report: p.report as usize,
+                doors: p.doors as usize,
+                word: is_cpu.then_some(p.word as usize),
+                paced: Default::default(),
+            });
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The steps of stream modules, as a runtime has them: their bodies, and the thread that enqueues them.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{self, Sender};
+
+use super::{Runtime, State};
+use crate::backend::{Live, StepPlan};
+use crate::error::{Error, Result};
+use crate::graph::ModuleId;
+use crate::memory::Memory;
+use crate::stream::{Body, Command, Runner};
+use crate::wait::deadline;
+
+/// The thread that enqueues steps.
+pub(super) struct Steps {
+    commands: Sender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl Steps {
+    fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).map_err(|_| Error::Failed("the thread of the stream modules has ended".into()))?;
+        self.thread.thread().unpark();
+        Ok(())
+    }
+
+    fn ask(
+        &self,
+        memory: &Memory,
+        bound: Duration,
+        command: impl FnOnce(Duration, Sender<Result<()>>) -> Command,
+    ) -> Result<()> {
+        let (answer, reply) = channel::bounded(1);
+        self.send(command(bound, answer))?;
+        // The thread keeps the bound itself; the margin covers a call that it may be in.
+        reply.recv_deadline(deadline(bound.saturating_add(Duration::from_secs(2)))).unwrap_or_else(|_| {
+            memory.abandon();
+            let stuck = "the thread of the stream modules, in a driver call or in a body that does not return";
+            Err(Error::Stuck { waited: bound, stuck: stuck.into() })
+        })
+    }
+
+    pub(super) fn pause(&self, memory: &Memory, bound: Duration) -> Result<()> {
+        self.ask(memory, bound, Command::Pause)
+    }
+
+    pub(super) fn resume(&self) {
+        let _ = self.send(Command::Resume);
+    }
+
+    pub(super) fn stop(self, memory: &Memory, bound: Duration) -> Result<()> {
+        let outcome = self.ask(memory, bound, Command::Stop);
+        if !matches!(outcome, Err(Error::Stuck { .. })) {
+            let _ = self.thread.join();
+        }
+        outcome
+    }
+}
+
+impl Runtime {
+    /// Says what the steps of a stream module ([`Builder::steps`](crate::Builder::steps)) do. Once for each, before the start;
+    /// a body that is captured is captured here.
+    pub fn body(&mut self, module: ModuleId, body: Body) -> Result<()> {
+        let name = self
+            .memory
+            .module_names
+            .get(module.index())
+            .ok_or_else(|| Error::refused(format!("module id {}", module.0), "this graph has no such module"))?;
+        let gate = self.memory.gates.iter().position(|g| g.module == module.index()).ok_or_else(|| {
+            Error::refused(format!("a body for module {name}"), "only modules of Builder::steps have one")
+        })?;
+        if self.state != State::Ready {
+            return Err(Error::State("body: it is given before the start".into()));
+        }
+        if self.queues[gate].is_some() {
+            return Err(Error::refused(format!("a second body for module {name}"), "a module has one"));
+        }
+        let of = &self.memory.gates[gate];
+        let live = Live(self.memory.gate_live(gate));
+        let plan = StepPlan { name: name.clone(), args: of.args, stream: of.stream, live };
+        self.queues[gate] = Some(self.device().backend.steps(plan, body)?);
+        Ok(())
+    }
+
+    /// Ends the steps of one stream module for good; those under way come to their end. Its records wait in its mailboxes, and
+    /// what its body used may go when this has returned.
+    pub fn close(&mut self, module: ModuleId, bound: Duration) -> Result<()> {
+        let unknown = || Error::refused(format!("module id {}", module.0), "it is no module of Builder::steps");
+        let gate = self.memory.gates.iter().position(|g| g.module == module.index()).ok_or_else(unknown)?;
+        match &self.steps {
+            Some(steps) => steps.ask(&self.memory, bound, |bound, answer| Command::Close(gate, bound, answer)),
+            None => Err(Error::State("close: no steps are running".into())),
+        }
+    }
+
+    pub(super) fn check_bodies(&self) -> Result<()> {
+        let missing = self.queues.iter().position(Option::is_none);
+        missing.map_or(Ok(()), |gate| {
+            let name = &self.memory.module_names[self.memory.gates[gate].module];
+            Err(Error::State(format!("start: stream module {name} has no body: see Runtime::body")))
+        })
+    }
+
+    pub(super) fn start_steps(&mut self) -> Result<()> {
+        if self.queues.is_empty() {
+            return Ok(());
+        }
+        let queues = std::mem::take(&mut self.queues).into_iter().flatten().collect();
+        let runner = Runner::new(self.memory.clone(), queues, self.host_doors);
+        let (commands, inbox) = channel::unbounded();
+        let thread = std::thread::Builder::new()
+            .name("warpmail-steps".into())
+            .spawn(move || runner.run(&inbox))
+            .map_err(|e| Error::Unavailable { what: "a thread for stream modules", reason: e.to_string() })?;
+        self.steps = Some(Steps { commands, thread });
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! The thread that enqueues the steps of stream modules ahead of need. Launches are credits with doors, as the arbiter's own
+//! are (launcher.rs); where the arbiter is on the CPU, a step is enqueued when it has been granted, and waits for nobody.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError};
+
+use crate::abi;
+use crate::backend::StepQueue;
+use crate::error::{Error, Result};
+use crate::memory::Memory;
+use crate::wait::deadline;
+
+/// How long after the last step more are expected at once, and how soon launches are then replaced.
+const BUSY: Duration = Duration::from_millis(2);
+const TICK_BUSY: Duration = Duration::from_micros(20);
+/// How long after it they are expected soon.
+const WARM: Duration = Duration::from_millis(200);
+const TICK_WARM: Duration = Duration::from_micros(500);
+/// How often it looks while nothing happens: where launches stand in the stream, and where they do not.
+const TICK_QUIET: Duration = Duration::from_millis(10);
+const TICK_QUIET_CPU: Duration = Duration::from_millis(1);
+/// How often a stream is asked whether it is well.
+const ASK: Duration = Duration::from_millis(50);
+
+pub(crate) enum Command {
+    /// Wait for no more grants, and answer when nothing is enqueued.
+    Pause(Duration, Sender<Result<()>>),
+    /// Go on.
+    Resume,
+    /// As `Pause` for one module, for good.
+    Close(usize, Duration, Sender<Result<()>>),
+    /// As `Pause`, and end the thread.
+    Stop(Duration, Sender<Result<()>>),
+}
+
+/// One module's launches.
+struct Lane {
+    gate: usize,
+    queue: Option<Box<dyn StepQueue>>,
+    launched: u64,
+    /// Credits whose doors are clear.
+    cleared: u64,
+    /// The next launch waits for no ring: the first one, or the first after a pause.
+    at_once: bool,
+    begun: u64,
+    /// Launches that wait for their doors here, because the device's streams cannot: the next one that is to be let in.
+    let_in: Option<u64>,
+}
+
+pub(crate) struct Runner {
+    memory: Arc<Memory>,
+    lanes: Vec<Lane>,
+    moved: Instant,
+    asked: Instant,
+}
+
+impl Runner {
+    /// A queue for each gate, in order.
+    /// `host_doors`: streams cannot wait for doors, so this thread does.
+    pub(crate) fn new(memory: Arc<Memory>, queues: Vec<Box<dyn StepQueue>>, host_doors: bool) -> Self {
+        let let_in = host_doors.then_some(0);
+        let lane = |(gate, queue)| {
+            let queue = Some(queue);
+            Lane { gate, queue, launched: 0, cleared: 0, at_once: true, begun: 0, let_in }
+        };
+        let lanes = queues.into_iter().enumerate().map(lane).collect();
+        Runner { memory, lanes, moved: Instant::now(), asked: Instant::now() }
+    }
+
+    fn name(&self, gate: usize) -> String {
+        format!("stream module {}", self.memory.module_names[self.memory.gates[gate].module])
+    }
+
+    /// Runs until told to stop.
+    pub(crate) fn run(mut self, commands: &Receiver<Command>) {
+        let mut running = true;
+        for i in 0..self.lanes.len() {
+            let outcome = self.lanes[i].queue.as_mut().map_or(Ok(()), |q| q.adopt_thread());
+            self.note(i, outcome);
+        }
+        loop {
+            if running {
+                self.top_up();
+            }
+            match commands.try_recv() {
+                Err(TryRecvError::Empty) => self.rest(),
+                Ok(Command::Resume) => {
+                    running = true;
+                    self.lanes.iter_mut().for_each(|lane| lane.at_once = true);
+                }
+                Ok(Command::Pause(bound, answer)) => {
+                    running = false;
+                    let _ = answer.send(self.leave(None, bound));
+                }
+                Ok(Command::Close(gate, bound, answer)) => {
+                    let left = self.leave(Some(gate), bound);
+                    if left.is_ok() {
+                        self.lanes.iter_mut().filter(|l| l.gate == gate).for_each(|l| l.queue = None);
+                    }
+                    let _ = answer.send(left);
+                }
+                Ok(Command::Stop(bound, answer)) => {
+                    let left = self.leave(None, bound);
+                    drop(self); // frees what the queues hold before the caller goes on
+                    let _ = answer.send(left);
+                    return;
+                }
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Until it is worth looking again. While steps run, or have just run, it comes back at once.
+    fn rest(&self) {
+        let since = self.moved.elapsed();
+        let is_cpu = self.lanes.iter().any(|l| l.let_in.is_some() || self.memory.gates[l.gate].args.doors == 0);
+        match (since < BUSY, since < WARM) {
+            (true, _) if is_cpu => std::thread::yield_now(),
+            (true, _) => std::thread::park_timeout(TICK_BUSY),
+            (false, true) => std::thread::park_timeout(if is_cpu { TICK_BUSY } else { TICK_WARM }),
+            _ => std::thread::park_timeout(if is_cpu { TICK_QUIET_CPU } else { TICK_QUIET }),
+        }
+    }
+
+    /// What went wrong with a module ends the runtime, with its name.
+    fn note(&mut self, lane: usize, outcome: Result<()>) {
+        if let Err(e) = outcome {
+            let name = self.name(self.lanes[lane].gate);
+            tracing::error!(module = %name, error = %e, "its steps failed");
+            self.memory.fail(format!("{name}: {e}"));
+        }
+    }
+
+    fn top_up(&mut self) {
+        if self.memory.failure().is_some() {
+            return;
+        }
+        let ask = self.asked.elapsed() >= ASK;
+        if ask {
+            self.asked = Instant::now();
+        }
+        for i in 0..self.lanes.len() {
+            let outcome = self.top_up_lane(i, ask);
+            self.note(i, outcome);
+        }
+    }
+
+    fn top_up_lane(&mut self, i: usize, ask: bool) -> Result<()> {
+        let lane = &mut self.lanes[i];
+        let Some(queue) = &mut lane.queue else { return Ok(()) };
+        if ask {
+            queue.is_empty()?;
+        }
+        let memory = &self.memory;
+        if let Some(granted) = memory.gate_granted(lane.gate) {
+            // As many as there are doors under way at most: bodies may hold memory while they are enqueued.
+            let most = memory.gate_report(lane.gate).ended + u64::from(abi::WM_DOORS);
+            while lane.launched as u32 != granted && lane.launched < most {
+                queue.enqueue(None)?;
+                lane.launched += 1;
+                self.moved = Instant::now();
+            }
+            return Ok(());
+        }
+        let report = memory.gate_report(lane.gate);
+        if report.begun != std::mem::replace(&mut lane.begun, report.begun) && report.steps > 0 {
+            self.moved = Instant::now();
+        }
+        clear_doors(memory, lane.gate, &mut lane.cleared, report.begun);
+        let begun = memory.gate_paced(lane.gate).clamp(report.begun, report.begun + 1);
+        while lane.launched < begun + memory.gates[lane.gate].ahead {
+            let n = lane.launched;
+            if std::mem::take(&mut lane.at_once) {
+                memory.set_gate_door(lane.gate, n, true);
+            }
+            memory.publish_gate_enqueued(lane.gate, n + 1); // Q1
+            if lane.let_in.is_none() {
+                queue.enqueue(Some(memory.gate_door(lane.gate, n)))?; // Q2
+            }
+            lane.launched += 1;
+        }
+        while let Some(n) = lane.let_in.filter(|&n| n < lane.launched && memory.gate_door_is_open(lane.gate, n)) {
+            queue.enqueue(None)?;
+            lane.let_in = Some(n + 1);
+            self.moved = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Has the gates wait no longer, of one module or of all, and waits until nothing of theirs is enqueued.
+    fn leave(&mut self, only: Option<usize>, bound: Duration) -> Result<()> {
+        let until = deadline(bound);
+        let lanes: Vec<usize> =
+            (0..self.lanes.len()).filter(|&i| only.is_none_or(|g| self.lanes[i].gate == g)).collect();
+        for &i in &lanes {
+            let gate = self.lanes[i].gate;
+            self.memory.stop_gate(gate, true); // S1
+            for n in self.memory.gate_report(gate).begun..self.memory.gate_enqueued(gate).max(self.lanes[i].launched) {
+                self.memory.set_gate_door(gate, n, true); // S3
+            }
+        }
+        let mut outcome = Ok(());
+        for &i in &lanes {
+            let left = self.wait_for(i, until);
+            if let Err(e) = &left {
+                let name = self.name(self.lanes[i].gate);
+                tracing::warn!(module = %name, error = %e, "its steps did not end in order");
+                self.memory.abandon();
+            }
+            outcome = outcome.and(left.map_err(|e| match e {
+                Error::Timeout { .. } => Error::Stuck { waited: bound, stuck: self.name(self.lanes[i].gate) },
+                e => e,
+            }));
+        }
+        if outcome.is_ok() {
+            lanes.iter().for_each(|&i| self.memory.stop_gate(self.lanes[i].gate, false));
+        }
+        outcome
+    }
+
+    /// Until nothing of a lane's is enqueued. Launches that wait for their doors here are not: they never will be.
+    fn wait_for(&mut self, i: usize, until: Instant) -> Result<()> {
+        let lane = &mut self.lanes[i];
+        let Some(queue) = &mut lane.queue else { return Ok(()) };
+        while !queue.is_empty()? {
+            if Instant::now() >= until {
+                return Err(Error::Timeout { what: "the end of its steps".into(), waited: Duration::ZERO });
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        if lane.let_in.is_some() {
+            lane.launched = lane.let_in.unwrap_or(0);
+        }
+        Ok(())
+    }
+}
+
+/// As [`Launcher::clear_doors`](crate::launcher), of a stream module's launches.
+fn clear_doors(memory: &Memory, gate: usize, cleared: &mut u64, begun: u64) {
+    let before = std::mem::replace(cleared, begun + u64::from(abi::WM_DOORS));
+    if before == *cleared {
+        return;
+    }
+    for n in before..*cleared {
+        memory.set_gate_door(gate, n, false); // C1
+    }
+    memory.publish_gate_credits(gate, *cleared); // C2, C3
+    let wanted = memory.gate_report(gate).wanted;
+    for n in before..(*cleared).min(wanted) {
+        memory.set_gate_door(gate, n, true); // C4
+    }
+}
