@@ -1,5 +1,9 @@
-//! `arb.*`: the same pipelines of resident modules, arbitrated by the device and by the CPU. How long a hop takes is read from the
-//! stamps that the modules leave in the records; beside it, what each mode costs the host and the device.
+//! `arb.*`: the same pipelines, of resident modules and of streams, arbitrated by the device and by the CPU. How long a hop takes is
+//! read from the stamps that the modules leave in the records; beside it, what each mode costs the host and the device. Chains of
+//! streams stand beside the same chain with an order made in advance.
+
+mod queued;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +12,13 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use warpmail::{
     Builder, Device, Error, MailboxId, MailboxOptions, Mode, ModuleId, ModuleOptions, Receiver, Rule, Runtime, Sender,
-    SpinBudget,
+    SpinBudget, StreamOptions,
 };
 
 use super::hop::answerers;
 use super::{Target, percentiles};
 use crate::figures::Figures;
+use stream::{Bodies, Work};
 
 const BOUND: Duration = Duration::from_secs(20);
 /// The handler of `bench_kernels/echo.hpp` that works for a while and notes when.
@@ -34,8 +39,32 @@ pub(crate) struct Args {
     /// Records for each pipeline, body and arbiter, at least; more where they take less than a fifth of a second
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     records: u32,
+    /// What modules the pipelines are made of
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Resident, Kind::Stream, Kind::Mixed])]
+    kinds: Vec<Kind>,
     #[command(flatten)]
     target: Target,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// Handlers that the arbiter runs
+    Resident,
+    /// Bodies on CUDA streams, which the arbiter wakes
+    Stream,
+    /// One of each in turn
+    Mixed,
+}
+
+impl Kind {
+    /// What row ids begin with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Kind::Resident => "arb",
+            Kind::Stream => "arb.stream",
+            Kind::Mixed => "arb.mixed",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,19 +106,37 @@ struct Running {
 struct Making {
     graph: Builder,
     host: ModuleId,
+    kind: Kind,
+    /// Whether the gates of streams poll for ever.
+    hot: bool,
     body: Duration,
     modules: u32,
+    /// Of the streams among them, what their bodies do.
+    works: Vec<(ModuleId, Work)>,
 }
 
 impl Making {
     fn module(&mut self, rule: Rule, leaves_after: u64) -> Result<ModuleId, Error> {
-        let state = [self.body.as_nanos() as u64, leaves_after, u64::from(rule == Rule::All)];
-        let options = ModuleOptions { out_records: 1, ..ModuleOptions::handler(WORK) };
+        let work_ns = self.body.as_nanos() as u64;
         self.modules += 1;
-        self.graph.resident(&format!("m{}", self.modules), options.with_state(&state).with_rule(rule))
+        let name = format!("m{}", self.modules);
+        if self.kind == Kind::Stream || (self.kind == Kind::Mixed && self.modules.is_multiple_of(2)) {
+            let usual = StreamOptions::default().with_rule(rule);
+            let spin = if self.hot { None } else { usual.spin };
+            let module = self.graph.steps(&name, StreamOptions { spin, ..usual })?;
+            self.works.push((module, Work { work_ns, leaves_after, ..Work::default() }));
+            return Ok(module);
+        }
+        let state = [work_ns, leaves_after, u64::from(rule == Rule::All)];
+        let options = ModuleOptions { out_records: 1, ..ModuleOptions::handler(WORK) };
+        self.graph.resident(&name, options.with_state(&state).with_rule(rule))
     }
 
     fn join(&mut self, from: ModuleId, to: ModuleId) -> Result<MailboxId, Error> {
+        for (module, work) in &mut self.works {
+            work.n_outputs += u64::from(*module == from);
+            work.n_inputs += u64::from(*module == to);
+        }
         self.graph.mailbox(from, to, MailboxOptions::slots(16))
     }
 
@@ -136,17 +183,22 @@ impl Making {
 impl Running {
     fn start(
         device: &Device,
-        pipeline: Pipeline,
+        bodies: &Bodies,
+        (pipeline, kind): (Pipeline, Kind),
         body: Duration,
         mode: Mode,
         budget: SpinBudget,
     ) -> Result<Self, Error> {
+        let hot = budget.idle_spin.is_none();
         let mut graph = Builder::new(device.clone());
         graph.mode(mode).budget(budget)?;
         let host = graph.host("host")?;
-        let mut making = Making { graph, host, body, modules: 0 };
+        let mut making = Making { graph, host, kind, hot, body, modules: 0, works: Vec::new() };
         let (there, backs) = making.lay(pipeline)?;
         let mut runtime = making.graph.build(answerers())?;
+        for (module, work) in making.works {
+            runtime.body(module, bodies.body(work))?;
+        }
         let sender = runtime.sender(there)?;
         let receivers: Result<_, _> = backs.into_iter().map(|back| runtime.receiver(back)).collect();
         runtime.start()?;
@@ -200,8 +252,8 @@ fn held(runtime: &Runtime) -> f64 {
     }
 }
 
-/// First one record after the other, then several under way.
-fn measure(mut running: Running, records: u64) -> Result<Measured, Error> {
+/// First one record after the other, each after a gap, then several under way.
+fn measure(mut running: Running, records: u64, gap: Duration) -> Result<Measured, Error> {
     let (mut hops, warm_up) = (Vec::new(), records / 10);
     for n in 0..warm_up {
         running.push(n)?;
@@ -211,6 +263,9 @@ fn measure(mut running: Running, records: u64) -> Result<Measured, Error> {
     let (begin, before, held_before) = (Instant::now(), processor_time(), held(&running.runtime));
     let mut n = 0;
     while n < records || begin.elapsed() < LEAST {
+        if !gap.is_zero() {
+            std::thread::sleep(gap);
+        }
         running.push(n)?;
         running.pop(n, &mut hops)?;
         n += 1;
@@ -269,20 +324,22 @@ impl Drop for Busy {
 /// One pipeline with one body under every arbiter. The floor of each row is the device's, which is the first. Returns P50 and
 /// P99 of a hop under each.
 fn rows(
-    device: &Device,
+    (device, bodies): (&Device, &Bodies),
     (pipeline, name): (Pipeline, &str),
+    (kind, prefix, gap): (Kind, &str, Duration),
     micros: u64,
     records: u64,
     figures: &mut Figures,
 ) -> Result<Vec<[f64; 2]>, String> {
     let (mut spreads, mut floors) = (Vec::new(), None);
     for (arbiter, mode, budget) in arbiters(device.info().ordinal.is_some()) {
-        let what = |e: Error| format!("{name}, {micros} us, {arbiter}: {e}");
-        let running = Running::start(device, pipeline, Duration::from_micros(micros), mode, budget).map_err(what)?;
-        let measured = measure(running, records).map_err(what)?;
+        let what = |e: Error| format!("{prefix}, {name}, {micros} us, {arbiter}: {e}");
+        let body = Duration::from_micros(micros);
+        let running = Running::start(device, bodies, (pipeline, kind), body, mode, budget).map_err(what)?;
+        let measured = measure(running, records, gap).map_err(what)?;
         let spread = percentiles(&measured.hops)?;
         let (hop, rate) = *floors.get_or_insert((spread[0], measured.rate));
-        let id = format!("arb.{name}.{micros}us.{arbiter}");
+        let id = format!("{prefix}.{name}.{micros}us.{arbiter}");
         figures.add(&format!("{id}.hop"), spread[0], "ns", Some(hop)).spread(spread);
         figures.add(&format!("{id}.rate"), measured.rate, "records/s", Some(rate));
         figures.add(&format!("{id}.host"), measured.host, "cores", None);
@@ -292,25 +349,78 @@ fn rows(
     Ok(spreads)
 }
 
+/// The chain of streams with each order that is made in advance; P50 of a hop under the first, events.
+fn in_advance(device: &Device, micros: u64, records: u64, figures: &mut Figures) -> Result<f64, String> {
+    let mut floor = None;
+    for (how, name) in queued::ALL {
+        let hops = queued::measure(device, how, Duration::from_micros(micros), records as usize)?;
+        let spread = percentiles(&hops)?;
+        let floor = *floor.get_or_insert(spread[0]);
+        figures.add(&format!("arb.stream.chain.{micros}us.{name}.hop"), spread[0], "ns", Some(floor)).spread(spread);
+    }
+    floor.ok_or_else(|| "nothing was queued".into())
+}
+
+/// How long modules stand idle before each record in `arb.stream_hop`.
+const GAP: Duration = Duration::from_millis(1);
+
+/// What streams come to: hops after idling, and of the chain beside one made in advance.
+fn of_streams(
+    places: (&Device, &Bodies),
+    args: &Args,
+    chains: &[(u64, Vec<[f64; 2]>)],
+    figures: &mut Figures,
+) -> Result<(), String> {
+    let after = (Kind::Stream, "arb.stream.after_1ms", GAP);
+    let idle = rows(places, PIPELINES[0], after, 0, args.records.into(), figures)?;
+    figures.add("arb.stream_hop", idle[0][0], "ns", None);
+    figures.add("arb.stream_hop_parked", idle[1][0], "ns", None);
+    figures.add("arb.stream_vs_cpu", idle[2][0] / idle[0][0], "times", None);
+    for (micros, chain) in chains {
+        if places.0.info().ordinal.is_some() {
+            let queued = in_advance(places.0, *micros, args.records.into(), figures)?;
+            figures.add(&format!("arb.chain8_vs_queued.{micros}us"), chain[0][0] / queued, "times", None);
+        }
+        figures.add(&format!("arb.chain8_vs_cpu.{micros}us"), chain[2][0] / chain[0][0], "times", None);
+    }
+    Ok(())
+}
+
 pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     let device = args.target.gpu()?.unwrap_or_else(Device::twin);
+    let bodies = Bodies::new(&device)?;
+    let places = (&device, &bodies);
     let mut figures = Figures::new(device.info());
-    let bar = ProgressBar::new((PIPELINES.len() * args.bodies.len()) as u64 + 1);
-    let mut fastest = None;
-    for pipeline in PIPELINES {
-        for &micros in &args.bodies {
-            let spreads = rows(&device, pipeline, micros, args.records.into(), &mut figures)?;
-            fastest.get_or_insert(spreads);
-            bar.inc(1);
+    let bar = ProgressBar::new((args.kinds.len() * PIPELINES.len() * args.bodies.len()) as u64 + 2);
+    let (mut fastest, mut chains) = (None, Vec::new());
+    for &kind in &args.kinds {
+        for pipeline in PIPELINES {
+            for &micros in &args.bodies {
+                let of = (kind, kind.prefix(), Duration::ZERO);
+                let spreads = rows(places, pipeline, of, micros, args.records.into(), &mut figures)?;
+                if kind == Kind::Resident {
+                    fastest.get_or_insert(spreads);
+                } else if kind == Kind::Stream && pipeline.0 == Pipeline::Chain {
+                    chains.push((micros, spreads));
+                }
+                bar.inc(1);
+            }
         }
     }
-    let busy = Busy::start()?;
-    let mut loaded = Figures::new(device.info());
-    let strained = rows(&device, PIPELINES[0], args.bodies[0], args.records.into(), &mut loaded);
-    drop(busy);
+    if args.kinds.contains(&Kind::Stream) {
+        of_streams(places, args, &chains, &mut figures)?;
+        bar.inc(1);
+    }
+    if let Some(idle) = fastest {
+        let busy = Busy::start()?;
+        let mut loaded = Figures::new(device.info());
+        let of = (Kind::Resident, Kind::Resident.prefix(), Duration::ZERO);
+        let strained = rows(places, PIPELINES[0], of, args.bodies[0], args.records.into(), &mut loaded);
+        drop(busy);
+        let strained = strained?;
+        figures.add("arb.resident_vs_cpu", idle[2][0] / idle[0][0], "times", None);
+        figures.add("arb.busy_vs_cpu", strained[2][1] / strained[0][1], "times", None);
+    }
     bar.finish_and_clear();
-    let (strained, idle) = (strained?, fastest.ok_or("no body was asked for")?);
-    figures.add("arb.resident_vs_cpu", idle[2][0] / idle[0][0], "times", None);
-    figures.add("arb.busy_vs_cpu", strained[2][1] / strained[0][1], "times", None);
     Ok(figures)
 }

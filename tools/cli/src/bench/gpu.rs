@@ -15,6 +15,13 @@ fn failed(call: &'static str) -> impl Fn(DriverError) -> String {
     move |e| format!("{call} failed: {e}")
 }
 
+// SAFETY: the driver's handles may be used from any thread.
+unsafe impl Send for Kernels {}
+// SAFETY: as above.
+unsafe impl Sync for Kernels {}
+// SAFETY: as above.
+unsafe impl Send for Kernel {}
+
 /// The bench kernels, loaded on one device.
 pub(crate) struct Kernels {
     context: Arc<CudaContext>,
@@ -95,6 +102,18 @@ impl Kernels {
         // SAFETY: the callers in this folder pass what the kernels in bench_kernels/ declare.
         unsafe { result::launch_kernel(kernel.0, (blocks, 1, 1), (threads, 1, 1), shared, stream.0, params) }
             .map_err(failed("cuLaunchKernel"))
+    }
+
+    /// The same on a stream of somebody else's.
+    pub(crate) fn launch_on(
+        &self,
+        kernel: Kernel,
+        blocks: u32,
+        threads: u32,
+        stream: u64,
+        params: &mut [*mut c_void],
+    ) -> Result<(), String> {
+        self.launch(kernel, blocks, threads, 0, Stream(stream as sys::CUstream), params)
     }
 
     /// Makes the stream wait until the mapped word at `address` is not 0. Whoever calls this opens it in any case.
