@@ -411,12 +411,14 @@ impl Runtime {
         let until = deadline(bound);
         self.stopping.store(true, Ordering::Relaxed);
         let mut outcome = Ok(());
-        if self.commands.is_some() {
-            outcome = self.ask(bound, Command::Stop);
-            self.commands = None;
-        }
+        let left = || until.saturating_duration_since(Instant::now()).max(LEAST);
         if let Some(steps) = self.steps.take() {
-            outcome = outcome.and(steps.stop(&self.memory, until.saturating_duration_since(Instant::now()).max(LEAST)));
+            // No more grants, then no more steps; only then is freed what the launches hold: that waits for both.
+            outcome = self.ask(bound, Command::Pause).and(steps.stop(&self.memory, left()));
+        }
+        if self.commands.is_some() {
+            outcome = outcome.and(self.ask(left(), Command::Stop));
+            self.commands = None;
         }
         self.pacer = None;
         if let Some(journal) = &mut self.journal {
