@@ -69,6 +69,7 @@ pub const WM_EXIT_RESIDENCY: u32 = 2;
 pub const WM_EXIT_BAD_ARGS: u32 = 3;
 pub const WM_EXIT_PARK: u32 = 4;
 pub const WM_EXIT_NEWS: u32 = 5;
+pub const WM_EXIT_CLOSED: u32 = 6;
 pub const WM_HEADER_BYTES: u32 = 512;
 pub const WM_HEAD_LEN_SHIFT: u32 = 0;
 pub const WM_HEAD_TYPE_SHIFT: u32 = 16;
@@ -427,6 +428,36 @@ const _: () = {
     ["Offset of field: wm_grant::module_plus_one"][::core::mem::offset_of!(wm_grant, module_plus_one) - 8usize];
 };
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct wm_budget_counts {
+    pub residency_ends: u64,
+    pub closings: u64,
+    pub over_residency: u64,
+    pub over_residency_ns: u64,
+    pub over_spin: u64,
+    pub over_spin_ns: u64,
+    pub over_share: u64,
+    pub over_share_ns: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_budget_counts"][::core::mem::size_of::<wm_budget_counts>() - 64usize];
+    ["Alignment of wm_budget_counts"][::core::mem::align_of::<wm_budget_counts>() - 8usize];
+    ["Offset of field: wm_budget_counts::residency_ends"]
+        [::core::mem::offset_of!(wm_budget_counts, residency_ends) - 0usize];
+    ["Offset of field: wm_budget_counts::closings"][::core::mem::offset_of!(wm_budget_counts, closings) - 8usize];
+    ["Offset of field: wm_budget_counts::over_residency"]
+        [::core::mem::offset_of!(wm_budget_counts, over_residency) - 16usize];
+    ["Offset of field: wm_budget_counts::over_residency_ns"]
+        [::core::mem::offset_of!(wm_budget_counts, over_residency_ns) - 24usize];
+    ["Offset of field: wm_budget_counts::over_spin"][::core::mem::offset_of!(wm_budget_counts, over_spin) - 32usize];
+    ["Offset of field: wm_budget_counts::over_spin_ns"]
+        [::core::mem::offset_of!(wm_budget_counts, over_spin_ns) - 40usize];
+    ["Offset of field: wm_budget_counts::over_share"][::core::mem::offset_of!(wm_budget_counts, over_share) - 48usize];
+    ["Offset of field: wm_budget_counts::over_share_ns"]
+        [::core::mem::offset_of!(wm_budget_counts, over_share_ns) - 56usize];
+};
+#[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct wm_telemetry {
     pub magic: u32,
@@ -445,7 +476,10 @@ pub struct wm_telemetry {
     pub parked_ns: u64,
     pub allowance: u64,
     pub ahead: u64,
-    pub pad0: [u8; 136usize],
+    pub due: u64,
+    pub closed_ns: u64,
+    pub budget: wm_budget_counts,
+    pub pad0: [u8; 56usize],
     pub grants_held: [wm_grant; 16usize],
     pub turns: [u64; 16usize],
     pub cursor: [u64; 4usize],
@@ -471,7 +505,10 @@ const _: () = {
     ["Offset of field: wm_telemetry::parked_ns"][::core::mem::offset_of!(wm_telemetry, parked_ns) - 96usize];
     ["Offset of field: wm_telemetry::allowance"][::core::mem::offset_of!(wm_telemetry, allowance) - 104usize];
     ["Offset of field: wm_telemetry::ahead"][::core::mem::offset_of!(wm_telemetry, ahead) - 112usize];
-    ["Offset of field: wm_telemetry::pad0"][::core::mem::offset_of!(wm_telemetry, pad0) - 120usize];
+    ["Offset of field: wm_telemetry::due"][::core::mem::offset_of!(wm_telemetry, due) - 120usize];
+    ["Offset of field: wm_telemetry::closed_ns"][::core::mem::offset_of!(wm_telemetry, closed_ns) - 128usize];
+    ["Offset of field: wm_telemetry::budget"][::core::mem::offset_of!(wm_telemetry, budget) - 136usize];
+    ["Offset of field: wm_telemetry::pad0"][::core::mem::offset_of!(wm_telemetry, pad0) - 200usize];
     ["Offset of field: wm_telemetry::grants_held"][::core::mem::offset_of!(wm_telemetry, grants_held) - 256usize];
     ["Offset of field: wm_telemetry::turns"][::core::mem::offset_of!(wm_telemetry, turns) - 512usize];
     ["Offset of field: wm_telemetry::cursor"][::core::mem::offset_of!(wm_telemetry, cursor) - 640usize];

@@ -28,8 +28,11 @@ pub struct SpinBudget {
     /// Whether it parks at once, not after `idle_spin`, where news has been coming later than that: polling would have been
     /// in vain. Where news comes sooner it polls as long as `idle_spin` says.
     pub adaptive: bool,
-    /// The long-run limit on polling without work, as a share of one SM's time, above 0 up to 1. What is not used is kept
-    /// for later, up to a millisecond or `idle_spin`. A launch that finds nothing stays 5 µs, whatever the share.
+    /// The limit on the time an SM is held without work, as a share of one SM's time, above 0 up to 1: polling, and what each
+    /// launch costs to begin and to leave. Kept within a tenth over any second. Once it is overdrawn, the arbiter is away until
+    /// it has filled again, and news waits for that: at most `max_wait`. What is not used is kept for later, up to a
+    /// millisecond or `idle_spin`, and a twentieth of a second's share. At least 20 µs in each `max_wait`, which the launches
+    /// that the pacer lets go may take.
     pub sm_share: f64,
     /// The longest that the arbiter's stream waits for a door, 100 µs to 1 s: then a thread of the host opens it. So no
     /// driver call that waits for streams waits much longer than this for a parked arbiter.
@@ -42,6 +45,9 @@ pub struct SpinBudget {
     /// Warps (twin: threads) that run handlers, 1 to 13. The twin takes 0 too: the arbiter's own thread serves.
     pub servers: u32,
 }
+
+/// What the launches that the pacer lets go at a time may hold an SM for, when they find nothing.
+const PACED: Duration = Duration::from_micros(20);
 
 impl Default for SpinBudget {
     fn default() -> Self {
@@ -147,6 +153,14 @@ impl SpinBudget {
         }
         if !(self.sm_share >= 1e-6 && self.sm_share <= 1.0) {
             return Err(Error::refused(format!("sm_share {}", self.sm_share), "must be above 0 (0.000001) up to 1"));
+        }
+        if self.sm_share * self.max_wait.as_secs_f64() < PACED.as_secs_f64() {
+            return Err(Error::refused(
+                format!("sm_share {} with max_wait {:?}", self.sm_share, self.max_wait),
+                format!(
+                    "the launches that are let go every max_wait may take up to {PACED:?}: a larger share, or a longer max_wait"
+                ),
+            ));
         }
         if self.sm_share < 1.0 && self.idle_spin.is_none() {
             return Err(Error::refused(

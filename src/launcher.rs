@@ -2,7 +2,8 @@
 //!
 //! With parking, a launch is a *credit*: it waits for its door. Doors are cleared far ahead, so that a launch can leave
 //! although the next one is not enqueued yet. The steps C1-C4, Q1-Q2 and S1-S4 are those of the model
-//! tests/model/park.pml; the other halves are csrc/protocol/park.hpp and bell.hpp.
+//! tests/model/park.pml; the other halves are csrc/protocol/park.hpp and bell.hpp. D2 is the launcher's too: it opens the door
+//! of a launch behind one that had overdrawn its share, when the share allows it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ const AHEAD: u64 = 2;
 const AHEAD_HOT: u64 = 1;
 /// The same while records are served.
 const AHEAD_BUSY: u64 = 12;
+/// sm_share_ppm of all of an SM's time.
+const WHOLE_SHARE: u32 = 1_000_000;
 /// The same until the first launch has begun.
 const TICK_FIRST: Duration = Duration::from_micros(100);
 /// How often the driver is asked whether the launches are well; more often costs processor time.
@@ -31,6 +34,10 @@ const SLACK: u64 = 2;
 const _: () = assert!(AHEAD_BUSY + SLACK < abi::WM_DOORS as u64, "a credit's door is clear before it is enqueued");
 /// How soon launches are replaced while records are served and the arbiter parks in between.
 const TICK_BUSY: Duration = Duration::from_millis(1);
+/// The same where launches are let in as sm_share allows: news waits up to this much longer.
+const TICK_SHARED: Duration = Duration::from_micros(250);
+/// What a launch without work holds an SM for, about: so many of them fit into a share.
+const LAUNCH_COST: Duration = Duration::from_micros(5);
 /// How long after the last record that was served more are expected soon.
 const BUSY: Duration = Duration::from_millis(100);
 /// How often a queue of launches may fail to say how it is doing, on the way to a stop, until it is given up: a thread fails
@@ -68,6 +75,10 @@ pub(crate) struct Launcher {
     watch: Option<Duration>,
     /// When it last asked the driver whether the launches are well.
     asked: Instant,
+    /// The launch that was last let in because its time had come, or will be, and when.
+    due: (u64, Instant),
+    /// No launch waits longer for its time: the pacer would let it in.
+    max_wait: Duration,
 }
 
 impl Launcher {
@@ -82,6 +93,7 @@ impl Launcher {
         let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(10));
         let (at_once, asked) = (true, Instant::now());
         let (grants, woken, granted, proven) = (0, 0, asked, false);
+        let (due, max_wait) = ((0, asked), max_wait.unwrap_or(Duration::from_secs(1)));
         Launcher {
             memory,
             args,
@@ -96,6 +108,8 @@ impl Launcher {
             quiet,
             watch: None,
             asked,
+            due,
+            max_wait,
         }
     }
 
@@ -134,10 +148,12 @@ impl Launcher {
     fn tick(&self) -> Duration {
         let own = match (self.proven, self.is_busy()) {
             (false, _) => TICK_FIRST,
+            (true, true) if self.is_shared() => TICK_SHARED.min(self.quiet),
             (true, true) => TICK_BUSY.min(self.quiet),
             (true, false) => self.quiet,
         };
-        self.watch.map_or(own, |watch| watch.min(own))
+        let due = self.due.1.checked_duration_since(Instant::now()).unwrap_or(own);
+        self.watch.map_or(own, |watch| watch.min(own)).min(due)
     }
 
     /// Whether launches that park are used up by wake-ups.
@@ -147,6 +163,31 @@ impl Launcher {
 
     fn parks(&self) -> bool {
         self.args.idle_spin_ns != 0
+    }
+
+    /// Whether launches are let in as sm_share allows.
+    fn is_shared(&self) -> bool {
+        self.parks() && self.args.sm_share_ppm < WHOLE_SHARE
+    }
+
+    /// Launches to keep ahead while records are served. Each pacing lets all of them go, which sm_share must allow.
+    fn ahead_busy(&self) -> u64 {
+        let share = f64::from(self.args.sm_share_ppm) / f64::from(WHOLE_SHARE);
+        let fit = (share * TICK_SHARED.as_secs_f64() / LAUNCH_COST.as_secs_f64()).ceil() as u64;
+        if self.is_shared() { (AHEAD + fit).min(AHEAD_BUSY) } else { AHEAD_BUSY }
+    }
+
+    /// D2: opens the door of the launch that is due, if its time has come and the door has been cleared. The arbiter told its
+    /// number and how long to wait, and no news will ring for it.
+    fn open_due(&mut self, telemetry: &abi::wm_telemetry) {
+        let Some(credit) = telemetry.due.checked_sub(1).filter(|c| *c >= telemetry.launches) else { return };
+        if self.due.0 != credit {
+            let wait = Duration::from_nanos(telemetry.closed_ns).min(self.max_wait);
+            self.due = (credit, Instant::now() + wait);
+        }
+        if credit < self.cleared && Instant::now() >= self.due.1 {
+            self.memory.set_door(credit, true);
+        }
     }
 
     fn top_up(&mut self) -> Result<()> {
@@ -167,10 +208,11 @@ impl Launcher {
         }
         if self.parks() {
             self.clear_doors(telemetry.launches);
+            self.open_due(&telemetry);
         }
         let ahead = match (self.proven, self.is_busy()) {
             (false, _) => 1, // alone, so that one that refuses its arguments leaves the queue empty, and is noticed
-            (true, true) => AHEAD_BUSY,
+            (true, true) => self.ahead_busy(),
             (true, false) if self.parks() => AHEAD,
             (true, false) => AHEAD_HOT,
         };

@@ -16,7 +16,7 @@ use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
 use crate::graph::{MailboxId, StatePlan};
 use crate::options::{MailboxOptions, Mode};
-use crate::stats::{MailboxStats, ModuleStats, Rejects, Serving, Stats};
+use crate::stats::{BudgetStats, MailboxStats, ModuleStats, Rejects, Serving, Stats};
 use crate::tensor::Pool;
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -348,6 +348,7 @@ impl Memory {
                 for_ns: now.saturating_sub(s.since_ns),
             })
             .collect();
+        let is_away = |reason| t.launches == t.launches_ended && t.exit_reason == u64::from(reason);
         Stats {
             heartbeat_ns: t.heartbeat_ns,
             launches: t.launches,
@@ -359,7 +360,19 @@ impl Memory {
             idle_poll_ns: t.idle_poll_ns,
             parks: t.parks,
             parked_ns: t.parked_ns,
-            parked: t.launches == t.launches_ended && t.exit_reason == u64::from(abi::WM_EXIT_PARK),
+            parked: is_away(abi::WM_EXIT_PARK),
+            closed: is_away(abi::WM_EXIT_CLOSED),
+            budget: BudgetStats {
+                allowance_ns: (t.allowance as i64) / 1_000_000,
+                residency_ends: t.budget.residency_ends,
+                closings: t.budget.closings,
+                over_residency: t.budget.over_residency,
+                over_residency_ns: t.budget.over_residency_ns,
+                over_spin: t.budget.over_spin,
+                over_spin_ns: t.budget.over_spin_ns,
+                over_share: t.budget.over_share,
+                over_share_ns: t.budget.over_share_ns,
+            },
             modules,
             mailboxes,
             serving,

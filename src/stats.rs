@@ -17,22 +17,58 @@ pub struct Stats {
     pub grants: u64,
     /// Of them, those that an arbiter on the CPU gave ahead: behind another, in case that one gives a record.
     pub ahead: u64,
-    /// Time with a grant outstanding, nanoseconds.
+    /// Time with a grant outstanding or about to be given, nanoseconds; also what it takes to leave in the middle of work,
+    /// because the residency is over, and to come back.
     pub work_ns: u64,
-    /// Time resident without one, nanoseconds.
+    /// Other time resident, nanoseconds: polling, and the beginning and leaving of launches. What `sm_share` limits.
     pub idle_poll_ns: u64,
     /// Launches that ended parked.
     pub parks: u64,
-    /// Time parked, nanoseconds; a wait that has not ended yet is not in it.
+    /// Time parked or closed, nanoseconds; a wait that has not ended yet is not in it.
     pub parked_ns: u64,
     /// Whether it was parked when last seen.
     pub parked: bool,
+    /// Whether it was away until `sm_share` allows its next launch.
+    pub closed: bool,
+    /// How the spin budget was kept.
+    pub budget: BudgetStats,
     /// Per module, in the order they were added.
     pub modules: Vec<ModuleStats>,
     /// Per mailbox, in the order they were added.
     pub mailboxes: Vec<MailboxStats>,
     /// Handlers running at the heartbeat.
     pub serving: Vec<Serving>,
+}
+
+/// How the spin budget was kept, as the arbiter counted it. A limit counts as missed where it was missed by more than a tenth
+/// of it; the times beside say by how much, all cases together, nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct BudgetStats {
+    /// Idle polling that `sm_share` allowed when the last launch ended, nanoseconds; negative: overdrawn.
+    pub allowance_ns: i64,
+    /// Launches that ended because their residency was over.
+    pub residency_ends: u64,
+    /// Launches that ended because `sm_share` was overdrawn; the next began when it allowed it.
+    pub closings: u64,
+    /// Launches that stayed longer than `residency`: steps that they had granted took so long.
+    pub over_residency: u64,
+    /// By how much.
+    pub over_residency_ns: u64,
+    /// Spells of polling without work that were longer than `idle_spin`: there was no next launch ready to be rung for.
+    pub over_spin: u64,
+    /// By how much.
+    pub over_spin_ns: u64,
+    /// Seconds in which idle polling took more than `sm_share`.
+    pub over_share: u64,
+    /// By how much.
+    pub over_share_ns: u64,
+}
+
+impl BudgetStats {
+    /// Limits missed, all together.
+    pub fn violations(&self) -> u64 {
+        self.over_residency + self.over_spin + self.over_share
+    }
 }
 
 /// What one launch of the arbiter takes of an SM, as the driver calculates it for the loaded kernel.

@@ -23,7 +23,7 @@ LAYERS = [
     ["include/warpmail/device.hpp", "protocol/arbiter.hpp", "protocol/gate.hpp"],
     ["protocol/grant.hpp"],
     ["protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/journal.hpp", "protocol/telemetry.hpp",
-     "protocol/park.hpp"],
+     "protocol/park.hpp", "protocol/budget.hpp"],
     ["protocol/context.hpp"],
     ["protocol/roles.hpp", "protocol/step.hpp"],
     ["protocol/hand.hpp", "protocol/builtin.hpp", "twin/idle.hpp"],

@@ -51,7 +51,7 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
         }
     }
     __syncthreads();
-    leave_image(block_lanes{}, args, warpmail_shared);
+    leave_image(block_lanes{}, a, warpmail_shared);
 }
 
 } // namespace warpmail

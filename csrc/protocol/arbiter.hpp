@@ -117,7 +117,23 @@ constexpr u32 kept_gap_ns = 10;    // how long it had no work before news came, 
 constexpr u32 kept_worked_ns = 11; // when it last had work
 // Of an arbiter on the CPU:
 constexpr u32 kept_ahead = 12;
-constexpr u32 kept_count = 13;
+// The keeper's again, of its budget (budget.hpp):
+constexpr u32 kept_launch_cost_ns = 13; // what a launch costs besides work, of late
+constexpr u32 kept_accounted_ns = 14;   // up to when the time of the launch before is accounted for
+constexpr u32 kept_left_ns = 15;        // when it had left; written into the image alone (begin.hpp)
+constexpr u32 kept_left_working = 16;   // not 0: it left only because its residency was over
+constexpr u32 kept_window_ns = 17;      // since when idle polling is compared with sm_share, and how much it was then
+constexpr u32 kept_window_idle_ns = 18;
+constexpr u32 kept_budget = 19; // wm_budget_counts
+constexpr u32 kept_count = 19 + sizeof(wm_budget_counts) / 8;
+
+// Words of wm_budget_counts; each `over` is followed by its nanoseconds.
+constexpr u32 budget_residency_ends = offsetof(wm_budget_counts, residency_ends) / 8;
+constexpr u32 budget_closings = offsetof(wm_budget_counts, closings) / 8;
+constexpr u32 budget_over_residency = offsetof(wm_budget_counts, over_residency) / 8;
+constexpr u32 budget_over_spin = offsetof(wm_budget_counts, over_spin) / 8;
+constexpr u32 budget_over_share = offsetof(wm_budget_counts, over_share) / 8;
+constexpr u32 budget_words = sizeof(wm_budget_counts) / 8;
 
 WM_FN u64 align16(u64 n) {
     return (n + 15) & ~15ull;

@@ -136,6 +136,12 @@ template <class L> WM_FN void begin_kept(L lanes, arbiter& a) {
     a.kept[kept_end_ns] = load_relaxed_sys(&t->heartbeat_ns);
     a.kept[kept_gap_ns] = 0;
     a.kept[kept_worked_ns] = 0;
+    a.kept[kept_launch_cost_ns] = a.kept[kept_left_ns] = a.kept[kept_left_working] = 0;
+    a.kept[kept_accounted_ns] = a.kept[kept_end_ns];
+    a.kept[kept_window_ns] = a.kept[kept_window_idle_ns] = 0;
+    const u64* counts = reinterpret_cast<const u64*>(&t->budget);
+    for (u32 i = 0; i < budget_words; i++)
+        a.kept[kept_budget + i] = load_relaxed_sys(counts + i);
     a.kept[kept_ahead] = load_relaxed_sys(&t->ahead);
 }
 
@@ -177,9 +183,13 @@ template <class L> WM_FN void resume_image(L lanes, const wm_arbiter_args& args,
     if (args.resume)
         copy_image(lanes, base, at<const u8>(args.image), args.image_bytes);
 }
-// Leaves it for the next launch. By all lanes, when every role has returned.
-template <class L> WM_FN void leave_image(L lanes, const wm_arbiter_args& args, const u8* base) {
-    copy_image(lanes, at<u8>(args.image), base, args.image_bytes);
+// Leaves it for the next launch, and says when that was done. By all lanes, when every role has returned.
+template <class L> WM_FN void leave_image(L lanes, const arbiter& a, const u8* base) {
+    u8* image = at<u8>(a.args.image);
+    copy_image(lanes, image, base, a.args.image_bytes);
+    lanes.sync();
+    if (lanes.rank() == 0)
+        *reinterpret_cast<u64*>(image + (reinterpret_cast<const u8*>(a.kept + kept_left_ns) - base)) = now_ns();
 }
 
 // The beginning of a launch, after `place` and `resume_image`.

@@ -5,7 +5,8 @@
 //
 // Launch n uses credit n: the stream waits for door n % WM_DOORS and then starts the kernel. A launch that parks leaves
 // the next door closed and says which it is; one that leaves for any other reason says that the next launch is wanted,
-// and opens its door if the launcher has cleared it already; else the launcher opens it.
+// and opens its door if the launcher has cleared it already; else the launcher opens it. One that has overdrawn its
+// share leaves closed: it announces nothing, so nobody rings, and the launcher opens the door when the time has come.
 #ifndef WARPMAIL_PROTOCOL_PARK_HPP
 #define WARPMAIL_PROTOCOL_PARK_HPP
 
@@ -72,6 +73,16 @@ template <class L> WM_FN void leave_wanted(L lanes, arbiter& a) {
         fence_sc_sys();                                                                   // L2, with C3
         if (may_park(a))                                                                  // L3
             open_door(a.args.doors, launch_of(a) + 1);
+    }
+    lanes.sync();
+}
+
+// Says that the next launch should begin in `ns`, and not before, whoever has news. The launcher opens its door (D2).
+template <class L> WM_FN void leave_closed(L lanes, arbiter& a, u64 ns) {
+    wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
+    if (lanes.rank() == 0) {
+        store_relaxed_sys(&t->closed_ns, ns);
+        store_release_sys(&t->due, launch_of(a) + 2); // D1. RELEASE of closed_ns, acquired by the launcher
     }
     lanes.sync();
 }

@@ -10,6 +10,7 @@
 #define WARPMAIL_PROTOCOL_ROLES_HPP
 
 #include "protocol/begin.hpp"
+#include "protocol/budget.hpp"
 #include "protocol/claim.hpp"
 #include "protocol/context.hpp"
 #include "protocol/park.hpp"
@@ -34,13 +35,16 @@ struct keep_state {
     u64 begin_ns;
     u64 now_ns;
     u64 idle_since_ns;
-    u64 granted;        // by all servers, when it last looked
-    u64 granted_before; // by earlier launches
-    u64 allowance;      // as in wm_telemetry
-    u64 beginning_ns;   // until the first turn: work if the launch turns out to have some
-    u64 gap_ns;         // see kept_gap_ns
-    u64 worked_ns;      // when there was last work, in this launch or an earlier one; 0: never
-    bool was_idle;      // at the last turn
+    u64 granted;         // by all servers, when it last looked
+    u64 granted_before;  // by earlier launches
+    int64_t allowance;   // as in wm_telemetry
+    u64 beginning_ns;    // until the first turn
+    u64 overhead_ns;     // what the launch before took to leave
+    u64 spell_ns;        // since when it polls without work
+    u64 gap_ns;          // see kept_gap_ns
+    u64 worked_ns;       // when there was last work, in this launch or an earlier one; 0: never
+    bool was_idle;       // at the last turn
+    bool continues_work; // the launch before left only because its residency was over
 };
 
 // Grants given by all servers, over all launches.
@@ -51,35 +55,30 @@ template <class L> WM_FN u64 granted_so_far(L lanes, const arbiter& a) {
     return lanes.sum(granted);
 }
 
-// The token bucket of sm_share: it fills with the time, idle polling empties it.
-WM_FN u64 allowance_after(const wm_arbiter_args& args, u64 allowance, u64 ns, bool idle) {
-    constexpr u64 unit = 1000000;
-    const u64 most = (args.idle_spin_ns > 1000000 ? args.idle_spin_ns : 1000000) * unit;
-    const u64 gain = (ns < most / unit ? ns : most / unit) * args.sm_share_ppm, spent = idle ? ns * unit : 0;
-    allowance = allowance + gain < most ? allowance + gain : most;
-    return allowance > spent ? allowance - spent : 0;
-}
-
 // `begin_ns`: when the launch began.
-template <class L> WM_FN keep_state keep_begin(L lanes, const arbiter& a, u64 begin_ns) {
+template <class L> WM_FN keep_state keep_begin(L lanes, arbiter& a, u64 begin_ns) {
     const u64 begin = lanes.broadcast(begin_ns, 0); // what follows from it must be the same for all lanes
     keep_state k{};
     k.reason = WM_EXIT_NONE;
-    k.begin_ns = k.now_ns = k.idle_since_ns = begin;
-    k.allowance = load_relaxed_cta(&a.kept[kept_allowance]);
+    k.begin_ns = k.now_ns = k.idle_since_ns = k.spell_ns = begin;
     k.gap_ns = load_relaxed_cta(&a.kept[kept_gap_ns]);
     k.worked_ns = load_relaxed_cta(&a.kept[kept_worked_ns]);
     k.was_idle = true;
     k.granted = k.granted_before = granted_so_far(lanes, a);
-    if (load_relaxed_cta(&a.kept[kept_exit]) == WM_EXIT_PARK) {
+    if (was_away(a))
         k.idle_since_ns = begin - a.args.idle_spin_ns; // it was idle before, too
-        k.allowance = allowance_after(a.args, k.allowance, begin - load_relaxed_cta(&a.kept[kept_end_ns]), false);
-    }
+    // What the launch before took to leave, after its keeper's last turn.
+    const u64 accounted = load_relaxed_cta(&a.kept[kept_accounted_ns]), left = load_relaxed_cta(&a.kept[kept_left_ns]);
+    const u64 leaving = a.args.resume && left > accounted ? left - accounted : 0;
+    k.continues_work = load_relaxed_cta(&a.kept[kept_left_working]) != 0;
+    k.overhead_ns = leaving;
+    const int64_t kept = static_cast<int64_t>(load_relaxed_cta(&a.kept[kept_allowance]));
+    k.allowance =
+        allowance_after(a.args, kept, begin > accounted ? begin - accounted : 0, k.continues_work ? 0 : leaving);
+    if (lanes.rank() == 0)
+        add_kept(a, k.continues_work ? kept_work_ns : kept_idle_ns, leaving);
     return k;
 }
-
-// Polling without work that is always allowed: it catches what comes in bursts, and costs less than a launch.
-constexpr u64 moment_ns = 2000;
 
 // How long news has kept the arbiter waiting of late, now that it waited from k.worked_ns on: an eighth of the way to
 // the newest. What lies beyond eight times the spin counts as that, so that a long night is soon forgotten; what was
@@ -96,19 +95,48 @@ WM_FN u64 spin_for(const wm_arbiter_args& args, const keep_state& k) {
     return in_vain ? moment_ns : args.idle_spin_ns;
 }
 
-// Why this launch should end now, if it should.
-template <class L> WM_FN u32 reason_to_leave(L lanes, const arbiter& a, const keep_state& k, bool looked) {
+// Why this launch should end now, if it should. `idle`: there is nothing to do at this moment.
+template <class L> WM_FN u32 reason_to_leave(L lanes, const arbiter& a, const keep_state& k, bool looked, bool idle) {
     if (lanes.broadcast(load_relaxed_cta(&a.flags[flag_stop]), 0) != 0)
         return WM_EXIT_STOP;
     if (k.now_ns - k.begin_ns >= a.args.residency_ns)
         return WM_EXIT_RESIDENCY;
-    const bool spent = a.args.sm_share_ppm < 1000000 && k.allowance == 0;
-    if (!can_park(a.args) || !(k.now_ns - k.idle_since_ns >= spin_for(a.args, k) || spent))
+    if (!can_park(a.args) || !idle)
+        return WM_EXIT_NONE;
+    const bool shared = is_shared(a.args), overdrawn = shared && k.allowance < 0;
+    // What leaving and coming once more will cost is left in the bucket, so that whoever has news may ring.
+    const u64 cost = load_relaxed_cta(&a.kept[kept_launch_cost_ns]);
+    const bool spent = shared && k.allowance < static_cast<int64_t>(cost * whole_share);
+    if (!(k.now_ns - k.idle_since_ns >= spin_for(a.args, k) || spent))
         return WM_EXIT_NONE;
     // Without a next launch behind its door a wake-up would be late: where there was work, more is to be expected soon.
     const bool wait_for_backing = k.granted != k.granted_before && !spent;
-    const bool may = looked && may_park(a) && (!wait_for_backing || is_backed(a));
-    return lanes.broadcast(may ? 1u : 0u, 0) != 0 ? WM_EXIT_PARK : WM_EXIT_NONE;
+    const bool may = looked && (overdrawn || (may_park(a) && (!wait_for_backing || is_backed(a))));
+    if (lanes.broadcast(may ? 1u : 0u, 0) == 0)
+        return WM_EXIT_NONE;
+    return overdrawn ? WM_EXIT_CLOSED : WM_EXIT_PARK;
+}
+
+// The launch's accounts, all but what park and whatever follows will take: the next launch adds that.
+template <class L> WM_FN void keep_end(L lanes, arbiter& a, keep_state& k, bool worked) {
+    const bool is_work = k.continues_work && worked;
+    k.allowance = allowance_after(a.args, k.allowance, k.beginning_ns, is_work ? 0 : k.beginning_ns);
+    const u64 cost =
+        launch_cost_after(a.args, load_relaxed_cta(&a.kept[kept_launch_cost_ns]), k.beginning_ns + k.overhead_ns);
+    lanes.sync(); // every lane has read what lane 0 now changes
+    if (lanes.rank() == 0) {
+        add_kept(a, is_work ? kept_work_ns : kept_idle_ns, k.beginning_ns);
+        store_relaxed_cta(&a.kept[kept_allowance], static_cast<u64>(k.allowance));
+        store_relaxed_cta(&a.kept[kept_gap_ns], k.gap_ns);
+        store_relaxed_cta(&a.kept[kept_worked_ns], k.worked_ns);
+        store_relaxed_cta(&a.kept[kept_launch_cost_ns], cost);
+        store_relaxed_cta(&a.kept[kept_accounted_ns], k.now_ns);
+        store_relaxed_cta(&a.kept[kept_left_working], u64{worked && k.reason == WM_EXIT_RESIDENCY});
+        if (k.was_idle)
+            count_spell(a, k.now_ns - k.spell_ns);
+        count_launch(a, k.begin_ns, k.now_ns, k.reason);
+    }
+    lanes.sync();
 }
 
 // One turn: how the time since the last was spent, by whether a grant is held now; whether it is time to leave. Returns
@@ -124,8 +152,8 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     const bool looked = has_looked(a); // before has_looks: what the first look found is seen there
     const u64 granted = granted_so_far(lanes, a);
     const u64 now = lanes.broadcast(now_ns(), 0);
-    // What it takes to leave after work is part of that work.
-    const bool worked = granted != k.granted_before, leaving = k.reason != WM_EXIT_NONE && worked;
+    // To leave in the middle of work, because the residency is over, and to come back to it, is part of that work.
+    const bool worked = granted != k.granted_before, leaving = k.reason == WM_EXIT_RESIDENCY && worked;
     const bool idle = !busy && granted == k.granted && !leaving && !has_looks(lanes, a);
     u64 spent = now - k.now_ns;
     if (k.beginning_ns == 0 && k.now_ns == k.begin_ns) {
@@ -134,35 +162,35 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     }
     k.now_ns = now;
     k.granted = granted;
+    if (lanes.rank() == 0 && !idle && k.was_idle)
+        count_spell(a, now - k.spell_ns);
+    if (!idle || !looked)
+        k.spell_ns = now;
     if (!idle) {
         if (a.args.adaptive && k.worked_ns != 0 && k.was_idle)
             k.gap_ns = gap_after(a.args, k);
         k.idle_since_ns = k.worked_ns = now;
     }
     k.was_idle = idle;
-    k.allowance = allowance_after(a.args, k.allowance, spent, idle);
+    k.allowance = allowance_after(a.args, k.allowance, spent, idle ? spent : 0);
     if (k.reason == WM_EXIT_NONE) {
-        k.reason = reason_to_leave(lanes, a, k, looked);
+        k.reason = reason_to_leave(lanes, a, k, looked, idle);
         if (k.reason != WM_EXIT_NONE && lanes.rank() == 0)
             store_relaxed_cta(&a.flags[flag_closing], u64{1});
     }
     if (lanes.rank() == 0) {
-        add_kept(a, busy || leaving ? kept_work_ns : kept_idle_ns, spent);
+        add_kept(a, idle ? kept_idle_ns : kept_work_ns, spent);
         add_kept(a, kept_rounds, 1);
     }
     if (lanes.any(here))
         return true;
-    k.allowance = allowance_after(a.args, k.allowance, k.beginning_ns, !worked);
-    if (lanes.rank() == 0) {
-        add_kept(a, worked ? kept_work_ns : kept_idle_ns, k.beginning_ns);
-        store_relaxed_cta(&a.kept[kept_allowance], k.allowance);
-        store_relaxed_cta(&a.kept[kept_gap_ns], k.gap_ns);
-        store_relaxed_cta(&a.kept[kept_worked_ns], k.worked_ns);
-    }
+    keep_end(lanes, a, k, worked);
     if (k.reason == WM_EXIT_PARK && !park(lanes, a))
         k.reason = WM_EXIT_NEWS;
     if (can_park(a.args) && (k.reason == WM_EXIT_NEWS || k.reason == WM_EXIT_RESIDENCY))
         leave_wanted(lanes, a);
+    if (k.reason == WM_EXIT_CLOSED)
+        leave_closed(lanes, a, closed_for(a.args, k.allowance, load_relaxed_cta(&a.kept[kept_launch_cost_ns])));
     if (lanes.rank() == 0)
         store_release_cta(&a.flags[flag_leave], u64{k.reason}); // RELEASE, acquired in inbox_turn and scan_turn
     return false;

@@ -14,10 +14,16 @@ template <class L> WM_FN void copy_words(L lanes, u64* to, const u64* from, u64 
         store_relaxed_sys(to + i, load_relaxed_gpu(from + i));
 }
 
+// Whether the launch before left the SM until there was news, or until its share allowed the next.
+WM_FN bool was_away(const arbiter& a) {
+    const u64 reason = load_relaxed_cta(&a.kept[kept_exit]);
+    return reason == WM_EXIT_PARK || reason == WM_EXIT_CLOSED;
+}
+
 template <class L> WM_FN void telemetry_begin(L lanes, arbiter& a, u64 now) {
     if (lanes.rank() != 0)
         return;
-    if (load_relaxed_cta(&a.kept[kept_exit]) == WM_EXIT_PARK)
+    if (was_away(a))
         add_kept(a, kept_parked_ns, now - load_relaxed_cta(&a.kept[kept_end_ns]));
     store_relaxed_sys(&at<wm_telemetry>(a.args.telemetry)->launches, launch_of(a) + 1);
 }
@@ -68,6 +74,9 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now) {
     granted = lanes.sum(granted);
     for (u32 c = lanes.rank(); c < WM_PRIORITIES; c += lanes.width())
         store_relaxed_sys(&t->cursor[c], u64{load_relaxed_cta(&a.cursor[c])});
+    u64* counts = reinterpret_cast<u64*>(&t->budget);
+    for (u32 i = lanes.rank(); i < budget_words; i += lanes.width())
+        store_relaxed_sys(counts + i, load_relaxed_cta(&a.kept[kept_budget + i]));
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->rounds, load_relaxed_cta(&a.kept[kept_rounds]));
         store_relaxed_sys(&t->grants, granted);

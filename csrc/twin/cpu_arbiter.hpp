@@ -60,7 +60,7 @@ template <class Steps> int cpu_arbiter(const wm_arbiter_args* args, Steps& steps
                 idle.wait();
             before = now;
         }
-        leave_image(lanes, *args, base);
+        leave_image(lanes, a, base);
         return WM_OK;
     } catch (const std::bad_alloc&) {
         return WM_FULL;

@@ -94,7 +94,7 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         }
         for (auto& t : servers)
             t.join();
-        leave_image(lanes, *args, base);
+        leave_image(lanes, a, base);
         return WM_OK;
     } catch (const std::bad_alloc&) {
         return WM_FULL;

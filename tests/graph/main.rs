@@ -53,6 +53,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("pushes_to_an_adaptive_arbiter_arrive", park::pushes_to_an_adaptive_arbiter_arrive),
     ("the_host_may_watch_the_doors", park::the_host_may_watch_the_doors),
     ("adaptive_arbiters_poll_less", park::adaptive_arbiters_poll_less),
+    ("sm_share_is_a_limit", park::sm_share_is_a_limit),
+    ("closed_arbiters_stop_and_pause", park::closed_arbiters_stop_and_pause),
     ("several_producers_wake_it", park::several_producers_wake_it),
     ("a_slot_given_back_wakes_it", park::a_slot_given_back_wakes_it),
     ("parked_arbiters_stop_and_pause", park::parked_arbiters_stop_and_pause),

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
  * How the arbiter parks and is woken, as a model for spin. The steps have the names that they have in
- * csrc/protocol/park.hpp (P, L, R), src/launcher.rs (C, S) and src/pacer.rs (T). tests/model/run.sh checks it, and checks
+ * csrc/protocol/park.hpp (P, L, R, D), src/launcher.rs (C, D, S) and src/pacer.rs (T). tests/model/run.sh checks it, and checks
  * that each planted mistake below is found.
  *
  * What is modelled: one arbiter, whose launches use credits 0, 1, 2, ... in order, each waiting for its door; device ends,
  * which publish by exchanging a readiness word that carries a park bit; host ends, which publish by a store and look at
- * `parked` behind a fence; a launcher that clears doors, publishes credits and enqueues them; optionally residency ends, a pacer
- * and a stop at any moment. A readiness word stands for records pushed, or for slots given back: both are news.
+ * `parked` behind a fence; a launcher that clears doors, publishes credits and enqueues them; optionally residency ends, launches
+ * that leave closed (their share is overdrawn: nobody rings, the launcher opens the next door in its own time), a pacer and a stop
+ * at any moment. A readiness word stands for records pushed, or for slots given back: both are news.
  *
  * Memory: a plain store goes into a buffer and reaches memory at any later moment, in any order with other words, unless
  * its thread waits at a fence. An exchange acts on memory at once, on its word alone. Loads read memory; where the code
@@ -36,7 +37,8 @@
 #define HOST_WORD 4     /* host end -> arbiter: readiness */
 #define STOP 5          /* launcher -> arbiter */
 #define ENQUEUED 6      /* launcher -> pacer: credits that the driver has or is about to have */
-#define WORDS 7
+#define DUE 7           /* arbiter -> launcher: the credit below this one is due, when its time has come */
+#define WORDS 8
 
 byte memory[WORDS];
 byte buffer[WORDS];
@@ -65,6 +67,7 @@ end:
     :: d_step { pending[HOST_WORD] -> memory[HOST_WORD] = buffer[HOST_WORD]; pending[HOST_WORD] = 0 }
     :: d_step { pending[STOP] -> memory[STOP] = buffer[STOP]; pending[STOP] = 0 }
     :: d_step { pending[ENQUEUED] -> memory[ENQUEUED] = buffer[ENQUEUED]; pending[ENQUEUED] = 0 }
+    :: d_step { pending[DUE] -> memory[DUE] = buffer[DUE]; pending[DUE] = 0 }
     od
 }
 
@@ -74,6 +77,9 @@ active proctype arbiter() {
     bit news;
 #ifdef RESIDENCY
     bit resided = 0;
+#endif
+#ifdef CLOSING
+    byte closings = 0;
 #endif
 end_waiting:
     /* The front end lets the next credit begin. */
@@ -95,6 +101,9 @@ poll:
     :: goto park
 #ifdef RESIDENCY
     :: !resided -> resided = 1; goto leave_wanted
+#endif
+#ifdef CLOSING
+    :: closings < CLOSING -> closings++; goto leave_closed
 #endif
     fi;
 park:
@@ -174,6 +183,17 @@ leave_wanted:
     :: memory[CREDITS] >= n + 2 -> door[(n + 1) % DOORS] = 1
     :: else
     fi;
+    goto leave;
+leave_closed:
+    skip;
+#ifdef CLOSING
+    /* D1 the next launch is due when the share allows it; nothing is announced, nobody rings */
+#ifdef PLANT_CLOSED_UNTOLD
+    skip;
+#else
+    STORE(DUE, n + 2);
+#endif
+#endif
 leave:
     atomic { ended = n + 1; n++ };
     goto end_waiting
@@ -234,6 +254,9 @@ proctype host_end() {
 /* The launcher: clears doors ahead, keeps credits enqueued, and at the end drains them. */
 active proctype launcher() {
     byte c = 0, d;
+#ifdef CLOSING
+    byte let_in = 0; /* what DUE was when a door was last opened for it */
+#endif
     memory[WANTED] = 1; /* the first launch is wanted */
 end_launcher:
     do
@@ -259,6 +282,18 @@ end_launcher:
             fi;
             c++
         }
+#ifdef CLOSING
+    /* D2 its time has come, and its door has been cleared: open it. DUE is read once */
+#if defined(PLANT_DUE_BEFORE_CLEAR)
+    :: atomic { memory[DUE] > let_in -> let_in = memory[DUE] };
+#elif defined(PLANT_DUE_READ_TWICE)
+    :: memory[DUE] > let_in && memory[DUE] <= c ->
+        let_in = memory[DUE];
+#else
+    :: atomic { memory[DUE] > let_in && memory[DUE] <= c -> let_in = memory[DUE] };
+#endif
+        door[(let_in - 1) % DOORS] = 1
+#endif
     :: queued < c ->
 #if defined(PACER) && !defined(PLANT_PUBLISH_LATE)
         /* Q1 (for the pacer alone) publish that it will be enqueued, before any driver call, which may wait for somebody's lock */

@@ -64,6 +64,11 @@ sound $device PUSHES=2 PACER=1
 sound $host PUSHES=2 PACER=1
 sound $both STOPPING
 sound $device STOPPING RESIDENCY PACER=1
+sound $device PUSHES=2 CLOSING=2
+sound $host PUSHES=2 CLOSING=2
+sound $both CLOSING=1
+sound $device CLOSING=1 RESIDENCY PACER=1
+sound $host CLOSING=1 STOPPING
 
 planted $device PLANT_NO_SECOND_LOOK
 planted $device PLANT_LOOK_THEN_MARK
@@ -80,4 +85,7 @@ planted $device RESIDENCY PLANT_NO_CREDITS_FENCE
 planted $device RESIDENCY PLANT_NO_WANTED
 planted $device STOPPING PLANT_NO_DRAIN
 planted $device PACER=1 PLANT_PUBLISH_LATE
+planted $device CLOSING=1 PLANT_CLOSED_UNTOLD
+planted $device CLOSING=1 PLANT_DUE_BEFORE_CLEAR
+planted $host PUSHES=2 CLOSING=2 PLANT_DUE_READ_TWICE
 echo "park.pml: $checked variants checked in every interleaving, $found planted mistakes found"

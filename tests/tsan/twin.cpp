@@ -110,6 +110,7 @@ void launch_all(wm_arbiter_args args, wm_control& control, const wm_telemetry& t
             store_release_sys(&control.enqueued, next + 1);         // Q1
         }
         while (args.idle_spin_ns && load_acquire_sys(&doors[n % WM_DOORS].rung) == 0 &&
+               load_acquire_sys(&telemetry.due) != n + 1 && // D2
                load_acquire_sys(&control.stop.rung) == 0)
             std::this_thread::yield();
         if (twin_arbiter<counting_relay>(&args) != WM_OK)

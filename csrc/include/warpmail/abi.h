@@ -103,8 +103,9 @@ typedef int32_t wm_status;
 #define WM_EXIT_STOP 1u
 #define WM_EXIT_RESIDENCY 2u
 #define WM_EXIT_BAD_ARGS 3u
-#define WM_EXIT_PARK 4u /* nothing to do; the next launch waits for its door */
-#define WM_EXIT_NEWS 5u /* it was about to park when there was something to do; the next launch begins at once */
+#define WM_EXIT_PARK 4u   /* nothing to do; the next launch waits for its door */
+#define WM_EXIT_NEWS 5u   /* it was about to park when there was something to do; the next launch begins at once */
+#define WM_EXIT_CLOSED 6u /* sm_share was overdrawn; the next launch begins when it allows it, whoever has news */
 
 /*
  * Mailbox header. The slots follow at WM_HEADER_BYTES. Zero-filled slots and indices are a valid empty mailbox.
@@ -297,6 +298,21 @@ typedef struct wm_grant {
 } wm_grant;
 #define WM_GRANT_LEFT 0xFFFFFFFFu
 
+/*
+ * How the spin budget was kept, by the keeper. A limit is missed when it is missed by more than a tenth; `_ns` says by
+ * how much, all cases together.
+ */
+typedef struct wm_budget_counts {
+    uint64_t residency_ends; /* launches that ended because their residency was over */
+    uint64_t closings;       /* launches that ended overdrawn, WM_EXIT_CLOSED */
+    uint64_t over_residency; /* launches that stayed longer: steps that they had granted took so long */
+    uint64_t over_residency_ns;
+    uint64_t over_spin; /* spells of polling without work longer than idle_spin */
+    uint64_t over_spin_ns;
+    uint64_t over_share; /* seconds in which idle polling took more than sm_share */
+    uint64_t over_share_ns;
+} wm_budget_counts;
+
 /* Arbiter to host, in pinned memory; written by the arbiter alone, about every WM_TELEMETRY_NS and when it leaves. */
 #define WM_TELEMETRY_NS 100000u
 typedef struct wm_telemetry {
@@ -308,15 +324,18 @@ typedef struct wm_telemetry {
     uint64_t exit_reason;    /* WM_EXIT_* of the last launch that ended */
     uint64_t rounds;         /* turns of the keeper */
     uint64_t grants;         /* grants given */
-    uint64_t work_ns;        /* time with at least one grant outstanding */
+    uint64_t work_ns;        /* time with a grant outstanding, or a module that is to be looked at */
     uint64_t idle_poll_ns;   /* other time resident: polling, beginning, leaving */
     uint64_t quarantined;    /* mailboxes that the arbiter refuses to touch */
     uint64_t wanted;         /* credits below this one may begin without a ring */
     uint64_t parks;          /* launches that ended parked */
     uint64_t parked_ns;      /* time between such an end and the next beginning */
-    uint64_t allowance;      /* idle polling that sm_share allows, in millionths of a nanosecond */
+    uint64_t allowance;      /* idle polling that sm_share allows, in millionths of a nanosecond; signed */
     uint64_t ahead;          /* of the grants, those that an arbiter on the CPU gave before the rule held */
-    uint8_t pad0[2 * WM_LINE_BYTES - 120];
+    uint64_t due;            /* the credit below this one may begin closed_ns from now; nobody rings for it */
+    uint64_t closed_ns;      /* written before `due` */
+    wm_budget_counts budget;
+    uint8_t pad0[2 * WM_LINE_BYTES - 200];
     wm_grant grants_held[16]; /* one a server */
     uint64_t turns[16];       /* grants that each server has given, over all launches: fairness goes on over them */
     uint64_t cursor[WM_PRIORITIES]; /* the module with which the next search of a class begins */
@@ -533,6 +552,7 @@ WM_STATIC_ASSERT(sizeof(wm_control) == 3 * WM_LINE_BYTES, "the stop doorbell and
 WM_STATIC_ASSERT(sizeof(wm_bell) == WM_LINE_BYTES, "read by every end that finds its park bit");
 WM_STATIC_ASSERT(sizeof(wm_doorbell) == WM_LINE_BYTES, "a word that is spun on stands alone on its line");
 WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes: two aligned words");
+WM_STATIC_ASSERT(sizeof(wm_budget_counts) == 64, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 6 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
 WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it stays aligned");
