@@ -1,5 +1,7 @@
 //! The spin budget: what the arbiter may cost while it has nothing to do.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +12,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::Builder;
 use crate::image::HandlerImage;
-use crate::options::MailboxOptions;
+use crate::options::{MailboxOptions, Mode};
 
 /// Limits on the time the arbiter may hold an SM. All are kept in release builds.
 ///
@@ -22,7 +24,8 @@ use crate::options::MailboxOptions;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpinBudget {
-    /// How long the arbiter polls without work before it parks: 1 µs to less than `residency`. None: it never parks.
+    /// How long the arbiter polls without work before it parks: 1 µs to less than `residency`, or [`SpinBudget::BREAK_EVEN`]:
+    /// as long as being woken costs here. None: it never parks.
     #[serde(with = "or_never")]
     pub idle_spin: Option<Duration>,
     /// Whether it parks at once, not after `idle_spin`, where news has been coming later than that: polling would have been
@@ -46,13 +49,34 @@ pub struct SpinBudget {
     pub servers: u32,
 }
 
+/// What a sleeping thread's door costs, about: naps of up to half a millisecond.
+const THREAD_BREAK_EVEN: Duration = Duration::from_micros(500);
+/// Taken where it could not be measured.
+const USUAL_BREAK_EVEN: Duration = Duration::from_micros(10);
+
+/// What was measured, by ordinal.
+static MEASURED: Mutex<BTreeMap<u32, Duration>> = Mutex::new(BTreeMap::new());
+
+fn measured(device: &Device, ordinal: u32) -> Duration {
+    let mut known = MEASURED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    *known.entry(ordinal).or_insert_with(|| {
+        let begin = Instant::now();
+        let time = SpinBudget::break_even(device).unwrap_or_else(|error| {
+            tracing::warn!(%error, usual = ?USUAL_BREAK_EVEN, "what being woken costs could not be measured");
+            USUAL_BREAK_EVEN
+        });
+        tracing::debug!(break_even = ?time, took = ?begin.elapsed(), "measured what being woken costs");
+        time
+    })
+}
+
 /// What the launches that the pacer lets go at a time may hold an SM for, when they find nothing.
 const PACED: Duration = Duration::from_micros(20);
 
 impl Default for SpinBudget {
     fn default() -> Self {
         SpinBudget {
-            idle_spin: None,
+            idle_spin: Some(SpinBudget::BREAK_EVEN),
             adaptive: false,
             sm_share: 1.0,
             max_wait: Duration::from_millis(10),
@@ -89,6 +113,7 @@ mod or_never {
 
     pub(super) fn serialize<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
         match time {
+            Some(time) if *time == super::SpinBudget::BREAK_EVEN => to.serialize_str("break-even"),
             Some(time) => super::words::serialize(time, to),
             None => to.serialize_str("never"),
         }
@@ -113,13 +138,17 @@ impl SpinBudget {
         toml::to_string(self).map_err(|e| Error::refused("the budget", e.to_string()))
     }
 
-    /// `never`, or a time like `20us`.
+    /// `never`, `break-even`, or a time like `20us`.
     pub fn parse_idle_spin(word: &str) -> std::result::Result<Option<Duration>, String> {
         if word == "never" {
             return Ok(None);
         }
+        if word == "break-even" {
+            return Ok(Some(Self::BREAK_EVEN));
+        }
         let time = humantime::parse_duration(word);
-        time.map(Some).map_err(|e| format!("{word:?}: {e}; idle_spin is \"never\" or a time like \"20us\""))
+        time.map(Some)
+            .map_err(|e| format!("{word:?}: {e}; idle_spin is \"never\", \"break-even\" or a time like \"20us\""))
     }
 
     /// The `idle_spin` at which polling has cost as much as leaving and being woken costs: whoever polls that long before
@@ -127,11 +156,36 @@ impl SpinBudget {
     /// et al., *Competitive randomized algorithms for nonuniform problems*, 1990). Measured here, on this device: an
     /// arbiter of its own runs for some milliseconds, and a record's way there and back is timed while it is hot and
     /// while it is parked. The difference of the medians, at least 1 µs and at most half of the default residency.
+    ///
+    /// # Errors
+    /// What keeps a graph from being built there, and [`Error::Timeout`] where the device does not answer.
     pub fn break_even(device: &Device) -> Result<Duration> {
-        let hot = round_trip(device, None, Duration::ZERO)?;
-        let parked = round_trip(device, Some(Duration::from_micros(1)), Duration::from_micros(500))?;
+        let (hot, parked) = round_trips(device)?;
         let most = SpinBudget::default().residency / 2;
         Ok(parked.saturating_sub(hot).clamp(Duration::from_micros(1), most))
+    }
+
+    /// Stands for an `idle_spin` that is found when the graph is built: on a GPU whose streams can wait for a word in memory
+    /// what [`SpinBudget::break_even`] measures, once for each device in this process; for arbiters that are threads of the
+    /// host (the twin's, the CPU's) 500 µs, which is about what their doors cost; on other GPUs none, so that nothing parks
+    /// there unasked. At most half of the residency. [`Runtime::budget`](crate::Runtime::budget) says what became of it.
+    pub const BREAK_EVEN: Duration = Duration::MAX;
+
+    /// The budget with [`Self::BREAK_EVEN`] replaced by what it stands for.
+    pub(crate) fn settle(&mut self, device: &Device, mode: Mode) {
+        if self.idle_spin != Some(Self::BREAK_EVEN) {
+            return;
+        }
+        let is_thread = device.info().ordinal.is_none() || mode == Mode::Cpu;
+        let found = match device.info().ordinal {
+            Some(ordinal) if !is_thread && device.info().stream_memory_operations => Some(measured(device, ordinal)),
+            _ if is_thread => Some(THREAD_BREAK_EVEN),
+            _ => None,
+        };
+        self.idle_spin = found.map(|time| time.min(self.residency / 2));
+        if self.idle_spin.is_none() {
+            (self.sm_share, self.adaptive) = (1.0, false); // limits on what comes before parking
+        }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -140,7 +194,7 @@ impl SpinBudget {
                 return Err(Error::refused(format!("{what} {value:?}"), "must be from 100 µs to 1 s"));
             }
         }
-        if let Some(idle_spin) = self.idle_spin
+        if let Some(idle_spin) = self.idle_spin.filter(|time| *time != Self::BREAK_EVEN)
             && (idle_spin < Duration::from_micros(1) || idle_spin >= self.residency)
         {
             return Err(Error::refused(
@@ -184,13 +238,15 @@ impl SpinBudget {
     }
 }
 
-/// Median time of a record's way to a resident module and back, `pause` after the one before.
-fn round_trip(device: &Device, idle_spin: Option<Duration>, pause: Duration) -> Result<Duration> {
-    const ROUNDS: usize = 31;
-    const BOUND: Duration = Duration::from_secs(5);
+/// Median times of a record's way to a resident module and back: to one that polls, and to one that has parked.
+fn round_trips(device: &Device) -> Result<(Duration, Duration)> {
+    const ROUNDS: usize = 9;
+    const BOUND: Duration = Duration::from_secs(1);
     let mut graph = Builder::new(device.clone());
     let usual = graph.current_budget().clone();
-    graph.budget(SpinBudget { idle_spin, ..usual })?;
+    // Far longer than a round trip, and over soon.
+    let idle_spin = Duration::from_micros(100);
+    graph.mode(Mode::Device).budget(SpinBudget { idle_spin: Some(idle_spin), ..usual })?;
     let host = graph.host("host")?;
     let relay = graph.resident("relay", builtin::RELAY)?;
     let there = graph.mailbox(host, relay, MailboxOptions::slots(8))?;
@@ -198,15 +254,25 @@ fn round_trip(device: &Device, idle_spin: Option<Duration>, pause: Duration) -> 
     let mut runtime = graph.build(HandlerImage::builtin())?;
     let (mut sender, mut receiver) = (runtime.sender(there)?, runtime.receiver(back)?);
     runtime.start()?;
-    let (mut times, mut buffer) = (Vec::with_capacity(ROUNDS), [0; 248]);
-    for _ in 0..ROUNDS {
-        std::thread::sleep(pause);
+    let mut buffer = [0; 248];
+    let mut round = |to: &mut Vec<Duration>| -> Result<()> {
         let begin = Instant::now();
         sender.push(1, &[0; 8], BOUND)?;
         receiver.pop(&mut buffer, BOUND)?;
-        times.push(begin.elapsed());
+        to.push(begin.elapsed());
+        Ok(())
+    };
+    let (mut hot, mut parked) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        std::thread::sleep(4 * idle_spin);
+        round(&mut parked)?;
+        round(&mut hot)?;
+        round(&mut hot)?;
     }
     runtime.stop(BOUND)?;
-    times.sort();
-    Ok(times[ROUNDS / 2])
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    Ok((median(&mut hot), median(&mut parked)))
 }

@@ -18,6 +18,8 @@ pub struct DeviceInfo {
     pub ordinal: Option<u32>,
     /// Name, as the driver gives it.
     pub name: String,
+    /// Where it is plugged in, as NVML and nvidia-smi name it.
+    pub pci_bus_id: Option<String>,
     /// Driver version, as `major.minor` of the CUDA it supports.
     pub driver: Option<String>,
     /// Compute capability.

@@ -331,8 +331,10 @@ impl Builder {
 
     /// Checks the graph as a whole, allocates everything, loads the handler set. Nothing runs yet.
     pub fn build(mut self, image: HandlerImage) -> Result<Runtime> {
-        self.mode = Some(self.current_mode()?);
+        let mode = self.current_mode()?;
+        self.mode = Some(mode);
         self.check()?;
+        self.budget.settle(&self.device, mode);
         Runtime::new(self, image)
     }
 

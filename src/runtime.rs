@@ -10,6 +10,7 @@ use crossbeam::channel::{self, Sender as ChannelSender};
 use crate::abi;
 use crate::backend::host_doors::HostDoors;
 use crate::backend::{Launches, StepQueue};
+use crate::budget::SpinBudget;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxId, ModuleId};
@@ -87,6 +88,7 @@ pub struct Runtime {
     queues: Vec<Option<Box<dyn StepQueue>>>,
     steps: Option<steps::Steps>,
     host_doors: bool,
+    budget: SpinBudget,
     /// With parking, how long a door may stay closed.
     max_wait: Option<Duration>,
     pacer: Option<Pacer>,
@@ -120,6 +122,7 @@ impl Runtime {
         let parks = graph.budget.idle_spin.is_some() || graph.modules.iter().any(|m| m.steps.is_some());
         let max_wait = (parks && graph.has_pacer).then_some(graph.budget.max_wait);
         let host_doors = graph.host_doors || !graph.device.info().stream_memory_operations;
+        let budget = graph.budget.clone();
         let (memory, args) = Memory::of_graph(graph)?;
         let mut launches = memory.device().backend.load(&image, &args)?;
         if host_doors && memory.mode() == Mode::Device {
@@ -138,6 +141,7 @@ impl Runtime {
             queues,
             steps: None,
             host_doors,
+            budget,
             max_wait,
             pacer: None,
             journal: None,
@@ -168,6 +172,11 @@ impl Runtime {
     /// The device it runs on.
     pub fn device(&self) -> &Device {
         self.memory.device()
+    }
+
+    /// The limits on the arbiter, with what [`SpinBudget::BREAK_EVEN`] stands for here.
+    pub fn budget(&self) -> &SpinBudget {
+        &self.budget
     }
 
     /// Who arbitrates.
@@ -412,12 +421,14 @@ impl Runtime {
         self.stopping.store(true, Ordering::Relaxed);
         let mut outcome = Ok(());
         let left = || until.saturating_duration_since(Instant::now()).max(LEAST);
+        let mut rest = bound;
         if let Some(steps) = self.steps.take() {
             // No more grants, then no more steps; only then is freed what the launches hold: that waits for both.
             outcome = self.ask(bound, Command::Pause).and(steps.stop(&self.memory, left()));
+            rest = left();
         }
         if self.commands.is_some() {
-            outcome = outcome.and(self.ask(left(), Command::Stop));
+            outcome = outcome.and(self.ask(rest, Command::Stop));
             self.commands = None;
         }
         self.pacer = None;

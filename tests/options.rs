@@ -46,9 +46,35 @@ fn budgets() {
     for sm_share in [0.0, -1.0, 1.5, f64::NAN, f64::INFINITY] {
         refused(budget(SpinBudget { sm_share, idle_spin: Some(ms(1)), ..usual() }), &["sm_share", "above 0"]);
     }
-    refused(budget(SpinBudget { sm_share: 0.5, ..usual() }), &["sm_share 0.5", "set idle_spin"]);
-    refused(budget(SpinBudget { adaptive: true, ..usual() }), &["adaptive", "idle_spin"]);
+    let never = SpinBudget { idle_spin: None, ..usual() };
+    refused(budget(SpinBudget { sm_share: 0.5, ..never.clone() }), &["sm_share 0.5", "set idle_spin"]);
+    refused(budget(SpinBudget { adaptive: true, ..never }), &["adaptive", "idle_spin"]);
+    // Less than what the pacer's launches may take in each max_wait.
+    refused(budget(SpinBudget { sm_share: 0.001, ..usual() }), &["sm_share 0.001", "max_wait 10ms", "larger share"]);
+    refused(budget(SpinBudget { sm_share: 0.009, max_wait: ms(2), ..usual() }), &["sm_share 0.009", "max_wait 2ms"]);
+    budget(SpinBudget { sm_share: 0.01, max_wait: ms(2), adaptive: true, ..usual() }).unwrap();
     budget(SpinBudget { servers: 13, idle_spin: Some(ms(1)), sm_share: 0.01, max_wait: ms(1000), ..usual() }).unwrap();
+}
+
+#[test]
+fn break_even_is_found_at_the_build() {
+    let found = |budget: SpinBudget| {
+        let mut graph = graph();
+        graph.budget(budget).unwrap();
+        let host = graph.host("host").unwrap();
+        let relay = graph.resident("relay", builtin::RELAY).unwrap();
+        graph.mailbox(host, relay, MailboxOptions::default()).unwrap();
+        graph.build(HandlerImage::builtin()).unwrap().budget().idle_spin
+    };
+    let usual = SpinBudget::default;
+    assert_eq!(found(usual()), Some(Duration::from_micros(500)));
+    // A launch that stays no longer than that would never park.
+    assert_eq!(found(SpinBudget { residency: Duration::from_micros(100), ..usual() }), Some(Duration::from_micros(50)));
+    assert_eq!(found(SpinBudget { idle_spin: None, ..usual() }), None);
+    assert_eq!(
+        found(SpinBudget { idle_spin: Some(Duration::from_micros(7)), ..usual() }),
+        Some(Duration::from_micros(7))
+    );
 }
 
 #[test]
@@ -70,7 +96,9 @@ fn budgets_as_toml() {
     refused(read("residency = 5"), &["residency", "string"]);
     refused(read("idle_spn = \"20us\""), &["idle_spn", "idle_spin"]);
     refused(read("residency = \"5s\""), &["residency 5s", "1 s"]);
-    refused(read("sm_share = 0.5"), &["sm_share 0.5", "set idle_spin"]);
+    refused(read("idle_spin = \"never\"\nsm_share = 0.5"), &["sm_share 0.5", "set idle_spin"]);
+    assert_eq!(read("idle_spin = \"break-even\"").unwrap(), SpinBudget::default());
+    assert_eq!(read("idle_spin = \"never\"").unwrap().idle_spin, None);
     refused(read("idle_spin = "), &["idle_spin"]);
 }
 

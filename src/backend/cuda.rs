@@ -112,6 +112,7 @@ impl Cuda {
                 backend: BackendKind::Cuda,
                 ordinal: Some(ordinal),
                 name: found.name.clone(),
+                pci_bus_id: pci_bus_id(device),
                 driver: probe.driver.as_ref().ok().cloned(),
                 compute_capability: Some(found.compute_capability),
                 multiprocessors: found.multiprocessors,
@@ -137,6 +138,14 @@ impl Cuda {
         // SAFETY: the stream lives as long as `self`; only bounded copies are ever enqueued on it.
         unsafe { result::stream::synchronize(stream.0) }.map_err(driver("cuStreamSynchronize"))
     }
+}
+
+/// Where a device is plugged in.
+fn pci_bus_id(device: sys::CUdevice) -> Option<String> {
+    let mut name = [0u8; 32];
+    // SAFETY: writes a C string of at most so many bytes.
+    unsafe { sys::cuDeviceGetPCIBusId(name.as_mut_ptr().cast(), name.len() as i32, device) }.result().ok()?;
+    CStr::from_bytes_until_nul(&name).ok().map(|name| name.to_string_lossy().into_owned())
 }
 
 impl Backend for Cuda {

@@ -30,6 +30,7 @@ impl Twin {
                 backend: BackendKind::Twin,
                 ordinal: None,
                 name: "CPU twin".into(),
+                pci_bus_id: None,
                 driver: None,
                 compute_capability: None,
                 multiprocessors: threads as u32,

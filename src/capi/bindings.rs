@@ -284,11 +284,20 @@ pub struct warpmail_stats {
     pub parks: u64,
     pub parked_ns: u64,
     pub parked: u32,
-    pub reserved: u32,
+    pub closed: u32,
+    pub allowance_ns: i64,
+    pub residency_ends: u64,
+    pub closings: u64,
+    pub over_residency: u64,
+    pub over_residency_ns: u64,
+    pub over_spin: u64,
+    pub over_spin_ns: u64,
+    pub over_share: u64,
+    pub over_share_ns: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of warpmail_stats"][::core::mem::size_of::<warpmail_stats>() - 96usize];
+    ["Size of warpmail_stats"][::core::mem::size_of::<warpmail_stats>() - 168usize];
     ["Alignment of warpmail_stats"][::core::mem::align_of::<warpmail_stats>() - 8usize];
     ["Offset of field: warpmail_stats::struct_size"][::core::mem::offset_of!(warpmail_stats, struct_size) - 0usize];
     ["Offset of field: warpmail_stats::modules"][::core::mem::offset_of!(warpmail_stats, modules) - 4usize];
@@ -305,7 +314,20 @@ const _: () = {
     ["Offset of field: warpmail_stats::parks"][::core::mem::offset_of!(warpmail_stats, parks) - 72usize];
     ["Offset of field: warpmail_stats::parked_ns"][::core::mem::offset_of!(warpmail_stats, parked_ns) - 80usize];
     ["Offset of field: warpmail_stats::parked"][::core::mem::offset_of!(warpmail_stats, parked) - 88usize];
-    ["Offset of field: warpmail_stats::reserved"][::core::mem::offset_of!(warpmail_stats, reserved) - 92usize];
+    ["Offset of field: warpmail_stats::closed"][::core::mem::offset_of!(warpmail_stats, closed) - 92usize];
+    ["Offset of field: warpmail_stats::allowance_ns"][::core::mem::offset_of!(warpmail_stats, allowance_ns) - 96usize];
+    ["Offset of field: warpmail_stats::residency_ends"]
+        [::core::mem::offset_of!(warpmail_stats, residency_ends) - 104usize];
+    ["Offset of field: warpmail_stats::closings"][::core::mem::offset_of!(warpmail_stats, closings) - 112usize];
+    ["Offset of field: warpmail_stats::over_residency"]
+        [::core::mem::offset_of!(warpmail_stats, over_residency) - 120usize];
+    ["Offset of field: warpmail_stats::over_residency_ns"]
+        [::core::mem::offset_of!(warpmail_stats, over_residency_ns) - 128usize];
+    ["Offset of field: warpmail_stats::over_spin"][::core::mem::offset_of!(warpmail_stats, over_spin) - 136usize];
+    ["Offset of field: warpmail_stats::over_spin_ns"][::core::mem::offset_of!(warpmail_stats, over_spin_ns) - 144usize];
+    ["Offset of field: warpmail_stats::over_share"][::core::mem::offset_of!(warpmail_stats, over_share) - 152usize];
+    ["Offset of field: warpmail_stats::over_share_ns"]
+        [::core::mem::offset_of!(warpmail_stats, over_share_ns) - 160usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

@@ -216,7 +216,11 @@ pub(super) unsafe extern "C" fn warpmail_builder_budget(
             n => n,
         };
         builder.budget(SpinBudget {
-            idle_spin: (from.idle_spin_ns != 0).then(|| Duration::from_nanos(from.idle_spin_ns)),
+            idle_spin: match from.idle_spin_ns {
+                0 => None,
+                u64::MAX => Some(SpinBudget::BREAK_EVEN), // WARPMAIL_IDLE_SPIN_BREAK_EVEN
+                ns => Some(Duration::from_nanos(ns)),
+            },
             sm_share: from.sm_share,
             max_wait: Duration::from_nanos(from.max_wait_ns),
             residency: Duration::from_nanos(from.residency_ns),

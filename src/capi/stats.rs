@@ -31,7 +31,16 @@ pub(super) unsafe extern "C" fn warpmail_runtime_stats(
             parks: s.parks,
             parked_ns: s.parked_ns,
             parked: s.parked.into(),
-            reserved: 0,
+            closed: s.closed.into(),
+            allowance_ns: s.budget.allowance_ns,
+            residency_ends: s.budget.residency_ends,
+            closings: s.budget.closings,
+            over_residency: s.budget.over_residency,
+            over_residency_ns: s.budget.over_residency_ns,
+            over_spin: s.budget.over_spin,
+            over_spin_ns: s.budget.over_spin_ns,
+            over_share: s.budget.over_share,
+            over_share_ns: s.budget.over_share_ns,
         };
         // SAFETY: as the header asks of the caller.
         unsafe { give_struct(value, stats, "warpmail_stats") }

@@ -56,6 +56,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("sm_share_is_a_limit", park::sm_share_is_a_limit),
     ("closed_arbiters_stop_and_pause", park::closed_arbiters_stop_and_pause),
     ("several_producers_wake_it", park::several_producers_wake_it),
+    ("no_push_waits_for_the_pacer", park::no_push_waits_for_the_pacer),
     ("a_slot_given_back_wakes_it", park::a_slot_given_back_wakes_it),
     ("parked_arbiters_stop_and_pause", park::parked_arbiters_stop_and_pause),
     ("short_launches_and_parking_lose_nothing", park::short_launches_and_parking_lose_nothing),

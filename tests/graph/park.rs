@@ -1,6 +1,8 @@
 //! The arbiter leaves when there is nothing to do, and no news is ever lost: not on a push, not on a credit's return, not at
 //! a stop. With the pacer switched off nothing would mend a lost wake-up: such a scenario would hang, and be killed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use warpmail::{
@@ -35,7 +37,17 @@ fn relays_of(
     slots: u32,
     budget: SpinBudget,
 ) -> Result<(Runtime, Vec<(Sender, Receiver)>), Error> {
-    graph.budget(budget)?.without_pacer();
+    graph.without_pacer();
+    relays_with(graph, lines, slots, budget)
+}
+
+fn relays_with(
+    mut graph: Builder,
+    lines: usize,
+    slots: u32,
+    budget: SpinBudget,
+) -> Result<(Runtime, Vec<(Sender, Receiver)>), Error> {
+    graph.budget(budget)?;
     let host = graph.host("host")?;
     let mut ids = Vec::new();
     for i in 0..lines {
@@ -232,6 +244,90 @@ pub(crate) fn several_producers_wake_it(device: &Device) -> Outcome {
     runtime.stop(BOUND).map_err(text)?;
     let stats = runtime.stats();
     expect(stats.parks > 0, || format!("{stats:?}"))
+}
+
+/// A push that took longer than this was mended by a pacer that comes once a second. (One in ten such would come sooner.)
+const LATE: Duration = Duration::from_millis(100);
+
+/// Several producers push at the same moment, to an arbiter that has parked or is about to, again and again; the pacer is there,
+/// but only once a second. `WARPMAIL_PARKED_PUSHES` says how many, all together. On a GPU none may be late.
+pub(crate) fn no_push_waits_for_the_pacer(device: &Device) -> Outcome {
+    let lines = if crate::is_fast(device) { 6 } else { 2 };
+    let idle_spin = Duration::from_micros(if crate::is_fast(device) { 2 } else { 50 });
+    let budget = SpinBudget { max_wait: Duration::from_secs(1), ..parking(idle_spin, servers(device)) };
+    let (mut runtime, ends) = relays_with(Builder::new(device.clone()), lines, 8, budget).map_err(text)?;
+    let rounds = pushes(device, 1000, 200_000) / lines as u64;
+    let (go, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let threads: Vec<_> = (0..lines as u64)
+        .zip(ends)
+        .map(|(line, (sender, receiver))| {
+            let (go, done) = (go.clone(), done.clone());
+            std::thread::spawn(move || {
+                let pushed = push_in_rounds(line, rounds, sender, receiver, &go, &done);
+                done.fetch_add(if pushed.is_err() { rounds } else { 0 }, Ordering::Release); // keeps nobody waiting
+                pushed
+            })
+        })
+        .collect();
+    let (mut seed, mut parked) = (7, 0u64);
+    for round in 0..rounds {
+        if round % 2 == 0 {
+            until_parked(&runtime)?;
+            parked += 1;
+        } else {
+            let (begin, wait) = (Instant::now(), next(&mut seed) % (3 * idle_spin.as_nanos() as u64));
+            while begin.elapsed().as_nanos() < u128::from(wait) {
+                std::hint::spin_loop();
+            }
+        }
+        go.store(round + 1, Ordering::Release);
+        while done.load(Ordering::Acquire) < (round + 1) * lines as u64 {
+            std::thread::yield_now();
+        }
+    }
+    let (mut late, mut longest) = (0, Duration::ZERO);
+    for thread in threads {
+        let (l, worst) = thread.join().map_err(|_| "a line panicked".to_string())??;
+        (late, longest) = (late + l, longest.max(worst));
+    }
+    runtime.stop(BOUND).map_err(text)?;
+    let (stats, all) = (runtime.stats(), rounds * lines as u64);
+    eprintln!(
+        "{all} pushes, {} of them to a parked arbiter, {} parks, {late} late, the longest {longest:?}",
+        parked * lines as u64,
+        stats.parks
+    );
+    expect(stats.parks >= parked, || format!("{stats:?}"))?;
+    expect(late == 0 || !crate::is_fast(device), || {
+        format!("{late} of {all} pushes came late, the longest {longest:?}")
+    })
+}
+
+/// One line of it: an echo each round. How many were late, and the longest.
+fn push_in_rounds(
+    line: u64,
+    rounds: u64,
+    mut sender: Sender,
+    mut receiver: Receiver,
+    go: &AtomicU64,
+    done: &AtomicU64,
+) -> Result<(u64, Duration), String> {
+    let (mut late, mut longest, mut seed) = (0, Duration::ZERO, line + 1);
+    for round in 0..rounds {
+        while go.load(Ordering::Acquire) <= round {
+            std::thread::yield_now();
+        }
+        for _ in 0..next(&mut seed) % 64 {
+            std::hint::spin_loop();
+        }
+        let begin = Instant::now();
+        echo(&mut sender, &mut receiver, round, 1).map_err(|e| format!("line {line}, round {round}: {e}"))?;
+        let took = begin.elapsed();
+        late += u64::from(took > LATE);
+        longest = longest.max(took);
+        done.fetch_add(1, Ordering::Release);
+    }
+    Ok((late, longest))
 }
 
 pub(crate) fn a_slot_given_back_wakes_it(device: &Device) -> Outcome {

@@ -58,6 +58,8 @@ typedef wm_status warpmail_status;
 #define WARPMAIL_POP_BATCH_MAX 64u
 /* For warpmail_budget: as many servers as fit the device. */
 #define WARPMAIL_SERVERS_DEFAULT 0xFFFFFFFFu
+/* For warpmail_budget: idle_spin_ns is as long as being woken costs on this device, measured at the first build. */
+#define WARPMAIL_IDLE_SPIN_BREAK_EVEN UINT64_MAX
 
 /* Handlers of the library's own image, for warpmail_module_options. */
 #define WARPMAIL_HANDLER_RELAY 0u   /* takes a record from each input that has one, gives it to every output */
@@ -120,12 +122,13 @@ typedef struct warpmail_budget {
     uint64_t residency_ns; /* the longest one launch stays: 100 us to 1 s */
     uint64_t idle_spin_ns; /* polls so long without work, then parks: 1 us to less than residency_ns; 0: never parks */
     uint64_t max_wait_ns;  /* the longest that a parked arbiter's stream waits for news: 100 us to 1 s */
-    double sm_share;       /* long-run limit on polling without work, as a share of one SM: above 0, up to 1 */
+    double sm_share;       /* limit on an SM's time held without work, as a share: above 0, up to 1; 20 us a max_wait */
     uint32_t
         adaptive; /* not 0: idle_spin_ns is what polling may cost at most; it parks at once where that is in vain */
     uint32_t reserved; /* 0 */
 } warpmail_budget;
-#define WARPMAIL_BUDGET_INIT {sizeof(warpmail_budget), WARPMAIL_SERVERS_DEFAULT, 2000000, 0, 10000000, 1.0, 0, 0}
+#define WARPMAIL_BUDGET_INIT                                                                                           \
+    {sizeof(warpmail_budget), WARPMAIL_SERVERS_DEFAULT, 2000000, WARPMAIL_IDLE_SPIN_BREAK_EVEN, 10000000, 1.0, 0, 0}
 
 /* The twin's entry point of a handler set: warpmail::twin_arbiter<handlers>, see warpmail/handler.hpp. */
 typedef int (*warpmail_twin_entry)(const wm_arbiter_args* args);
@@ -188,9 +191,20 @@ typedef struct warpmail_stats {
     uint64_t parks;        /* launches that ended parked */
     uint64_t parked_ns;    /* parked; a wait that has not ended yet is not in it */
     uint32_t parked;       /* 1: it was parked when last seen */
-    uint32_t reserved;
+    uint32_t closed;       /* 1: it was away until sm_share allows its next launch */
+    /* How the budget was kept. A limit counts as missed where it was missed by more than a tenth. */
+    int64_t allowance_ns;       /* idle polling that sm_share allows; negative: overdrawn */
+    uint64_t residency_ends;    /* launches that ended because their residency was over */
+    uint64_t closings;          /* launches that ended overdrawn */
+    uint64_t over_residency;    /* launches that stayed longer than residency_ns */
+    uint64_t over_residency_ns; /* by how much, all together */
+    uint64_t over_spin;         /* spells of polling longer than idle_spin_ns */
+    uint64_t over_spin_ns;
+    uint64_t over_share; /* seconds in which idle polling took more than sm_share */
+    uint64_t over_share_ns;
 } warpmail_stats;
-#define WARPMAIL_STATS_INIT {sizeof(warpmail_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define WARPMAIL_STATS_INIT                                                                                            \
+    {sizeof(warpmail_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 typedef struct warpmail_module_stats {
     uint32_t struct_size;

@@ -80,7 +80,7 @@ impl BudgetArgs {
         match self.idle_spin {
             None => {}
             Some(IdleSpin::Is(time)) => budget.idle_spin = time,
-            Some(IdleSpin::BreakEven) => budget.idle_spin = Some(SpinBudget::break_even(device)?),
+            Some(IdleSpin::BreakEven) => budget.idle_spin = Some(SpinBudget::break_even(device)?), // anew, on the twin too
         }
         budget.adaptive |= self.adaptive;
         budget.sm_share = self.sm_share.unwrap_or(budget.sm_share);

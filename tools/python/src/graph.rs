@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use warpmail::{Device, HandlerImage, MailboxOptions, Mode, ModuleOptions, Rule, SpinBudget, Tap};
 
@@ -47,6 +48,22 @@ impl Mailbox {
 }
 
 /// Collects modules and mailboxes, checks them, and makes a `Runtime`.
+/// `idle_spin` as Python has it: seconds, or a word.
+#[derive(FromPyObject)]
+enum IdleSpin {
+    Seconds(f64),
+    Word(String),
+}
+
+impl IdleSpin {
+    fn time(self) -> PyResult<Option<Duration>> {
+        match self {
+            IdleSpin::Seconds(seconds) => wait::bound(seconds).map(Some),
+            IdleSpin::Word(word) => SpinBudget::parse_idle_spin(&word).map_err(PyValueError::new_err),
+        }
+    }
+}
+
 #[pyclass(module = "warpmail")]
 pub(crate) struct Builder {
     serial: u64,
@@ -96,7 +113,7 @@ impl Builder {
     #[pyo3(signature = (*, idle_spin = None, adaptive = None, sm_share = None, max_wait = None, residency = None, servers = None))]
     fn budget(
         &mut self,
-        idle_spin: Option<f64>,
+        idle_spin: Option<IdleSpin>,
         adaptive: Option<bool>,
         sm_share: Option<f64>,
         max_wait: Option<f64>,
@@ -107,7 +124,7 @@ impl Builder {
         let seconds = |value: Option<f64>, now: Duration| value.map_or(Ok(now), wait::bound);
         let now = builder.current_budget().clone();
         let budget = SpinBudget {
-            idle_spin: idle_spin.map(wait::bound).transpose()?.or(now.idle_spin),
+            idle_spin: idle_spin.map_or(Ok(now.idle_spin), IdleSpin::time)?,
             adaptive: adaptive.unwrap_or(now.adaptive),
             sm_share: sm_share.unwrap_or(now.sm_share),
             max_wait: seconds(max_wait, now.max_wait)?,

@@ -85,7 +85,7 @@ const PIPELINES: [(Pipeline, &str); 4] =
 /// Who arbitrates, with which budget.
 fn arbiters(cuda: bool) -> [(&'static str, Mode, SpinBudget); 3] {
     let servers = if cuda { SpinBudget::default().servers } else { 2 };
-    let usual = SpinBudget { servers, ..SpinBudget::default() };
+    let usual = SpinBudget { servers, idle_spin: None, ..SpinBudget::default() };
     let idle_spin = Some(Duration::from_micros(20));
     // On the CPU nobody waits for the arbiter to leave.
     let residency = Duration::from_secs(1);

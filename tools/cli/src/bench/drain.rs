@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::bounded;
 use indicatif::ProgressBar;
 use warpmail::journal::{Batch, Entry, Log, LogOptions, NullSink, SyncPolicy};
-use warpmail::{Builder, Device, Error, HandlerImage, MailboxOptions, Mode, Tap, builtin};
+use warpmail::{Builder, Device, Error, HandlerImage, MailboxOptions, Mode, SpinBudget, Tap, builtin};
 
 use super::{Target, median, text};
 use crate::figures::Figures;
@@ -143,7 +143,8 @@ fn append_ahead(log: &mut Log, entry: &Entry<'_>, per_batch: usize, batches: u64
 /// Records a nanosecond through a relay whose input is tapped, and the same without the tap.
 fn through_rings(device: &Device, records: u64, tap: Tap) -> Result<f64, String> {
     let mut graph = Builder::new(device.clone());
-    graph.mode(Mode::Device);
+    let hot = SpinBudget { idle_spin: None, ..graph.current_budget().clone() };
+    graph.mode(Mode::Device).budget(hot).map_err(text)?;
     let host = graph.host("host").map_err(text)?;
     let sink = graph.resident("sink", builtin::DISCARD).map_err(text)?;
     let mailbox = graph.mailbox(host, sink, MailboxOptions::slots(4096)).map_err(text)?;

@@ -142,6 +142,32 @@ impl Kernels {
     }
 }
 
+/// Two events around a piece of work.
+pub(crate) struct Timer([sys::CUevent; 2]);
+
+impl Timer {
+    /// The context is current: [`Kernels::load`] made it so on this thread.
+    pub(crate) fn new() -> Result<Self, String> {
+        let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed("cuEventCreate"));
+        Ok(Timer([event()?, event()?]))
+    }
+
+    pub(crate) fn begin(&self, stream: Stream) -> Result<(), String> {
+        // SAFETY: event and stream belong to this context.
+        unsafe { result::event::record(self.0[0], stream.0) }.map_err(failed("cuEventRecord"))
+    }
+
+    /// Waits for the work since `begin`, and says how many milliseconds it took on the device.
+    pub(crate) fn end(&self, stream: Stream) -> Result<f64, String> {
+        // SAFETY: events and stream belong to this context; the work before the event ends by itself.
+        unsafe {
+            result::event::record(self.0[1], stream.0).map_err(failed("cuEventRecord"))?;
+            result::stream::synchronize(stream.0).map_err(failed("cuStreamSynchronize"))?;
+            result::event::elapsed(self.0[0], self.0[1]).map(f64::from).map_err(failed("cuEventElapsedTime"))
+        }
+    }
+}
+
 /// Zeroed words in pinned memory that the device reaches too.
 pub(crate) struct Mapped {
     host: *mut u64,

@@ -148,9 +148,9 @@ impl Bench {
     fn grants(&self, requests: u32, servers: Option<u32>, ordered: bool) -> Result<Vec<f64>, String> {
         let mut graph = Builder::new(self.device.clone());
         graph.mode(Mode::Device);
-        if let Some(servers) = servers {
-            graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
-        }
+        let usual = graph.current_budget().clone();
+        let servers = servers.unwrap_or(usual.servers);
+        graph.budget(SpinBudget { servers, idle_spin: None, ..usual }).map_err(text)?;
         let asker = graph.stream("asker").map_err(text)?;
         let mut last = None;
         let per_relay = abi::WM_MAX_INPUTS.min(requests);

@@ -2,6 +2,7 @@
 
 mod arbitration;
 mod blocking;
+mod corun;
 mod drain;
 mod gpu;
 mod hop;
@@ -44,7 +45,8 @@ enum Which {
     /// Records per second between warps, over a copy through L2 and a naive ring; to and from the host; on
     /// the twin between threads
     Throughput(throughput::Args),
-    /// Random arrivals under budgets from always polling to always parked: latency, and the share of an SM that it costs
+    /// Random arrivals under budgets from always polling to always parked: latency, and the share of an SM that it costs; how much
+    /// slower the arbiter makes others on the GPU (cuBLAS, a copy, a chain of small kernels), and its power
     SpinBudget(spin_budget::Args),
     /// How soon a parked arbiter serves a record, over the front end's own way; what parking costs hot and idle (a GPU only)
     Wake(wake::Args),

@@ -162,3 +162,56 @@ fn pareto_on<'a>(root: &Area<'a>, figures: &Figures, points: &[Point]) -> Result
     chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
     Ok(())
 }
+
+/// How much slower a neighbour is, in per cent, against the share of an SM's time that the arbiter held: a colour for each
+/// neighbour, a point for each state of the arbiter. `(neighbour, state, share, slowdown)`.
+pub(crate) fn slowdown(
+    figures: &Figures,
+    points: &[(&'static str, &'static str, f64, f64)],
+    path: &Path,
+) -> Result<(), String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{} cannot be drawn: {e}", path.display());
+    let root = SVGBackend::new(path, (WIDTH, 480)).into_drawing_area();
+    slowdown_on(&root, figures, points).map_err(|e| failed(&e))?;
+    root.present().map_err(|e| failed(&e))
+}
+
+fn slowdown_on<'a>(
+    root: &Area<'a>,
+    figures: &Figures,
+    points: &[(&'static str, &'static str, f64, f64)],
+) -> Result<(), DrawError<'a>> {
+    root.fill(&WHITE)?;
+    let place = |p: &(&str, &str, f64, f64)| ((p.2 * 100.0).max(1e-3), (p.3 - 1.0) * 100.0);
+    let first = figures.rows().first();
+    let title = first.map_or(String::new(), |r| format!("{} ({}), warpmail {}", r.device, r.backend, r.commit));
+    let (low, high) = points.iter().map(|p| place(p).1).fold((0f64, 1f64), |(l, h), v| (l.min(v), h.max(v)));
+    let mut chart = ChartBuilder::on(root)
+        .caption(title, ("sans-serif", 16))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(around(points.iter().map(|p| place(p).0)).log_scale(), low - 0.5..high * 1.2)?;
+    chart
+        .configure_mesh()
+        .x_desc("share of one SM's time, %")
+        .y_desc("slower than alone, %")
+        .x_label_formatter(&|v| number(*v))
+        .draw()?;
+    let mut neighbours: Vec<&str> = points.iter().map(|p| p.0).collect();
+    neighbours.dedup();
+    for (i, neighbour) in neighbours.into_iter().enumerate() {
+        let colour = Palette99::pick(i).to_rgba();
+        let own: Vec<_> = points.iter().filter(|p| p.0 == neighbour).collect();
+        chart
+            .draw_series(own.iter().map(|p| Circle::new(place(p), 4, colour.filled())))?
+            .label(neighbour)
+            .legend(move |(x, y)| Circle::new((x + 9, y), 4, colour.filled()));
+        let label = |p: &&&(&str, &str, f64, f64)| {
+            EmptyElement::at(place(p)) + Text::new(p.1.to_string(), (6, -14), ("sans-serif", 12))
+        };
+        chart.draw_series(own.iter().map(|p| label(&p)))?;
+    }
+    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    Ok(())
+}

@@ -7,23 +7,30 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use warpmail::{
-    Builder, Device, Error, HandlerImage, MailboxOptions, Mode, Receiver, Runtime, Sender, SpinBudget, Stats, builtin,
+    Builder, Device, Error, Gauge, HandlerImage, MailboxOptions, Mode, Receiver, Runtime, Sender, SpinBudget, Stats,
+    builtin,
 };
 
-use super::{Target, plot, text};
+use super::{Target, corun, plot, text};
 use crate::figures::Figures;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Records a second
-    #[arg(long, value_delimiter = ',', default_values_t = [10.0, 100.0, 1e3, 1e4, 1e5], value_parser = rate)]
+    #[arg(long, value_delimiter = ',', default_values_t = [10.0, 100.0, 1e3, 1e4, 1e5, 1e6], value_parser = rate)]
     rates: Vec<f64>,
     /// Seconds for each budget and rate
     #[arg(long, default_value_t = 1.0, value_parser = rate)]
     seconds: f64,
-    /// Name the budget that holds the SM least while 99 of 100 replies come within this, in microseconds
-    #[arg(long, default_value_t = 100.0, value_parser = rate)]
-    want: f64,
+    /// Name the budget that holds the SM least while 99 of 100 replies come within this time (20us)
+    #[arg(long, default_value = "100us", value_parser = latency)]
+    latency: Duration,
+    /// Matched pairs for each neighbour and state of the arbiter (a GPU only); 0: none
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(..=1000))]
+    pairs: u32,
+    /// Shorter: two rates, a fifth of a second each, six pairs
+    #[arg(long)]
+    quick: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -36,11 +43,15 @@ fn rate(word: &str) -> Result<f64, String> {
     }
 }
 
+fn latency(word: &str) -> Result<Duration, String> {
+    humantime::parse_duration(word).map_err(|e| format!("{e}; a time is like 20us"))
+}
+
 /// Budgets from always polling to hardly ever.
 fn budgets() -> Vec<(&'static str, SpinBudget)> {
     let of = |micros| SpinBudget { idle_spin: Some(Duration::from_micros(micros)), ..SpinBudget::default() };
     vec![
-        ("spinning", SpinBudget::default()),
+        ("spinning", SpinBudget { idle_spin: None, ..SpinBudget::default() }),
         ("spin_1000us", of(1000)),
         ("spin_100us", of(100)),
         ("spin_20us", of(20)),
@@ -61,6 +72,10 @@ struct Cell {
     /// The part of it without work.
     idle_share: f64,
     parks: u64,
+    /// Limits that the arbiter itself counted as missed.
+    violations: u64,
+    /// Watts of the whole device; none where NVML does not say.
+    watts: Option<f64>,
 }
 
 fn relay(device: &Device, budget: SpinBudget) -> Result<(Runtime, Sender, Receiver), Error> {
@@ -92,7 +107,14 @@ impl Arrivals {
     }
 }
 
-fn measure(device: &Device, name: &'static str, budget: SpinBudget, rate: f64, seconds: f64) -> Result<Cell, String> {
+fn measure(
+    device: &Device,
+    name: &'static str,
+    budget: SpinBudget,
+    rate: f64,
+    seconds: f64,
+    watts: &dyn Fn() -> Option<f64>,
+) -> Result<Cell, String> {
     let (mut runtime, mut sender, mut receiver) = relay(device, budget).map_err(text)?;
     let mut histogram = Histogram::<u64>::new(3).map_err(|e| e.to_string())?;
     let mut arrivals = Arrivals { seed: 1, mean_ns: 1e9 / rate };
@@ -128,6 +150,7 @@ fn measure(device: &Device, name: &'static str, budget: SpinBudget, rate: f64, s
         }
     }
     let elapsed = begin.elapsed().as_nanos() as f64;
+    let watts = watts();
     runtime.stop(Duration::from_secs(5)).map_err(text)?;
     let after = runtime.stats();
     let spent = |of: fn(&Stats) -> u64| (of(&after) - of(&before)) as f64 / elapsed;
@@ -139,6 +162,8 @@ fn measure(device: &Device, name: &'static str, budget: SpinBudget, rate: f64, s
         share: spent(|s| s.work_ns) + idle_share,
         idle_share,
         parks: after.parks - before.parks,
+        violations: after.budget.violations() - before.budget.violations(),
+        watts,
     })
 }
 
@@ -150,12 +175,18 @@ pub(crate) fn execute(args: &Args, svg: Option<&Path>) -> Result<Figures, String
         );
     }
     let mut figures = Figures::new(device.info());
-    let bar = ProgressBar::new((args.rates.len() * budgets().len()) as u64);
+    let (rates, seconds, pairs) = match args.quick {
+        true => (vec![100.0, 1e4], 0.2, args.pairs.min(6)),
+        false => (args.rates.clone(), args.seconds, args.pairs),
+    };
+    let gauge = Gauge::of(&device).inspect_err(|e| println!("power: {e}")).ok();
+    let watts = || gauge.as_ref().and_then(|g| g.read(Duration::ZERO).watts);
+    let bar = ProgressBar::new((rates.len() * budgets().len()) as u64);
     let mut cells = Vec::new();
-    for &rate in &args.rates {
+    for &rate in &rates {
         let mut floor = None;
         for (name, budget) in budgets() {
-            let cell = measure(&device, name, budget, rate, args.seconds)?;
+            let cell = measure(&device, name, budget, rate, seconds, &watts)?;
             let hot = *floor.get_or_insert(cell.latency[0]);
             let id = format!("park.latency.{name}.{rate:.0}");
             figures.add(&id, cell.latency[0], "ns", Some(hot)).spread(cell.latency);
@@ -166,6 +197,12 @@ pub(crate) fn execute(args: &Args, svg: Option<&Path>) -> Result<Figures, String
     bar.finish_and_clear();
     for cell in &cells {
         figures.add(&format!("park.share.{}.{:.0}", cell.budget, cell.rate), cell.share, "share of one SM", None);
+        if let Some(watts) = cell.watts {
+            figures.add(&format!("park.power.{}.{:.0}", cell.budget, cell.rate), watts, "W", None);
+        }
+        if cell.violations > 0 {
+            println!("{} at {:.0}/s: {} limits missed by more than a tenth", cell.budget, cell.rate, cell.violations);
+        }
     }
     // How far idle polling went beyond what sm_share allows, over the whole measurement.
     let error = |c: &Cell| c.idle_share / 0.01 - 1.0;
@@ -173,13 +210,38 @@ pub(crate) fn execute(args: &Args, svg: Option<&Path>) -> Result<Figures, String
     if device.info().ordinal.is_some() {
         figures.add("park.share_error", worst, "of the share", None);
     }
-    choose(&cells, &args.rates, args.want * 1e3);
+    choose(&cells, &rates, args.latency.as_nanos() as f64);
+    let coruns = if device.info().ordinal.is_some() && pairs > 0 {
+        let (coruns, missing) = corun::measure(&device, pairs as usize, &watts)?;
+        missing.iter().for_each(|line| println!("{line}"));
+        coruns
+    } else {
+        Vec::new()
+    };
+    tell_neighbours(&mut figures, &coruns);
     if let Some(path) = svg {
         let point = |c: &Cell| plot::Point { rate: c.rate, share: c.share, ns: c.latency[0], budget: c.budget };
         let points: Vec<_> = cells.iter().map(point).collect();
         plot::pareto(&figures, &points, path)?;
+        let slower: Vec<_> = coruns.iter().map(|c| (c.neighbour, c.state, c.share, c.slowdown)).collect();
+        if !slower.is_empty() {
+            plot::slowdown(&figures, &slower, &path.with_extension("slowdown.svg"))?;
+        }
     }
     Ok(figures)
+}
+
+/// Rows of neighbours: beside over alone, the ratio being the median of the pairs' own.
+fn tell_neighbours(figures: &mut Figures, coruns: &[corun::Corun]) {
+    for c in coruns {
+        let suffix = if c.state == "parked" { String::new() } else { format!(".{}", c.state) };
+        let id = format!("park.corun.{}{suffix}", c.neighbour);
+        figures.add(&id, c.beside_ms, "ms", Some(c.alone_ms)).ratio = Some(c.slowdown);
+        figures.add(&format!("{id}.share"), c.share, "share of one SM", None);
+        if let Some(watts) = c.watts {
+            figures.add(&format!("{id}.power"), watts, "W", None);
+        }
+    }
 }
 
 /// Says which budget holds the SM least and is still fast enough.

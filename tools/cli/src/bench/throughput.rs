@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, Mode, ModuleId};
+use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, Mode, ModuleId, SpinBudget};
 
 use super::gpu::{DeviceMailboxes, Kernel, Kernels, Stream, arg};
 use super::{Target, median, text, twin};
@@ -161,7 +161,8 @@ fn words(n: u64) -> [u64; 31] {
 /// A mailbox in pinned memory between a kernel and the host, with the arbiter not started.
 fn host_graph(device: &Device, to_host: bool) -> Result<(warpmail::Runtime, warpmail::MailboxId), String> {
     let mut graph = Builder::new(device.clone());
-    graph.mode(Mode::Device);
+    let hot = SpinBudget { idle_spin: None, ..graph.current_budget().clone() };
+    graph.mode(Mode::Device).budget(hot).map_err(text)?;
     let kernel = graph.stream("kernel").map_err(text)?;
     let host = graph.host("host").map_err(text)?;
     let relay = graph.resident("idle", warpmail::builtin::DISCARD).map_err(text)?;

@@ -105,9 +105,9 @@ fn direct(device: &Device, rounds: u64) -> Result<Vec<f64>, String> {
 fn grants(device: &Device, requests: u32, servers: Option<u32>, rounds: u64) -> Result<Vec<f64>, String> {
     let mut graph = Builder::new(device.clone());
     graph.mode(Mode::Device);
-    if let Some(servers) = servers {
-        graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
-    }
+    let usual = graph.current_budget().clone();
+    let servers = servers.unwrap_or(usual.servers);
+    graph.budget(SpinBudget { servers, idle_spin: None, ..usual }).map_err(text)?;
     let host = graph.host("host").map_err(text)?;
     let per_relay = requests.min(8);
     let mut last = None;

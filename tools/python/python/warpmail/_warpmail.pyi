@@ -55,14 +55,16 @@ class Builder:
     def budget(
         self,
         *,
-        idle_spin: Optional[float] = None,
+        idle_spin: Union[None, float, str] = None,
         adaptive: Optional[bool] = None,
         sm_share: Optional[float] = None,
         max_wait: Optional[float] = None,
         residency: Optional[float] = None,
         servers: Optional[int] = None,
     ) -> None:
-        """Limits on the arbiter; times are seconds. What is not named stays as it is. See docs/parking.md."""
+        """Limits on the arbiter; times are seconds. What is not named stays as it is. See docs/parking.md.
+
+        `idle_spin`: also "never", "break-even" (as long as being woken costs here: the default), or a word like "20us"."""
 
     def pool(self, limit: int = 1 << 28, *, leases: int = 4096, poison: bool = False) -> Pool:
         """Gives the graph a pool for the tensors of its records: at most `limit` bytes of its own, adopted ones not counted.
