@@ -1,5 +1,8 @@
 //! Making a module graph: modules, mailboxes between them, and the rules they must keep.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::abi;
 use crate::budget::SpinBudget;
 use crate::device::{Device, DeviceBuffer};
@@ -69,6 +72,7 @@ pub struct Builder {
     pub(crate) keep: Vec<DeviceBuffer>,
     pub(crate) has_pacer: bool,
     pub(crate) host_doors: bool,
+    pub(crate) held: Arc<AtomicBool>,
     pub(crate) journal_slots: u32,
     pub(crate) state: StatePlan,
     pub(crate) pool: Option<Pool>,
@@ -87,6 +91,7 @@ impl Builder {
             keep: Vec::new(),
             has_pacer: true,
             host_doors: false,
+            held: Arc::default(),
             journal_slots: 1024,
             state: StatePlan::default(),
             pool: None,
@@ -140,6 +145,14 @@ impl Builder {
     pub fn with_host_doors(&mut self) -> &mut Self {
         self.host_doors = true;
         self
+    }
+
+    /// Lets no launch begin while the word is set, as on a device that has no room for one: to try that.
+    #[doc(hidden)]
+    pub fn with_no_room(&mut self) -> Arc<AtomicBool> {
+        self.host_doors = true;
+        self.held.store(true, Ordering::Release);
+        self.held.clone()
     }
 
     /// Keeps a buffer as long as the runtime and its ends live: for state that holds its address.

@@ -27,8 +27,14 @@ const AHEAD_BUSY: u64 = 12;
 const WHOLE_SHARE: u32 = 1_000_000;
 /// The same until the first launch has begun.
 const TICK_FIRST: Duration = Duration::from_micros(100);
+/// How long none of the launches may begin before that is a state with a name.
+const NO_ROOM: Duration = Duration::from_secs(1);
+/// How often it looks while there is no room for a launch.
+const TICK_NO_ROOM: Duration = Duration::from_millis(10);
 /// How often the driver is asked whether the launches are well; more often costs processor time.
 const ASK: Duration = Duration::from_millis(50);
+/// Longer than any max_wait: there is no pacer.
+const UNPACED: Duration = Duration::from_secs(2);
 /// How many launches whose doors are open, but that have not begun, are taken as good as begun.
 const SLACK: u64 = 2;
 const _: () = assert!(AHEAD_BUSY + SLACK < abi::WM_DOORS as u64, "a credit's door is clear before it is enqueued");
@@ -75,6 +81,8 @@ pub(crate) struct Launcher {
     watch: Option<Duration>,
     /// When it last asked the driver whether the launches are well.
     asked: Instant,
+    /// How many launches had begun when that last was news, and when.
+    begun: (u64, Instant),
     /// The launch that was last let in because its time had come, or will be, and when.
     due: (u64, Instant),
     /// No launch waits longer for its time: the pacer would let it in.
@@ -93,7 +101,7 @@ impl Launcher {
         let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(10));
         let (at_once, asked) = (true, Instant::now());
         let (grants, woken, granted, proven) = (0, 0, asked, false);
-        let (due, max_wait) = ((0, asked), max_wait.unwrap_or(Duration::from_secs(1)));
+        let (due, max_wait) = ((0, asked), max_wait.unwrap_or(UNPACED));
         Launcher {
             memory,
             args,
@@ -108,6 +116,7 @@ impl Launcher {
             quiet,
             watch: None,
             asked,
+            begun: (0, asked),
             due,
             max_wait,
         }
@@ -129,7 +138,10 @@ impl Launcher {
                 Err(TryRecvError::Empty) => {
                     std::thread::park_timeout(self.tick());
                 }
-                Ok(Command::Resume) => (running, self.at_once) = (true, true),
+                Ok(Command::Resume) => {
+                    (running, self.at_once) = (true, true);
+                    self.begun.1 = Instant::now();
+                }
                 Ok(Command::Pause(bound, answer)) => {
                     running = false;
                     let _ = answer.send(self.leave(bound));
@@ -147,6 +159,7 @@ impl Launcher {
 
     fn tick(&self) -> Duration {
         let own = match (self.proven, self.is_busy()) {
+            _ if self.memory.is_waiting() => return TICK_NO_ROOM,
             (false, _) => TICK_FIRST,
             (true, true) if self.is_shared() => TICK_SHARED.min(self.quiet),
             (true, true) => TICK_BUSY.min(self.quiet),
@@ -190,9 +203,22 @@ impl Launcher {
         }
     }
 
+    /// Says whether the device has begun nothing for so long that there seems to be no room. What waits for its door, or for
+    /// its share, begins within max_wait, unless there is no pacer.
+    fn look_for_room(&mut self, telemetry: &abi::wm_telemetry) {
+        let is_idle = telemetry.launches == telemetry.launches_ended && self.launched > telemetry.launches;
+        let may_wait = self.proven && self.parks() && self.max_wait >= UNPACED;
+        if !is_idle || may_wait || self.begun.0 != telemetry.launches {
+            self.begun = (telemetry.launches, Instant::now());
+        }
+        let paced = if self.proven && self.parks() { self.max_wait } else { Duration::ZERO };
+        self.memory.set_waiting(self.begun.1.elapsed() >= NO_ROOM + paced);
+    }
+
     fn top_up(&mut self) -> Result<()> {
         let telemetry = self.memory.telemetry();
         self.proven = telemetry.launches > 0;
+        self.look_for_room(&telemetry);
         if !self.proven || self.asked.elapsed() >= ASK {
             self.asked = Instant::now();
             let outstanding = self.launches.outstanding()? as u64;

@@ -21,6 +21,10 @@ use crate::tensor::Pool;
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
+/// Why a launch does not begin.
+const NO_ROOM: &str = "the device has begun no launch of the arbiter for a second: no SM has room for it, or another \
+                       process holds the device";
+
 #[derive(Debug)]
 pub(crate) struct Memory {
     device: Device,
@@ -57,6 +61,8 @@ pub(crate) struct Memory {
     /// The launcher's thread, and how often a sender found the arbiter parked.
     launcher: OnceLock<Thread>,
     woken: AtomicU64,
+    /// The device has begun none of the launches it was given for a while.
+    waiting: AtomicBool,
     is_cpu_arbitrated: bool,
     /// For an arbiter on the CPU: where in pinned memory a copy of which header in device memory lies.
     headers: Vec<(usize, u64)>,
@@ -113,6 +119,7 @@ impl Memory {
             paced: AtomicU64::new(0),
             launcher: OnceLock::new(),
             woken: AtomicU64::new(0),
+            waiting: AtomicBool::new(false),
             is_cpu_arbitrated: false,
             headers: Vec::new(),
             gates: Vec::new(),
@@ -379,6 +386,21 @@ impl Memory {
         }
     }
 
+    /// Whether the device has begun none of the launches it was given for a while.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Says so, once each time.
+    pub(crate) fn set_waiting(&self, waiting: bool) {
+        if self.waiting.swap(waiting, Ordering::AcqRel) != waiting {
+            match waiting {
+                true => tracing::warn!("{NO_ROOM}"),
+                false => tracing::info!("the device has begun the arbiter's launches again"),
+            }
+        }
+    }
+
     /// Who has not returned, in words.
     pub(crate) fn stuck(&self) -> String {
         let names: Vec<String> = self
@@ -388,7 +410,11 @@ impl Memory {
             .map(|s| format!("module {} (for {} ms)", s.module, s.for_ns / 1_000_000))
             .collect();
         let names: Vec<String> = names.into_iter().chain(self.live_steps()).collect();
-        if names.is_empty() { "no handler: the device does not answer".into() } else { names.join(", ") }
+        match names.is_empty() {
+            true if self.is_waiting() => NO_ROOM.into(),
+            true => "no handler: the device does not answer".into(),
+            false => names.join(", "),
+        }
     }
 
     pub(crate) fn mailbox_name(&self, mailbox: u32) -> &str {

@@ -35,6 +35,10 @@ pub enum State {
     Ready,
     /// The arbiter runs.
     Running,
+    /// Started, but for a second or longer the device has begun none of the arbiter's launches: no SM has room for it, or another
+    /// process holds the device ([`Gauge::read`](crate::Gauge::read) may name it). It goes on by itself when there is room;
+    /// until then nothing polls, and a stop returns within its bound.
+    Waiting,
     /// The arbiter is away and its memory at rest, inside [`Runtime::quiesce`].
     Quiet,
     /// Stopped for good.
@@ -123,10 +127,11 @@ impl Runtime {
         let max_wait = (parks && graph.has_pacer).then_some(graph.budget.max_wait);
         let host_doors = graph.host_doors || !graph.device.info().stream_memory_operations;
         let budget = graph.budget.clone();
+        let held = graph.held.clone();
         let (memory, args) = Memory::of_graph(graph)?;
         let mut launches = memory.device().backend.load(&image, &args)?;
         if host_doors && memory.mode() == Mode::Device {
-            launches = Box::new(HostDoors::new(launches));
+            launches = Box::new(HostDoors::new(launches, held));
         }
         let footprint = launches.footprint();
         let queues = memory.gates.iter().map(|_| None).collect();
@@ -161,7 +166,11 @@ impl Runtime {
 
     /// Where it is in its life.
     pub fn state(&self) -> State {
-        if self.memory.failure().is_some() { State::Failed } else { self.state }
+        match self.state {
+            _ if self.memory.failure().is_some() => State::Failed,
+            State::Running if self.memory.is_waiting() => State::Waiting,
+            state => state,
+        }
     }
 
     /// Why it failed.

@@ -2,6 +2,8 @@
 //! launch when its door has opened. Who wakes the arbiter is then the host, a tick of that thread later.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Door, Launches};
@@ -17,19 +19,22 @@ pub(crate) const TICK: Duration = Duration::from_micros(50);
 pub(crate) struct HostDoors {
     launches: Box<dyn Launches>,
     /// Those that have not begun, in order.
-    waiting: VecDeque<(wm_arbiter_args, Door)>,
+    waiting: VecDeque<(wm_arbiter_args, Option<Door>)>,
+    /// For tests of a device that has no room: while it is set, no launch begins.
+    held: Arc<AtomicBool>,
 }
 
 impl HostDoors {
-    pub(crate) fn new(launches: Box<dyn Launches>) -> Self {
-        HostDoors { launches, waiting: VecDeque::new() }
+    pub(crate) fn new(launches: Box<dyn Launches>, held: Arc<AtomicBool>) -> Self {
+        HostDoors { launches, waiting: VecDeque::new(), held }
     }
 
     /// Begins those at the front whose doors are open.
     fn let_in(&mut self) -> Result<()> {
         while let Some((args, door)) = self.waiting.front() {
             // SAFETY: an aligned word of the runtime's pinned memory, which is kept until this launch has been collected.
-            if unsafe { abi::wm_host_load_acquire(door.host as *const u64) } == 0 {
+            let is_open = door.is_none_or(|door| unsafe { abi::wm_host_load_acquire(door.host as *const u64) } != 0);
+            if !is_open || self.held.load(Ordering::Acquire) {
                 break;
             }
             self.launches.launch(args, None)?;
@@ -45,10 +50,7 @@ impl Launches for HostDoors {
     }
 
     fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()> {
-        match door {
-            Some(door) => self.waiting.push_back((*args, door)),
-            None => self.launches.launch(args, None)?, // only ever the first of all
-        }
+        self.waiting.push_back((*args, door));
         self.let_in()
     }
 

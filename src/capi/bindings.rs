@@ -27,6 +27,7 @@ pub const WARPMAIL_STATE_RUNNING: u32 = 1;
 pub const WARPMAIL_STATE_QUIET: u32 = 2;
 pub const WARPMAIL_STATE_STOPPED: u32 = 3;
 pub const WARPMAIL_STATE_FAILED: u32 = 4;
+pub const WARPMAIL_STATE_WAITING: u32 = 5;
 pub type warpmail_status = wm_status;
 #[repr(C)]
 #[derive(Debug)]

@@ -252,6 +252,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             keep: Vec::new(),
             has_pacer: builder.has_pacer,
             host_doors: builder.host_doors,
+            held: builder.held.clone(),
             journal_slots: builder.journal_slots,
             state: builder.state.clone(),
             pool: builder.pool.clone(),

@@ -124,6 +124,7 @@ fn state_of(state: State) -> u32 {
     match state {
         State::Ready => sys::WARPMAIL_STATE_READY,
         State::Running => sys::WARPMAIL_STATE_RUNNING,
+        State::Waiting => sys::WARPMAIL_STATE_WAITING,
         State::Quiet => sys::WARPMAIL_STATE_QUIET,
         State::Stopped => sys::WARPMAIL_STATE_STOPPED,
         State::Failed => sys::WARPMAIL_STATE_FAILED,

@@ -1,8 +1,11 @@
 //! Bad input and bad handlers: named, counted, and nobody else affected.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use warpmail::{Builder, Device, Error, MailboxOptions, ModuleOptions, Runtime, Sender};
+use warpmail::{
+    Builder, Device, Error, HandlerImage, MailboxOptions, Mode, ModuleOptions, Runtime, Sender, State, builtin,
+};
 use warpmail_testkit as kit;
 
 use crate::flow::echo;
@@ -53,6 +56,39 @@ pub(crate) fn stuck_handler_is_named(device: &Device) -> Outcome {
     let named = matches!(&stopped, Err(Error::Stuck { stuck, .. }) if stuck.contains("suspect"));
     expect(named, || format!("{stopped:?}"))?;
     expect(took < Duration::from_millis(2800), || format!("stop took {took:?}"))
+}
+
+/// No launch begins: that is a state with a name, which ends when there is room; and a stop meanwhile is bounded and says why.
+pub(crate) fn no_room_is_a_state(device: &Device) -> Outcome {
+    for stop in [false, true] {
+        let mut graph = Builder::new(device.clone());
+        let held = graph.mode(Mode::Device).with_no_room();
+        let host = graph.host("host").map_err(text)?;
+        let relay = graph.resident("relay", builtin::RELAY).map_err(text)?;
+        let there = graph.mailbox(host, relay, MailboxOptions::slots(8)).map_err(text)?;
+        let back = graph.mailbox(relay, host, MailboxOptions::slots(8)).map_err(text)?;
+        let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+        let (mut sender, mut receiver) = (runtime.sender(there).map_err(text)?, runtime.receiver(back).map_err(text)?);
+        runtime.start().map_err(text)?;
+        let begin = Instant::now();
+        while runtime.state() != State::Waiting {
+            expect(begin.elapsed() < BOUND, || format!("{:?}", runtime.state()))?;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if stop {
+            let error = runtime.stop(Duration::from_millis(100)).expect_err("nothing can end that has not begun");
+            held.store(false, Ordering::Release); // its thread ends with the process
+            return expect(error.to_string().contains("no SM has room"), || error.to_string());
+        }
+        held.store(false, Ordering::Release);
+        echo(&mut sender, &mut receiver, 0, 100)?;
+        while runtime.state() != State::Running {
+            expect(begin.elapsed() < BOUND, || format!("{:?}", runtime.state()))?;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        runtime.stop(BOUND).map_err(text)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn wrong_types_and_lengths_are_counted(device: &Device) -> Outcome {

@@ -97,6 +97,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("host_modules_run_and_end", life::host_modules_run_and_end),
     ("drop_without_stop", life::drop_without_stop),
     ("servers_of_any_number", life::servers_of_any_number),
+    ("no_room_is_a_state", faults::no_room_is_a_state),
     ("stuck_handler_is_named", faults::stuck_handler_is_named),
     ("wrong_types_and_lengths_are_counted", faults::wrong_types_and_lengths_are_counted),
     ("no_progress_is_counted", faults::no_progress_is_counted),

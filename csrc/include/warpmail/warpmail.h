@@ -76,6 +76,7 @@ typedef wm_status warpmail_status;
 #define WARPMAIL_STATE_QUIET 2u   /* inside a quiesce: the arbiter is away */
 #define WARPMAIL_STATE_STOPPED 3u /* for good */
 #define WARPMAIL_STATE_FAILED 4u  /* warpmail_runtime_failure says why */
+#define WARPMAIL_STATE_WAITING 5u /* started; no SM has room for the arbiter, or another process holds the device */
 
 typedef struct warpmail_device warpmail_device;
 typedef struct warpmail_image warpmail_image;
