@@ -3,7 +3,7 @@
 // What a resident handler sees while it runs a step: its inputs, outputs, state, scratch memory and lanes. A handler
 // set is a struct with
 //     template <class C> WM_FN static void step(C& c, warpmail::u32 handler);
-// called once per firing of the module's rule, by all lanes together. A step must end by itself; it takes at most one
+// called once per firing of the module's rule, by all lanes together. A step must end by itself; it pops at most one
 // record from each input and gives at most `out_records` to each output, and then never meets a full mailbox.
 #ifndef WARPMAIL_PROTOCOL_CONTEXT_HPP
 #define WARPMAIL_PROTOCOL_CONTEXT_HPP
@@ -77,6 +77,33 @@ public:
         return s;
     }
 
+    // Takes up to `most` records of an input that have arrived, unseen, and gives their number: for a handler that has
+    // no use for them. A tapped input's go to the journal, together. 0: `pop` may still get one.
+    WM_FN u32 skip(u32 input, u32 most) {
+        if (input >= module_.n_inputs)
+            return 0;
+        const u32 m = module_.inputs[input];
+        const u64 waiting = lanes.broadcast(pending(arbiter_, m), 0);
+        most = waiting < most ? static_cast<u32>(waiting) : most;
+        const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
+        const u32 n = arbiter_.boxes[m].tap != WM_TAP_NONE ? journal_ready(lanes, arbiter_, server_, m, from, most)
+                                                           : ready_records(lanes, arbiter_.rows[m], from, most);
+        if (n == 0)
+            return 0;
+        lanes.sync(); // every lane has seen its words
+        if (lanes.rank() == 0) {
+            wm_consumer c;
+            c.mailbox = arbiter_.rows[m];
+            c.read_idx = from + n;
+            publish_read(c);
+            store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
+            mark_producer(arbiter_, m);
+        }
+        lanes.sync();
+        records_in_ += n;
+        return n;
+    }
+
     // Pushes one record to an output. See try_push. The bytes at src are those that any lane wrote before the call and
     // a `lanes.sync()`.
     template <order O = order::ordered> WM_FN wm_status push(u32 output, const void* src, u32 len, u32 type) {
@@ -144,6 +171,18 @@ public:
     }
 
 private:
+    // How many of the next records have arrived, up to `most`; one that cannot be ends it.
+    WM_FN static u32 ready_records(L lanes, const wm_mailbox& box, u64 from, u32 most) {
+        u32 n = 0, len = 0, type = 0;
+        for (; n < most; n++) {
+            const u64 idx = from + n;
+            if (!peek_slot<order::self_contained>(lanes, slot_at(box, idx), any_form(box), lap_tag(idx, box.slots_log2),
+                                                  len, type) ||
+                len > payload_bytes(box))
+                break;
+        }
+        return n;
+    }
     WM_FN wm_status judged(wm_status s) {
         if (s != WM_OK)
             reject(WM_REJECT_LEASE);

@@ -15,22 +15,25 @@
 
 namespace warpmail {
 
-// Whether a step of any module can be journalled without waiting. Looks over the bus only when the ring seems full.
-template <class L> WM_FN bool journal_has_room(L lanes, arbiter& a, u32 server) {
-    if (a.args.journal_need == 0)
-        return true;
-    wm_producer& end = a.journals[server];
+// Free slots in the server's ring, the far index loaded again when fewer than `want` seem free.
+template <class L> WM_FN u64 journal_room(L lanes, wm_producer& end, u64 want) {
     const u64 idx = load_relaxed_cta(&end.write_idx), slots = slot_count(end.mailbox);
     u64 read = load_relaxed_cta(&end.read_seen);
-    if (slots - (idx - read) >= a.args.journal_need)
-        return true;
+    if (slots - (idx - read) >= want)
+        return slots - (idx - read);
     read = lanes.broadcast(load_relaxed_sys(read_idx_of(end.mailbox)), 0);
-    const bool room = slots - (idx - read) >= a.args.journal_need;
     lanes.sync();
     if (lanes.rank() == 0)
         store_relaxed_cta(&end.read_seen, read);
     lanes.sync();
-    return room;
+    return slots - (idx - read);
+}
+
+// Whether a step of any module can be journalled without waiting. Looks over the bus only when the ring seems full.
+template <class L> WM_FN bool journal_has_room(L lanes, arbiter& a, u32 server) {
+    if (a.args.journal_need == 0)
+        return true;
+    return journal_room(lanes, a.journals[server], a.args.journal_need) >= a.args.journal_need;
 }
 
 // Copies `len` bytes; all lanes together, none of which sees the end of it before a `sync`.
@@ -78,6 +81,120 @@ WM_FN void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void
         }
     }
     lanes.sync();
+}
+
+// The stage of a server: head and payload of the record that it writes next.
+WM_FN u8* stage_of(const arbiter& a, u32 server) {
+    return a.stage + static_cast<u64>(server) * a.args.journal_stage_bytes;
+}
+
+// Writes the record in the stage, number n of a batch from mailbox m, to the ring. All lanes; the stage is theirs again
+// on return. What it needs stays in working memory and is read here, which keeps the registers of the kernel down.
+template <class L>
+WM_FN void journal_staged(L lanes, const arbiter& a, u32 server, u32 m, u32 n, u64 index, u32 len, u32 type) {
+    const wm_producer& end = a.journals[server];
+    u8* stage = stage_of(a, server);
+    if (lanes.rank() == 0) {
+        wm_journal_head* head = reinterpret_cast<wm_journal_head*>(stage);
+        head->number = load_relaxed_cta(&a.tapped[m].taken) + n + 1;
+        head->index = index;
+    }
+    lanes.sync();
+    const u64 idx = load_relaxed_cta(&end.write_idx) + n;
+    write_slot<order::self_contained>(lanes, slot_at(end.mailbox, idx), any_form(end.mailbox),
+                                      lap_tag(idx, end.mailbox.slots_log2), stage,
+                                      static_cast<u32>(sizeof(wm_journal_head)) + len, type);
+    lanes.sync();
+}
+
+// Copies up to `most` records of mailbox m, from index `from` on, to the ring, as many as have wholly arrived; gives
+// their number. One that cannot be ends it.
+WM_FN u32 pass_ready(one_lane lanes, arbiter& a, u32 server, u32 m, u64 from, u32 most) {
+    const wm_mailbox& box = a.rows[m];
+    u8* to = stage_of(a, server) + sizeof(wm_journal_head);
+    const u32 payload = payload_bytes(box);
+    u32 n = 0;
+    for (u32 len = 0, type = 0; n < most; n++) {
+        const u64 idx = from + n;
+        if (!read_slot<order::ordered>(lanes, slot_at(box, idx), any_form(box), lap_tag(idx, box.slots_log2), to,
+                                       payload, len, type) ||
+            len > payload)
+            break;
+        journal_staged(lanes, a, server, m, n, idx, len, type);
+    }
+    return n;
+}
+
+#if defined(__CUDACC__)
+// The same by a warp. Loads of several groups are under way at once, whether of one record or of several: one after the
+// other each would cost a way to L2 and back.
+WM_FN u32 pass_ready(warp_lanes lanes, arbiter& a, u32 server, u32 m, u64 from, u32 most) {
+    constexpr u32 ahead = 4;
+    const wm_mailbox& box = a.rows[m];
+    const u32 stride = box.record_stride, groups = groups_in(stride), units = most * groups;
+    const u32 lane = lanes.rank();
+    u64* const to = reinterpret_cast<u64*>(stage_of(a, server) + sizeof(wm_journal_head));
+    u32 n = 0, group = 0, len = 0, type = 0; // of what is staged next
+    u32 load_record = 0, load_group = 0;     // of what is loaded next
+    bool good = true;
+    for (u32 u = 0; u < units && good; u += ahead) {
+        u64 v[ahead];
+#pragma unroll
+        for (u32 i = 0; i < ahead; i++) {
+            const u64 idx = from + load_record;
+            const bool has_word = u + i < units && lane < group_words(stride, load_group);
+            const u64* word = slot_at(box, idx) + load_group * WM_GROUP_WORDS + lane;
+            v[i] = has_word ? load_relaxed(word, box.scope) : lap_tag(idx, box.slots_log2);
+            load_group = load_group + 1 == groups ? 0 : load_group + 1;
+            load_record += load_group == 0;
+        }
+#pragma unroll
+        for (u32 i = 0; i < ahead; i++) {
+            const u64 idx = from + n;
+            good = good && u + i < units && lanes.all(is_fresh(v[i], lap_tag(idx, box.slots_log2)));
+            if (!good)
+                continue;
+            if (group == 0) {
+                const u32 meta = lanes.broadcast(static_cast<u32>(v[i]), 0);
+                len = meta_len(meta);
+                type = meta_type(meta);
+                good = len <= payload_in(stride);
+            }
+            const u64 word = restored(lanes, v[i], lanes.broadcast(static_cast<u32>(v[i] >> WM_HEAD_BITS_SHIFT), 0));
+            if (good && lane != 0 && lane < group_words(stride, group))
+                to[group * (WM_GROUP_WORDS - 1) + lane - 1] = word;
+            group = group + 1 == groups ? 0 : group + 1;
+            if (good && group == 0) {
+                journal_staged(lanes, a, server, m, n, idx, len, type);
+                n++;
+            }
+        }
+    }
+    // Before the ring's index: who sees that sees what the producers wrote before they pushed.
+    fence_acquire(box.scope);
+    return n;
+}
+#endif
+
+// Journals up to `most` records that wait in mailbox m, from index `from` on, with one publication of the ring's index;
+// gives their number, and the caller releases them. In a ring that is nearly full it leaves what a step needs.
+template <class L> WM_FN u32 journal_ready(L lanes, arbiter& a, u32 server, u32 m, u64 from, u32 most) {
+    wm_producer& end = a.journals[server];
+    const u64 spare = a.args.journal_need ? a.args.journal_need - 1 : 0;
+    const u64 room = journal_room(lanes, end, most + spare);
+    const u32 limit = room <= spare ? 0 : room - spare < most ? static_cast<u32>(room - spare) : most;
+    lanes.sync(); // the last use of stage and end is over
+    if (lanes.rank() == 0)
+        *reinterpret_cast<wm_journal_head*>(stage_of(a, server)) = {0, 0, now_ns(), a.rows[m].mailbox_id, 0};
+    const u32 n = pass_ready(lanes, a, server, m, from, limit);
+    if (n != 0 && lanes.rank() == 0) {
+        const u64 idx = load_relaxed_cta(&end.write_idx) + n;
+        store_relaxed_cta(&end.write_idx, idx);
+        store_relaxed_sys(write_idx_of(end.mailbox), idx);
+        store_relaxed_cta(&a.tapped[m].taken, load_relaxed_cta(&a.tapped[m].taken) + n);
+    }
+    lanes.sync();
+    return n;
 }
 
 // Records of mailbox m that the host knows to be on disk, of those journalled.

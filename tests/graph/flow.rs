@@ -229,15 +229,15 @@ pub(crate) fn any_rule_is_fair(device: &Device) -> Outcome {
     let mut looks = 0;
     let begin = Instant::now();
     loop {
-        let steps: Vec<u64> = runtime.stats().modules[1..].iter().map(|m| m.steps).collect();
-        let (least, most) = (steps.iter().min().copied().unwrap_or(0), steps.iter().max().copied().unwrap_or(0));
+        let taken: Vec<u64> = runtime.stats().modules[1..].iter().map(|m| m.records_in).collect();
+        let (least, most) = (taken.iter().min().copied().unwrap_or(0), taken.iter().max().copied().unwrap_or(0));
         if most >= EACH * 9 / 10 {
             break;
         }
         // Counters are copied one after the other while they move: allow what moves during a copy.
-        expect(most - least <= 64 + most / 4, || format!("{steps:?}"))?;
+        expect(most - least <= 64 + most / 4, || format!("{taken:?}"))?;
         looks += u64::from(most > 0);
-        expect(begin.elapsed() < BOUND, || format!("only {steps:?} steps"))?;
+        expect(begin.elapsed() < BOUND, || format!("only {taken:?} records"))?;
         std::thread::sleep(Duration::from_micros(50));
     }
     runtime.stop(BOUND).map_err(text)?;
