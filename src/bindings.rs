@@ -962,6 +962,20 @@ unsafe extern "C" {
     ) -> wm_status;
 }
 unsafe extern "C" {
+    pub fn wm_host_drain(
+        consumer: *mut wm_consumer,
+        dst: *mut ::core::ffi::c_void,
+        step: u64,
+        lens: *mut u32,
+        types: *mut u32,
+        n: u32,
+        last: *mut u64,
+        mailboxes: u32,
+        any_number: u32,
+        drained: *mut u32,
+    ) -> wm_status;
+}
+unsafe extern "C" {
     pub fn wm_host_load_acquire(word: *const u64) -> u64;
 }
 unsafe extern "C" {

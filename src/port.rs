@@ -14,7 +14,7 @@ use crate::tensor::Pool;
 use crate::wait::deadline;
 
 /// What [`Receiver::try_pop`] and [`Receiver::pop`] report of a record; its bytes are in the caller's buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Record {
     /// Payload bytes.
     pub len: usize,
@@ -269,6 +269,44 @@ impl Receiver {
             s if s == abi::WM_EMPTY as i32 => Ok(0),
             abi::WM_TOO_SMALL => Err(Error::BufferTooSmall { mailbox, len: self.next_len(), room: step }),
             _ => Err(Error::BadRecord { mailbox, len: 0 }),
+        }
+    }
+
+    /// Takes records out of a journal ring, to places `step` bytes apart in `buffer`, as long as each is the next of its
+    /// mailbox by `last`, or all if `any_number`. What cannot be a record of a journal comes as it is. Returns their number,
+    /// at most 64; a slot that is beyond `step` is dropped, with an error.
+    pub(crate) fn drain(
+        &mut self,
+        buffer: &mut [u8],
+        step: usize,
+        last: &mut [u64],
+        any_number: bool,
+        records: &mut [Record; 64],
+    ) -> Result<usize> {
+        let (mut lens, mut kinds, mut drained) = ([0u32; 64], [0u32; 64], 0);
+        let n = buffer.len().checked_div(step).unwrap_or(0).min(records.len());
+        // SAFETY: as in `try_pop`; `buffer` has `n` places of `step` bytes, the arrays at least `n`, `last` what is said.
+        let status = unsafe {
+            abi::wm_host_drain(
+                &mut self.end,
+                buffer.as_mut_ptr().cast(),
+                step as u64,
+                lens.as_mut_ptr(),
+                kinds.as_mut_ptr(),
+                n as u32,
+                last.as_mut_ptr(),
+                last.len() as u32,
+                any_number.into(),
+                &mut drained,
+            )
+        };
+        for (record, (len, kind)) in records.iter_mut().zip(lens.iter().zip(&kinds)).take(drained as usize) {
+            *record = Record { len: *len as usize, msg_type: *kind as u16 };
+        }
+        match status {
+            0 => Ok(drained as usize),
+            s if s == abi::WM_EMPTY as i32 => Ok(0),
+            _ => Err(Error::BadRecord { mailbox: self.end.mailbox.mailbox_id, len: lens[0] }),
         }
     }
 

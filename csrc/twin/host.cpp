@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 #include "twin/host.h"
 
+#include <cstring>
+
 #include "protocol/builtin.hpp"
 #include "protocol/gate.hpp"
 #include "twin/twin_arbiter.hpp"
@@ -56,6 +58,38 @@ wm_status wm_host_try_push_batch(wm_producer* producer, const void* src, uint32_
 wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens, uint32_t* types,
                                 uint32_t n, uint32_t* popped) {
     return try_pop_batch(one_lane{}, *consumer, dst, step, static_cast<u32>(step), lens, types, n, *popped);
+}
+
+wm_status wm_host_drain(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens, uint32_t* types, uint32_t n,
+                        uint64_t* last, uint32_t mailboxes, uint32_t any_number, uint32_t* drained) {
+    wm_consumer ahead = *consumer;
+    wm_status s = WM_EMPTY;
+    u32 done = 0;
+    for (; done < n; done++, ahead.read_idx++) {
+        u8* place = static_cast<u8*>(dst) + done * step;
+        s = get(one_lane{}, ahead, place, static_cast<u32>(step), lens[done], types[done]);
+        if (s != WM_OK)
+            break;
+        wm_journal_head head = {};
+        if (lens[done] >= sizeof(head))
+            std::memcpy(&head, place, sizeof(head));
+        else
+            head.mailbox_id = mailboxes;
+        if (head.mailbox_id >= mailboxes)
+            continue;
+        if (!any_number && head.number != last[head.mailbox_id] + 1) {
+            s = WM_EMPTY;
+            break;
+        }
+        last[head.mailbox_id] = head.number;
+    }
+    consumer->write_seen = ahead.write_seen;
+    if (done)
+        release(one_lane{}, *consumer, done);
+    else if (s == WM_BAD_LENGTH || s == WM_TOO_SMALL)
+        release(one_lane{}, *consumer, 1);
+    *drained = done;
+    return done ? WM_OK : s;
 }
 
 uint64_t wm_host_load_acquire(const uint64_t* word) {

@@ -23,6 +23,11 @@ wm_status wm_host_try_push_batch(wm_producer* producer, const void* src, uint32_
                                  uint32_t* pushed);
 wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens, uint32_t* types,
                                 uint32_t n, uint32_t* popped);
+/* Records of a journal ring to places `step` bytes apart, each of `step` bytes, while every one is the next of its
+ * mailbox by `last` (of each mailbox the number that came last), which is brought up to date; with any_number whatever
+ * their numbers are. What cannot be a journal's record comes as it is. Like wm_host_try_pop_batch otherwise. */
+wm_status wm_host_drain(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens, uint32_t* types, uint32_t n,
+                        uint64_t* last, uint32_t mailboxes, uint32_t any_number, uint32_t* drained);
 uint64_t wm_host_load_acquire(const uint64_t* word);
 void wm_host_store_release(uint64_t* word, uint64_t value);
 uint64_t wm_host_now_ns(void);

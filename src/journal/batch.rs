@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::disk::DIRECT_BLOCK;
-use super::format::{ALIGN, MARK, RECORD_HEADER, RECORD_MAGIC, RecordHeader, TENSOR};
+use super::format::{ALIGN, MARK, RECORD_HEADER, RECORD_MAGIC, RecordHeader, TENSOR, record_bytes};
 use super::options::Entry;
 use super::pages::{LEAD, Pages};
 use super::segment::Segment;
@@ -154,6 +154,38 @@ impl<'a> Batch<'a> {
         padding.fill(0);
         self.total += bytes;
         Ok(())
+    }
+
+    /// Room for records whose payloads are to arrive where they will stay, each [`RECORD_HEADER`] behind its place; see
+    /// [`land`](Self::land).
+    pub(super) fn landing(&mut self, bytes: usize) -> &mut [u8] {
+        self.bytes.room(bytes)
+    }
+
+    /// Where the next record will begin.
+    pub(super) fn end_of_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Adds the record without a tensor whose payload of `len` bytes has arrived `place` bytes behind the end, at the earliest,
+    /// and moves it if that is not where it belongs. Payloads behind it stay.
+    pub(super) fn land(&mut self, place: usize, len: usize, entry: &Entry<'_>) {
+        const HEAD: usize = RECORD_HEADER as usize;
+        let bytes = record_bytes(len as u64, 0) as usize;
+        let room = self.bytes.room(place.max(bytes - HEAD - len) + HEAD + len);
+        if place != 0 {
+            room.copy_within(place + HEAD..place + HEAD + len, HEAD);
+        }
+        let mut header = header(entry, false);
+        header.payload_len = len as u32;
+        if !self.unsummed {
+            (header.payload_crc, header.tensor_crc) = (crc32c::crc32c(&room[HEAD..HEAD + len]), crc32c::crc32c(&[]));
+        }
+        room[..HEAD].copy_from_slice(bytemuck::bytes_of(&header));
+        room[HEAD + len..bytes].fill(0);
+        self.headers.push(self.bytes.len());
+        self.bytes.more(bytes);
+        self.total += bytes as u64;
     }
 
     /// Adds a record whose tensor is, or will be, in pinned memory; `tensor_crc` is of it, if checksums are not left for

@@ -78,14 +78,14 @@ impl Counts {
         Counts { of_mailbox: std::iter::repeat_with(Count::default).take(mailboxes).collect() }
     }
 
-    /// One more that is durable.
-    pub(super) fn keep(&self, mailbox: u32) {
-        self.of_mailbox[mailbox as usize].durable.fetch_add(1, Ordering::Release);
+    /// So many more that are durable.
+    pub(super) fn keep(&self, mailbox: u32, records: u64) {
+        self.of_mailbox[mailbox as usize].durable.fetch_add(records, Ordering::Release);
     }
 
-    /// One more that will never be.
-    pub(super) fn lose(&self, mailbox: u32) {
-        self.of_mailbox[mailbox as usize].lost.fetch_add(1, Ordering::Release);
+    /// So many more that will never be.
+    pub(super) fn lose(&self, mailbox: u32, records: u64) {
+        self.of_mailbox[mailbox as usize].lost.fetch_add(records, Ordering::Release);
     }
 
     pub(super) fn stats(&self, memory: &Memory) -> JournalStats {

@@ -14,6 +14,7 @@ use super::merge::{Drained, Merge, Outlet};
 use super::sink::{Position, Sink};
 use super::tensors::{EndOfWatch, Tensors, Watch};
 use super::writer::Writer;
+use crate::abi;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::port::{Pause, Receiver};
@@ -69,7 +70,10 @@ impl Drain {
         let (to_writer, steps) = channel::bounded(BATCHES);
         let (asks, asked) = channel::unbounded();
         let (used, free) = channel::bounded(BATCHES + 2);
-        let slot = memory.journal_rings.first().map_or(64, |r| r.record_stride as usize);
+        let tapped = memory.handles.iter().filter(|m| m.tap != abi::WM_TAP_NONE);
+        // SAFETY: a pure function of its argument.
+        let payload = |m: &abi::wm_mailbox| unsafe { abi::wm_host_payload_bytes(m.record_stride) } as usize;
+        let longest = tapped.map(payload).max().unwrap_or(0);
         let thread = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
                 .name(name.into())
@@ -84,12 +88,12 @@ impl Drain {
             tensors.pool().core.add_witness(Arc::downgrade(&watch));
         }
         let out = Outlet { to_writer, free };
-        let (state, merge) = (shared.clone(), Merge::new(memory.handles.len(), checksums, tensors, out));
+        let (state, merge) = (shared.clone(), Merge::new(memory.handles.len(), longest, checksums, tensors, out));
         let drainer = thread(
             "warpmail-drain",
             Box::new(move || {
                 let watch = EndOfWatch(watch);
-                drain(rings, slot, merge, &asked, &watch.0, &state);
+                drain(rings, merge, &asked, &watch.0, &state);
             }),
         )?;
         let (state, words) = (shared.clone(), memory.clone());
@@ -161,39 +165,22 @@ impl Drain {
 }
 
 /// Empties the rings until told to end and nothing is left.
-fn drain(
-    mut rings: Vec<Receiver>,
-    slot: usize,
-    mut merge: Merge,
-    asked: &Steps<Asked>,
-    watch: &Watch,
-    shared: &Shared,
-) {
+fn drain(mut rings: Vec<Receiver>, mut merge: Merge, asked: &Steps<Asked>, watch: &Watch, shared: &Shared) {
     let mut asking: Option<Asked> = None;
-    let mut buffer = vec![0u8; slot * 64];
+    // Whether what stands in front of the rings may be taken although records before it are missing.
+    let mut any_number = false;
     let mut pause = Pause::new();
     loop {
         let ending = shared.ending.load(Ordering::Acquire);
         asking = asking.or_else(|| asked.try_recv().ok());
         let mut found = 0;
         for (at, ring) in rings.iter_mut().enumerate() {
-            let mut places: [Option<crate::port::Record>; 64] = [None; 64];
-            match ring.try_pop_batch(&mut buffer, slot, |i, record| places[i] = Some(record)) {
-                Ok(0) => continue,
-                Ok(n) => found += n,
-                Err(e) => {
-                    tracing::error!(error = %e, "a journal ring holds what cannot be");
-                    merge.faults += 1;
-                }
-            }
-            for (i, record) in places.iter().enumerate().filter_map(|(i, r)| r.map(|r| (i, r))) {
-                merge.take(record, &buffer[i * slot..(i + 1) * slot]);
-            }
+            found += merge.drain(ring, any_number);
             watch.saw(at, ring.popped());
         }
-        if ending && found == 0 && merge.waiting() > 0 {
-            tracing::error!(records = merge.waiting(), "journalled records without the ones before them");
-            merge.give_up_waiting();
+        if any_number && found > 0 {
+            tracing::error!(records = found, "journalled records without the ones before them");
+            merge.faults += found as u64;
         }
         *locked(&shared.tensors) = merge.taken;
         if !merge.send(found == 0) {
@@ -207,9 +194,11 @@ fn drain(
             return;
         }
         if found > 0 {
-            pause = Pause::new();
-        } else if ending {
+            (pause, any_number) = (Pause::new(), false);
+        } else if ending && any_number {
             return;
+        } else if ending {
+            any_number = true;
         } else {
             pause.wait();
         }

@@ -57,6 +57,15 @@ impl Pages {
         &mut bytemuck::cast_slice_mut(&mut self.pages)[from..to]
     }
 
+    /// At least so many bytes behind the end, which stays where it is.
+    pub(super) fn room(&mut self, bytes: usize) -> &mut [u8] {
+        let (from, to) = (LEAD + self.len, LEAD + self.len + bytes);
+        if to > self.pages.len() * DIRECT_BLOCK {
+            self.grow(to);
+        }
+        &mut bytemuck::cast_slice_mut(&mut self.pages)[from..]
+    }
+
     #[cold]
     fn grow(&mut self, bytes: usize) {
         let pages = bytes.div_ceil(DIRECT_BLOCK).max(2 * self.pages.len());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver as Steps, RecvTimeoutError, Sender as ToWriter};
 
 use super::drain::{Asked, Shared, Step, locked};
-use super::merge::Drained;
+use super::merge::{Drained, Run};
 use super::sink::{Position, Sink};
 use crate::abi;
 use crate::error::{Error, Result};
@@ -23,8 +23,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     /// Without the journal an arbiter whose taps block would stand still for ever.
     blocks: bool,
-    /// What was written and is not known to be durable: sequence, mailbox, number.
-    behind: VecDeque<(u64, u32, u64)>,
+    /// What was written and is not known to be durable, each with the sequence of its last record.
+    behind: VecDeque<(u64, Run)>,
     /// Written batches, for their memory.
     used: ToWriter<Drained>,
     /// Of each mailbox, what became durable last; and whether, and which, since it was told.
@@ -79,14 +79,17 @@ impl Writer {
 
     fn write(&mut self, sink: &mut dyn Sink, batch: &mut Drained) -> Result<Option<Position>> {
         if let Err(e) = batch.records.wait() {
-            self.lose(batch.mailboxes());
+            self.lose(batch.runs.iter().copied());
             return Err(e);
         }
         loop {
             match sink.append(&mut batch.records) {
                 Ok(sequences) => {
-                    let placed = sequences.zip(&batch.numbers);
-                    self.behind.extend(placed.map(|(sequence, &(mailbox, number))| (sequence, mailbox, number)));
+                    let mut end = *sequences.start() - 1;
+                    self.behind.extend(batch.runs.iter().map(|run| {
+                        end += run.count;
+                        (end, *run)
+                    }));
                     return Ok(None);
                 }
                 // Space may come back: the batch waits, and those behind it, up to the arbiter.
@@ -97,7 +100,7 @@ impl Writer {
                     std::thread::sleep(RETRY);
                 }
                 Err(e) => {
-                    self.lose(batch.mailboxes());
+                    self.lose(batch.runs.iter().copied());
                     return Err(e);
                 }
             }
@@ -106,10 +109,19 @@ impl Writer {
 
     /// Publishes what is durable now, to the host and to the modules.
     fn note_durable(&mut self, durable: u64) {
-        let known = self.behind.partition_point(|(sequence, _, _)| *sequence <= durable);
-        for (_, mailbox, number) in self.behind.drain(..known) {
-            self.newest[mailbox as usize] = number;
-            self.shared.counts.keep(mailbox);
+        while let Some((end, run)) = self.behind.front_mut() {
+            // How many of it are not; its first sequence is end - count + 1.
+            let left = end.saturating_sub(durable);
+            if left >= run.count {
+                break;
+            }
+            let (mailbox, known) = (run.mailbox, run.count - left);
+            self.newest[mailbox as usize] = run.last - left;
+            run.count = left;
+            if left == 0 {
+                self.behind.pop_front();
+            }
+            self.shared.counts.keep(mailbox, known);
             if !std::mem::replace(&mut self.changed[mailbox as usize], true) {
                 self.which.push(mailbox);
             }
@@ -120,9 +132,9 @@ impl Writer {
         }
     }
 
-    fn lose(&self, mailboxes: impl Iterator<Item = u32>) {
-        for mailbox in mailboxes {
-            self.shared.counts.lose(mailbox);
+    fn lose(&self, runs: impl Iterator<Item = Run>) {
+        for run in runs {
+            self.shared.counts.lose(run.mailbox, run.count);
         }
     }
 
@@ -131,7 +143,7 @@ impl Writer {
         tracing::error!(%error, "the journal has failed");
         *locked(&self.shared.failed) = Some(error.clone());
         let behind = std::mem::take(&mut self.behind);
-        self.lose(behind.iter().map(|(_, mailbox, _)| *mailbox));
+        self.lose(behind.into_iter().map(|(_, run)| run));
         for mailbox in 0..self.newest.len() {
             self.memory.publish_durable(mailbox, self.newest[mailbox] | abi::WM_DURABLE_ENDED);
         }
@@ -142,7 +154,7 @@ impl Writer {
         asked.into_iter().for_each(tell);
         for step in steps {
             match step {
-                Step::Write(batch) => self.lose(batch.mailboxes()),
+                Step::Write(batch) => self.lose(batch.runs.iter().copied()),
                 Step::Commit(by) => tell(by),
             }
         }

@@ -71,6 +71,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("mistakes_with_steps_are_refused", steps::mistakes_are_refused),
     ("failing_bodies_are_named", steps::failing_bodies_are_named),
     ("taps_keep_every_record_in_order", tap::taps_keep_every_record_in_order),
+    ("bursts_pass_a_tap_whole", tap::bursts_pass_a_tap_whole),
     ("a_slow_sink_holds_back_or_drops", tap::a_slow_sink_holds_back_or_drops),
     ("a_failed_sink_is_told", tap::a_failed_sink_is_told),
     ("modules_see_what_is_durable", tap::modules_see_what_is_durable),

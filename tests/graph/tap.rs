@@ -97,6 +97,65 @@ pub(crate) fn taps_keep_every_record_in_order(device: &Device) -> Outcome {
     Ok(())
 }
 
+/// Bursts into mailboxes of several strides, taken many at a time: every byte of every record is in the log, in order,
+/// whatever its length, also where the rings are hardly longer than a burst.
+pub(crate) fn bursts_pass_a_tap_whole(device: &Device) -> Outcome {
+    const RECORDS: u64 = 1500;
+    const STRIDES: [u32; 4] = [64, 256, 640, 4096];
+    for (servers, journal_slots) in [(least_servers(device), 16), (3, 16), (4, 256)] {
+        let folder = Folder::new("bursts");
+        let mut graph = Builder::new(device.clone());
+        graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
+        let host = graph.host("host").map_err(text)?;
+        // Two of them share a module, so that a step has to leave room for the second.
+        let (both, one) = (graph.resident("both", builtin::DISCARD), graph.resident("one", builtin::DISCARD));
+        let (both, one) = (both.map_err(text)?, one.map_err(text)?);
+        let mut boxes = Vec::new();
+        for (i, stride) in STRIDES.into_iter().enumerate() {
+            let to = if i < 2 { both } else { one };
+            let id = graph.mailbox(host, to, MailboxOptions { stride, slots: 64 }).map_err(text)?;
+            graph.tap(id, Tap::Block).map_err(text)?;
+            boxes.push(id);
+        }
+        graph.journal_slots(journal_slots).map_err(text)?;
+        let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+        let senders: Result<Vec<_>, _> = boxes.iter().map(|id| runtime.sender(*id)).collect();
+        let mut senders = senders.map_err(text)?;
+        let lengths: Vec<u64> = senders.iter().map(|s| s.payload_bytes() as u64 + 1).collect();
+        // Every third is as long as can be.
+        let bytes = |at: usize, n: u64| {
+            let any = 16 + n * 37 % (lengths[at] - 16);
+            let mut bytes = ring_record(n, n, lengths[at] as usize - 1);
+            bytes.resize(if n.is_multiple_of(3) { lengths[at] - 1 } else { any } as usize, 0xA5);
+            bytes
+        };
+        runtime.journal(folder.log().map_err(text)?).map_err(text)?;
+        runtime.start().map_err(text)?;
+        for n in 0..RECORDS {
+            for (at, sender) in senders.iter_mut().enumerate() {
+                sender.push(n as u16, &bytes(at, n), BOUND).map_err(text)?;
+            }
+        }
+        runtime.drain(BOUND).map_err(text)?;
+        runtime.stop(BOUND).map_err(text)?;
+        let stats = runtime.journal_stats().ok_or("no journal")?;
+        let all = RECORDS * STRIDES.len() as u64;
+        let adds_up = stats.accepted == all && stats.durable == all && stats.dropped + stats.lost == 0;
+        expect(adds_up, || format!("{servers} servers: {stats:?}"))?;
+        let mut next = [0u64; STRIDES.len()];
+        for record in Reader::open(&folder.0, 1).map_err(text)? {
+            let record = record.map_err(text)?;
+            let at = record.mailbox as usize;
+            let n = next.get(at).copied().ok_or("a mailbox that is none")?;
+            let whole = record.payload == bytes(at, n) && record.msg_type == n as u16;
+            expect(whole, || format!("record {n} of mailbox {at} is another in the log, {servers} servers"))?;
+            next[at] += 1;
+        }
+        expect(next == [RECORDS; STRIDES.len()], || format!("{servers} servers: {next:?}"))?;
+    }
+    Ok(())
+}
+
 /// Takes its time with each batch, remembers what it took, and after some batches takes no more.
 struct Trial {
     null: NullSink,
