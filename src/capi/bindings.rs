@@ -530,6 +530,9 @@ unsafe extern "C" {
     pub fn warpmail_builder_tap(builder: *mut warpmail_builder, mailbox: u32, tap: u32) -> warpmail_status;
 }
 unsafe extern "C" {
+    pub fn warpmail_builder_tap_tensors(builder: *mut warpmail_builder, mailbox: u32) -> warpmail_status;
+}
+unsafe extern "C" {
     pub fn warpmail_builder_state_memory(
         builder: *mut warpmail_builder,
         module: u32,

@@ -170,6 +170,14 @@ pub(super) unsafe extern "C" fn warpmail_builder_tap(builder: *mut warpmail_buil
 }
 
 #[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_builder_tap_tensors(builder: *mut warpmail_builder, mailbox: u32) -> i32 {
+    enter(|| {
+        table::hold(builder)?.tap_tensors(MailboxId(mailbox))?;
+        Ok(OK)
+    })
+}
+
+#[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn warpmail_builder_mode(builder: *mut warpmail_builder, mode: u32) -> i32 {
     enter(|| {
         let mode = match mode {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use warpmail::Device;
 use warpmail::abi::{
     WM_BAD_ARGUMENT, WM_BAD_LENGTH, WM_BAD_TYPE, WM_DEVICE_CPU, WM_DEVICE_CUDA, WM_EMPTY, WM_FULL, WM_STALE_LEASE,
-    WM_TENSOR_READ_ONLY, WM_TIMEOUT, WM_TOO_SMALL, WM_TYPE_TENSOR, wm_leases, wm_tensor,
+    WM_TAP_BLOCK, WM_TENSOR_READ_ONLY, WM_TIMEOUT, WM_TOO_SMALL, WM_TYPE_TENSOR, wm_leases, wm_tensor,
 };
 
 use crate::sys::*;
@@ -109,6 +109,55 @@ pub(crate) fn travel_through_a_graph(on: &Device) -> Outcome {
     while stats(p)?.open > 0 && std::time::Instant::now() < until {}
     let s = stats(p)?;
     expect(s.open == 0 && s.used == 0 && s.opened == 101 && s.released_twice == 0, || format!("{s:?}"))
+}
+
+/// The journal takes what tapped records point to, when it is told to.
+pub(crate) fn tensors_reach_a_journal(on: &Device) -> Outcome {
+    let folder = std::env::temp_dir().join(format!("warpmail-capi-tensors-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    let path = std::ffi::CString::new(folder.display().to_string()).map_err(|e| e.to_string())?;
+    let (d, p) = (device(on)?, pool(on, 1 << 20)?);
+    let b = handle(|out| unsafe { warpmail_builder_new(d, out) })?;
+    ok(unsafe { warpmail_builder_pool(b, p) })?;
+    let options = crate::graph::module_options(WARPMAIL_HANDLER_RELAY);
+    let host = made(0, |id| unsafe { warpmail_builder_host(b, c"host".as_ptr(), id) })?;
+    let relay = made(0, |id| unsafe { warpmail_builder_resident(b, c"relay".as_ptr(), &options, id) })?;
+    let there = made(0, |id| unsafe { warpmail_builder_mailbox(b, host, relay, null(), id) })?;
+    let back = made(0, |id| unsafe { warpmail_builder_mailbox(b, relay, host, null(), id) })?;
+    is(unsafe { warpmail_builder_tap_tensors(b, 9) }, WARPMAIL_REFUSED, &["no such mailbox"])?;
+    is(unsafe { warpmail_builder_tap_tensors(b, there) }, WARPMAIL_REFUSED, &["not tapped"])?;
+    is(unsafe { warpmail_builder_tap_tensors(null_mut(), there) }, WARPMAIL_BAD_HANDLE, &["builder"])?;
+    ok(unsafe { warpmail_builder_tap(b, there, WM_TAP_BLOCK) })?;
+    ok(unsafe { warpmail_builder_tap_tensors(b, there) })?;
+    let image = handle(|out| unsafe { warpmail_image_builtin(out) })?;
+    let runtime = handle(|out| unsafe { warpmail_builder_build(b, image, out) })?;
+    ok(unsafe { warpmail_runtime_journal(runtime, path.as_ptr(), 0) })?;
+    let sender = handle(|out| unsafe { warpmail_runtime_sender(runtime, there, out) })?;
+    let receiver = handle(|out| unsafe { warpmail_runtime_receiver(runtime, back, out) })?;
+    ok(unsafe { warpmail_runtime_start(runtime) })?;
+    let t = tensor(p, &[2, 4])?;
+    let content: [u64; 8] = std::array::from_fn(|i| i as u64 * 7 + 1);
+    ok(unsafe { warpmail_tensor_upload(t, content.as_ptr().cast(), 64) })?;
+    for _ in 0..10 {
+        ok(unsafe { warpmail_sender_post(sender, lease(t, 1)?, null(), 0, BOUND) })?;
+        let (status, _, l) = take(receiver, &mut [0; 72], BOUND);
+        ok(status)?;
+        ok(unsafe { warpmail_lease_destroy(l) })?;
+    }
+    ok(unsafe { warpmail_runtime_stop(runtime, BOUND) })?;
+    let mut json = [0u8; 4096];
+    ok(unsafe { warpmail_runtime_journal_json(runtime, json.as_mut_ptr().cast(), json.len(), null_mut()) })?;
+    let json = String::from_utf8_lossy(&json);
+    let kept = json.contains("\"tensors\":10,") && json.contains("\"tensors_missed\":0");
+    expect(kept, || format!("{json}"))?;
+    let mut seen = 0;
+    for record in warpmail::journal::Reader::open(&folder, 1).map_err(|e| e.to_string())? {
+        let record = record.map_err(|e| e.to_string())?;
+        expect(record.tensor == bytemuck::cast_slice::<u64, u8>(&content), || format!("{:?}", record.tensor))?;
+        seen += 1;
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+    expect(seen == 10, || format!("{seen} records in the log"))
 }
 
 pub(crate) fn ends_say_what_is_wrong(on: &Device) -> Outcome {

@@ -62,8 +62,8 @@ typedef wm_status warpmail_status;
 #define WARPMAIL_IDLE_SPIN_BREAK_EVEN UINT64_MAX
 
 /* Handlers of the library's own image, for warpmail_module_options. */
-#define WARPMAIL_HANDLER_RELAY 0u   /* takes a record from each input that has one, gives it to every output */
-#define WARPMAIL_HANDLER_DISCARD 1u /* takes a record from each input that has one */
+#define WARPMAIL_HANDLER_RELAY 0u   /* takes what waits at each input, gives it to every output */
+#define WARPMAIL_HANDLER_DISCARD 1u /* takes what waits at each input */
 
 /* Who arbitrates: the same module graph runs in both modes. docs/arbitration.md tells when which is the better choice.
  */
@@ -310,6 +310,9 @@ warpmail_status warpmail_builder_mailbox(warpmail_builder* builder, uint32_t fro
                                          const warpmail_mailbox_options* options, uint32_t* mailbox);
 /* Sends the records of a mailbox with a resident end to the journal: WM_TAP_DROP, WM_TAP_BLOCK, or WM_TAP_NONE. */
 warpmail_status warpmail_builder_tap(warpmail_builder* builder, uint32_t mailbox, uint32_t tap);
+/* Lets the journal also take the tensors that records of a tapped mailbox (warpmail_builder_tap comes first) point to,
+ * with their bytes as they are when the record passes. The graph needs a pool (warpmail_builder_pool). */
+warpmail_status warpmail_builder_tap_tensors(warpmail_builder* builder, uint32_t mailbox);
 /* Makes device memory of the caller's (on the twin: memory of this process) a part of a module's state, which
  * checkpoints save and restore; *memory is its number in this graph. It stays allocated as long as a runtime built from
  * this builder lives, and nobody but modules uses it during a checkpoint or a restore. */

@@ -176,7 +176,9 @@ impl Builder {
     }
 
     /// A mailbox from its one producer to its one consumer.
-    #[pyo3(signature = (producer, consumer, *, stride = 256, slots = 64, tap = None))]
+    /// `tap_tensors`: the journal takes the tensors that its records point to as well.
+    #[pyo3(signature = (producer, consumer, *, stride = 256, slots = 64, tap = None, tap_tensors = false))]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
     fn mailbox(
         &mut self,
         producer: &Module,
@@ -184,6 +186,7 @@ impl Builder {
         stride: u32,
         slots: u32,
         tap: Option<&str>,
+        tap_tensors: bool,
     ) -> PyResult<Mailbox> {
         let tap = match tap {
             None => Tap::Off,
@@ -191,11 +194,17 @@ impl Builder {
             Some("block") => Tap::Block,
             Some(other) => return Err(Refused::new_err(format!("tap {other:?}: must be 'drop', 'block' or None"))),
         };
+        if tap_tensors && tap == Tap::Off {
+            return Err(Refused::new_err("tap_tensors: its records are not tapped: say tap='block' or tap='drop' too"));
+        }
         let (from, to) = (self.own(producer)?, self.own(consumer)?);
         let options = MailboxOptions { stride, slots };
         let payload_bytes = options.payload_bytes().map_err(raise)?;
         let id = self.open()?.mailbox(from, to, options).map_err(raise)?;
         self.open()?.tap(id, tap).map_err(raise)?;
+        if tap_tensors {
+            self.open()?.tap_tensors(id).map_err(raise)?;
+        }
         let name = format!("{}->{}", producer.name, consumer.name);
         Ok(Mailbox { graph: self.serial, id, name, payload_bytes })
     }

@@ -151,6 +151,12 @@ impl Runtime {
         Ok(to_python(py, &guard.as_ref().ok_or_else(away)?.stats())?.unbind())
     }
 
+    /// What became of the records that taps saw, as a dict; `None` without a journal.
+    fn journal_stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let guard = wait::own(&self.inner, "runtime")?;
+        Ok(to_python(py, &guard.as_ref().ok_or_else(away)?.journal_stats())?.unbind())
+    }
+
     /// Writes what modules know to one crash-safe file in `dir`; says what is in it, as a dict.
     #[pyo3(signature = (dir, timeout = 10.0))]
     fn checkpoint(&self, py: Python<'_>, dir: std::path::PathBuf, timeout: f64) -> PyResult<Py<PyAny>> {

@@ -248,3 +248,26 @@ def test_torch_on_the_host():
         ]:
             with pytest.raises(warpmail.Refused, match=word):
                 sender.post(bad)
+
+
+def test_tensors_reach_a_journal(tmp_path):
+    graph = warpmail.Builder("twin")
+    graph.pool(1 << 20)
+    host, relay = graph.host("host"), graph.resident("relay", warpmail.RELAY)
+    with pytest.raises(warpmail.Refused, match="not tapped"):
+        graph.mailbox(host, relay, tap_tensors=True)
+    there = graph.mailbox(host, relay, tap="block", tap_tensors=True)
+    back = graph.mailbox(relay, host)
+    runtime = graph.build()
+    assert runtime.journal_stats() is None
+    runtime.journal(tmp_path)
+    array = np.arange(24, dtype="f4").reshape(4, 6)
+    with runtime:
+        sender, receiver = runtime.sender(there), runtime.receiver(back)
+        for _ in range(3):
+            sender.post(array)
+            receiver.take(timeout=20).tensor.release()
+    journal = runtime.journal_stats()
+    assert (journal["tensors"], journal["tensors_missed"], journal["tensor_bytes"]) == (3, 0, 3 * array.nbytes)
+    log = b"".join(segment.read_bytes() for segment in tmp_path.glob("*.wmlog"))
+    assert log.count(array.tobytes()) == 3

@@ -94,11 +94,13 @@ class Builder:
         stride: int = 256,
         slots: int = 64,
         tap: Optional[Literal["drop", "block"]] = None,
+        tap_tensors: bool = False,
     ) -> Mailbox:
         """A mailbox from its one producer to its one consumer.
 
         `stride`: bytes of a slot, a multiple of 64 up to 4096; `slots`: a power of two; `tap`: its records go to the
-        journal, and are dropped or waited for when that cannot keep up."""
+        journal, and are dropped or waited for when that cannot keep up; `tap_tensors`: so do the tensors that they point
+        to, with their bytes as they are when the record passes (the graph needs a `pool`)."""
 
     def build(self) -> Runtime:
         """Checks the graph as a whole and makes the runtime. The builder is used up."""
@@ -130,6 +132,10 @@ class Runtime:
 
     def stats(self) -> Dict[str, Any]:
         """Counters of the arbiter, the modules and the mailboxes. No driver call."""
+
+    def journal_stats(self) -> Optional[Dict[str, Any]]:
+        """What became of the records that taps saw (docs/journal.md), in all and of each tapped mailbox; `None` without a
+        journal."""
 
     def quiesce(self, timeout: float = 10.0) -> Quiesce:
         """`with runtime.quiesce():` the arbiter is away, records wait where they are, other calls raise `StateError`."""
