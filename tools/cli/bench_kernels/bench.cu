@@ -4,6 +4,7 @@
 // what it receives and counts what is wrong, and no wait in it is without a bound.
 #include "bench_kernels/common.cuh"
 #include "bench_kernels/corun.cuh"
+#include "bench_kernels/drain.cuh"
 #include "bench_kernels/hop.cuh"
 #include "bench_kernels/steps.cuh"
 #include "bench_kernels/throughput.cuh"

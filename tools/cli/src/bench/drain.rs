@@ -1,22 +1,31 @@
-//! `drain.*`: how fast journalled records reach a sink, and how fast the log reaches the disk.
-//!
-//! The disk's own rate is measured in the same directory with the same block and a sync behind each, into space that was set
-//! aside and not written before, as a log finds it: buffered and, where the file system allows it, direct; the faster of the
-//! two is the floor. What the disk does with space that was written before is told beside it.
+//! `drain.*`: how fast journalled records and tensors reach a sink, over what the bus and the disk can do in the same run; how
+//! late; and what it costs whoever is beside it.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod disk;
+mod kernels;
+mod late;
+mod rings;
+mod tensors;
 
-use crossbeam::channel::bounded;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use indicatif::ProgressBar;
-use warpmail::journal::{Batch, Entry, Log, LogOptions, NullSink, SyncPolicy};
-use warpmail::{Builder, Device, Error, HandlerImage, MailboxOptions, Mode, SpinBudget, Tap, builtin};
+use warpmail::{Builder, Device, Mode, SpinBudget, Tap};
 
-use super::{Target, median, text};
+use self::kernels::Gpu;
+use super::{Target, median};
 use crate::figures::Figures;
+
+/// Every wait of this bench, each far shorter if all is well.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// An arbiter on the device that never parks: these rows are about what moves.
+fn hot(graph: &mut Builder, servers: Option<u32>) -> Result<(), warpmail::Error> {
+    let now = graph.current_budget().clone();
+    let servers = servers.unwrap_or(now.servers);
+    graph.mode(Mode::Device).budget(SpinBudget { idle_spin: None, servers, ..now }).map(drop)
+}
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,9 +38,15 @@ pub(crate) struct Args {
     /// KiB of records behind which a sync stands
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(4..=1 << 20))]
     batch_kib: u64,
-    /// Records through the rings to a sink that forgets them
-    #[arg(long, default_value_t = 1_000_000)]
+    /// Records through the rings to a sink that forgets them, at most; on a GPU kernels make them for half a second
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     records: u64,
+    /// Serving warps of the arbiter; on the twin, threads
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(warpmail::abi::WM_MAX_SERVERS)))]
+    servers: Option<u32>,
+    /// Measure the disk too
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    disk: bool,
     /// Measurements of each kind; the row gives the median
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -39,191 +54,47 @@ pub(crate) struct Args {
     target: Target,
 }
 
-/// A folder that is removed in the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(parent: &Path) -> Result<Self, String> {
-        let path = parent.join(format!("warpmail-bench-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|e| format!("{} cannot be made: {e}", path.display()))?;
-        Ok(Folder(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Aligned as direct writes want it.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(4096))]
-struct Page([u64; 512]);
-
-/// Pages whose bytes are not all alike.
-fn block(bytes: usize) -> Vec<Page> {
-    let mut pages = vec![Page([0; 512]); bytes.div_ceil(4096)];
-    for (i, word) in pages.iter_mut().flat_map(|p| &mut p.0).enumerate() {
-        *word = (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-    pages
-}
-
-/// Bytes a nanosecond of blocks written one after the other, each with a sync behind it. The file has its length before:
-/// otherwise every sync writes that too.
-fn disk_rate(path: &Path, block: &[u8], blocks: u64, flags: i32, written_before: bool) -> io::Result<f64> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path)?;
-    let zeros = vec![0u8; 1 << 20];
-    let all = block.len() as u64 * blocks;
-    if written_before {
-        let plain = File::options().write(true).open(path)?;
-        for at in (0..all).step_by(zeros.len()) {
-            plain.write_all_at(&zeros[..zeros.len().min((all - at) as usize)], at)?;
-        }
-    } else {
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, all)?;
-    }
-    file.sync_all()?;
-    let begin = Instant::now();
-    for i in 0..blocks {
-        file.write_all_at(block, i * block.len() as u64)?;
-        file.sync_data()?;
-    }
-    let rate = all as f64 / begin.elapsed().as_nanos() as f64;
-    std::fs::remove_file(path)?;
-    Ok(rate)
-}
-
-/// The same bytes through the log, in records of `payload` bytes. As a journal does it: one thread encodes, one writes and
-/// syncs. Or one after the other, which tells what that is worth.
-fn log_rate(folder: &Path, payload: &[u8], per_batch: usize, batches: u64, ahead: bool) -> Result<f64, Error> {
-    let path = folder.join("log");
-    let options = LogOptions { sync: SyncPolicy::EveryBatch, ..LogOptions::default() };
-    let (mut log, _) = Log::open(&path, options)?;
-    let entry = Entry { payload, ..Entry::default() };
-    let begin = Instant::now();
-    if ahead {
-        append_ahead(&mut log, &entry, per_batch, batches)?;
-    } else {
-        let entries = vec![entry; per_batch];
-        for _ in 0..batches {
-            log.append(&entries)?;
-        }
-    }
-    let ns = begin.elapsed().as_nanos() as f64;
-    log.close()?;
-    let _ = std::fs::remove_dir_all(path);
-    Ok((payload.len() * per_batch) as f64 * batches as f64 / ns)
-}
-
-/// Appends batches that another thread prepares, one ahead: two stay in the caches.
-fn append_ahead(log: &mut Log, entry: &Entry<'_>, per_batch: usize, batches: u64) -> Result<(), Error> {
-    let (ready, written) = (bounded::<Batch>(0), bounded::<Batch>(2));
-    std::thread::scope(|scope| {
-        let (prepared, used) = (ready.0, written.1);
-        scope.spawn(move || {
-            for _ in 0..batches {
-                let mut batch = used.try_recv().unwrap_or_default();
-                batch.clear();
-                // An entry of this bench keeps to the limits; whoever stops listening has failed and says so.
-                if (0..per_batch).any(|_| batch.push_copy(entry).is_err()) || prepared.send(batch).is_err() {
-                    return;
-                }
-            }
-        });
-        for mut batch in ready.1 {
-            log.append_batch(&mut batch)?;
-            let _ = written.0.try_send(batch);
-        }
-        Ok(())
-    })
-}
-
-/// Records a nanosecond through a relay whose input is tapped, and the same without the tap.
-fn through_rings(device: &Device, records: u64, tap: Tap) -> Result<f64, String> {
-    let mut graph = Builder::new(device.clone());
-    let hot = SpinBudget { idle_spin: None, ..graph.current_budget().clone() };
-    graph.mode(Mode::Device).budget(hot).map_err(text)?;
-    let host = graph.host("host").map_err(text)?;
-    let sink = graph.resident("sink", builtin::DISCARD).map_err(text)?;
-    let mailbox = graph.mailbox(host, sink, MailboxOptions::slots(4096)).map_err(text)?;
-    graph.tap(mailbox, tap).map_err(text)?.journal_slots(4096).map_err(text)?;
-    let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
-    let mut sender = runtime.sender(mailbox).map_err(text)?;
-    if tap != Tap::Off {
-        runtime.journal(NullSink::default()).map_err(text)?;
-    }
-    runtime.start().map_err(text)?;
-    let (batch, mut sent) = (vec![7u8; 248 * 64], 0);
-    let begin = Instant::now();
-    let bound = Duration::from_secs(60);
-    while sent < records {
-        let n = (records - sent).min(64) as usize;
-        match sender.try_push_batch(1, &batch[..248 * n], 248).map_err(text)? {
-            0 if begin.elapsed() > bound => return Err("the records are not taken".into()),
-            0 => std::thread::yield_now(),
-            pushed => sent += pushed as u64,
-        }
-    }
-    let seen = |r: &warpmail::Runtime| r.journal_stats().map_or_else(|| r.stats().mailboxes[0].consumed, |j| j.durable);
-    while seen(&runtime) < records {
-        if begin.elapsed() > bound {
-            return Err(format!("only {} of {records} records were drained", seen(&runtime)));
-        }
-        std::thread::sleep(Duration::from_micros(50));
-    }
-    let rate = records as f64 / begin.elapsed().as_nanos() as f64;
-    runtime.stop(Duration::from_secs(10)).map_err(text)?;
-    Ok(rate)
-}
-
 pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
-    const DIRECT: i32 = 0o40000; // O_DIRECT
-    let device = args.target.gpu()?.unwrap_or_else(Device::twin);
-    let folder = Folder::new(&args.directory)?;
-    let bar = ProgressBar::new(u64::from(args.rounds) * 10);
+    let gpu = args.target.gpu()?.map(Gpu::new).transpose()?;
+    let device = gpu.as_ref().map_or_else(Device::twin, |gpu| gpu.device.clone());
     let mut figures = Figures::new(device.info());
-    let (bytes, blocks) = ((args.batch_kib * 1024) as usize, (args.mib * 1024).div_ceil(args.batch_kib));
-    let pages = block(bytes);
-    let whole: &[u8] = &bytemuck::cast_slice(&pages)[..bytes];
-    let file = folder.0.join("blocks");
-    let failed = |e: io::Error| format!("{} cannot be written: {e}", file.display());
-    // Kinds take turns: many a disk is faster or slower from one minute to the next.
-    let (mut disks, mut logs) = ([const { Vec::new() }; 4], [const { Vec::new() }; 4]);
-    for _ in 0..args.rounds {
-        for (i, (written_before, flags)) in
-            [(true, 0), (true, DIRECT), (false, 0), (false, DIRECT)].into_iter().enumerate()
-        {
-            let rate = disk_rate(&file, whole, blocks, flags, written_before);
-            // Not every file system has direct writes.
-            disks[i].push(if flags == DIRECT { rate.unwrap_or(0.0) } else { rate.map_err(failed)? } * 1e3);
-            let (payload, ahead) = ([4096, 248][i / 2], i % 2 == 0);
-            let per_batch = (bytes / payload).max(1);
-            let rate = log_rate(&folder.0, &whole[..payload], per_batch, blocks, ahead).map_err(text)?;
-            logs[i].push(rate * 1e3);
-            bar.inc(2);
-        }
-    }
-    let ([old_buffered, old_direct, buffered, direct], logs) =
-        (disks.map(|mut r| median(&mut r)), logs.map(|mut r| median(&mut r)));
-    println!("The disk itself, {} KiB and a sync at a time:", args.batch_kib);
-    for (space, buffered, direct) in
-        [("written before", old_buffered, old_direct), ("set aside, the floor", buffered, direct)]
-    {
-        println!("  space {space:22} {buffered:6.0} MB/s buffered, {direct:6.0} MB/s direct");
-    }
-    for (id, rates) in [("drain.disk_4k", &logs[..2]), ("drain.disk_256", &logs[2..])] {
-        figures.add(id, rates[0], "MB/s", Some(buffered.max(direct)));
-        println!("  {id}: {:.0} MB/s with encoding and writing one after the other", rates[1]);
+    let bar = ProgressBar::new(u64::from(args.rounds) * if args.disk { 24 } else { 16 });
+    if args.disk {
+        disk::rows(args, &bar, &mut figures)?;
     }
     let repeat = |run: &mut dyn FnMut() -> Result<f64, String>| {
         let rates: Result<Vec<f64>, String> = (0..args.rounds).map(|_| run().inspect(|_| bar.inc(1))).collect();
         rates.map(|mut r| median(&mut r))
     };
-    let plain = repeat(&mut || through_rings(&device, args.records, Tap::Off))? * 1e3;
-    let tapped = repeat(&mut || through_rings(&device, args.records, Tap::Block))? * 1e3;
-    figures.add("drain.records_256", tapped, "M records/s", Some(plain));
+    let of = |stride, tap| rings::Shape { stride, tap, servers: args.servers, records: args.records };
+    let rate = |stride, tap| repeat(&mut || rings::rate(&device, gpu.as_ref(), of(stride, tap)));
+    let (plain, tapped) = (rate(256, Tap::Off)?, rate(256, Tap::Block)?);
+    figures.add("drain.records_256", tapped * 1e3, "M records/s", Some(plain * 1e3));
+    let bytes = rate(4096, Tap::Block)? * 4096.0;
+    let ceiling = match &gpu {
+        Some(gpu) => {
+            let one_sm = repeat(&mut || gpu.store_rate(1))?;
+            println!("One SM stores {one_sm:.1} GB/s into pinned memory.");
+            Some(repeat(&mut || gpu.store_rate(8))?)
+        }
+        None => Some(repeat(&mut || Ok(tensors::copy_rate()))?),
+    };
+    figures.add("drain.records_4k", bytes, "GB/s", ceiling);
+    let copy = match &gpu {
+        Some(gpu) => repeat(&mut || gpu.copy_rate())?,
+        None => repeat(&mut || Ok(tensors::copy_rate()))?,
+    };
+    let drained = repeat(&mut || tensors::rate(&device))?;
+    figures.add("drain.tensors", drained, "GB/s", Some(copy));
+    let hops = |tap| repeat(&mut || late::hop(&device, gpu.as_ref(), tap, args.servers));
+    let (without, with) = (hops(Tap::Off)?, hops(Tap::Block)?);
+    figures.add("drain.hop_overhead", with, "ns", Some(without));
+    let spread = late::lag(&device)?;
+    figures.add("drain.lag", spread[0], "ns", None).spread(spread);
+    if let Some(gpu) = &gpu {
+        let (alone, beside) = gpu.co_runner(of(256, Tap::Block))?;
+        figures.add("drain.co_runner", beside, "GB/s", Some(alone));
+    }
     bar.finish_and_clear();
     Ok(figures)
 }

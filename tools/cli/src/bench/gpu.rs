@@ -125,6 +125,22 @@ impl Kernels {
             .map_err(failed("cuStreamWaitValue32"))
     }
 
+    /// Has the copy engine bring bytes from the beginning of a buffer to pinned memory, in the stream's order.
+    pub(crate) fn copy_to_pinned(
+        &self,
+        to: &Mapped,
+        at: usize,
+        from: &DeviceBuffer,
+        bytes: usize,
+        stream: Stream,
+    ) -> Result<(), String> {
+        assert!(at + bytes <= to.words * 8 && bytes <= from.len());
+        // SAFETY: both ranges were checked; the caller waits for the stream before either is freed.
+        unsafe { sys::cuMemcpyDtoHAsync_v2(to.host.cast::<u8>().add(at).cast(), from.address(), bytes, stream.0) }
+            .result()
+            .map_err(failed("cuMemcpyDtoHAsync"))
+    }
+
     /// Whether everything on a stream has ended.
     pub(crate) fn is_done(&self, stream: Stream) -> Result<bool, String> {
         // SAFETY: the stream belongs to this context and is never destroyed.

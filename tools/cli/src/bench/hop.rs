@@ -179,7 +179,7 @@ impl Bench {
 }
 
 /// Keeps device memory busy on every SM while it lives.
-struct Load {
+pub(super) struct Load {
     /// The stop word, and the bytes moved so far.
     words: DeviceBuffer,
     _from: DeviceBuffer,
@@ -191,17 +191,17 @@ struct Load {
 
 impl Load {
     /// Starts it and waits until it runs.
-    fn start(bench: &Bench) -> Result<Self, String> {
+    pub(super) fn start(device: &Device, kernels: &Kernels, blocks: u32) -> Result<Self, String> {
         let bytes = 1usize << 30;
-        let alloc = |n| bench.device.alloc(n).map_err(text);
+        let alloc = |n| device.alloc(n).map_err(text);
         let (words, from, to) = (alloc(64)?, alloc(bytes)?, alloc(bytes)?);
-        let kernel = bench.kernels.get("saturate", 0)?;
-        let stream = bench.kernels.stream()?;
+        let kernel = kernels.get("saturate", 0)?;
+        let stream = kernels.stream()?;
         let (mut source, mut target, mut n) = (from.address(), to.address(), (bytes / 16) as u64);
         let (mut stop, mut limit, mut moved) = (words.address(), 20_000_000_000u64, words.address() + 8);
         let params =
             &mut [arg(&mut source), arg(&mut target), arg(&mut n), arg(&mut stop), arg(&mut limit), arg(&mut moved)];
-        bench.kernels.launch(kernel, bench.kernels.multiprocessors, 512, 0, stream, params)?;
+        kernels.launch(kernel, blocks, 512, 0, stream, params)?;
         let mut load = Load { words, _from: from, _to: to, stream, seen: (Instant::now(), 0) };
         let until = Instant::now() + Duration::from_secs(5);
         while load.seen.1 == 0 {
@@ -220,12 +220,12 @@ impl Load {
     }
 
     /// Ends it. Returns the rate at which it moved bytes, in GB/s; an error if it was not running any more.
-    fn end(self, bench: &Bench) -> Result<f64, String> {
+    pub(super) fn end(self, kernels: &Kernels) -> Result<f64, String> {
         let (begin, before) = self.seen;
-        let was_running = !bench.kernels.is_done(self.stream)?;
+        let was_running = !kernels.is_done(self.stream)?;
         let rate = (self.moved()? - before) as f64 / begin.elapsed().as_nanos() as f64;
         self.words.upload(0, &1u64.to_ne_bytes()).map_err(text)?;
-        bench.kernels.wait(self.stream)?;
+        kernels.wait(self.stream)?;
         if !was_running || rate == 0.0 {
             return Err("the co-runner had ended before the loaded figures were taken: they are no figures".into());
         }
@@ -275,9 +275,9 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
         bench.rounds
     );
     let raw = hops(&bench, &pairs, "", &mut figures)?;
-    let load = Load::start(&bench)?;
+    let load = Load::start(&bench.device, &bench.kernels, sms)?;
     let loaded = hops(&bench, &pairs[..pairs.len().min(6)], ".loaded", &mut figures);
-    let rate = load.end(&bench);
+    let rate = load.end(&bench.kernels);
     loaded?;
     figures.add("hop.co_runner", rate?, "GB/s", None);
     if args.grants {
