@@ -236,6 +236,7 @@ impl Merge {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may end there
 mod tests {
     use std::time::{Duration, Instant};
 
