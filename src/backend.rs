@@ -71,6 +71,8 @@ pub(crate) struct StepPlan {
     pub(crate) args: wm_gate_args,
     /// The caller's stream, if it is to run there.
     pub(crate) stream: Option<u64>,
+    /// Launches that are under way at most, the running one and one more included.
+    pub(crate) under_way: usize,
     /// Where the host sees whether the running launch has records.
     pub(crate) live: Live,
 }

@@ -82,7 +82,8 @@ impl ThreadSteps {
             return Err(Error::refused(format!("a CUDA stream for module {}", plan.name), rule));
         }
         let mut captured = Captured(Ops::default());
-        let each = match body.0 {
+        let skips = body.skips;
+        let each = match body.kind {
             Kind::Captured(mut enqueue) => {
                 enqueue(&mut StepStream::new(&mut captured, &plan.args))?;
                 None
@@ -95,10 +96,10 @@ impl ThreadSteps {
         };
         let (queue, work) = channel::unbounded();
         let (done, ended) = channel::unbounded();
-        let (args, is_captured) = (plan.args, each.is_none());
+        let args = plan.args;
         let thread = std::thread::Builder::new()
             .name(format!("warpmail-{}", plan.name))
-            .spawn(move || run(&args, is_captured, captured.0, &work, &done))
+            .spawn(move || run(&args, skips, captured.0, &work, &done))
             .map_err(|e| Error::Unavailable { what: "a thread for a stream module", reason: e.to_string() })?;
         Ok(ThreadSteps { args: plan.args, each, queue: Some(queue), ended, outstanding: 0, thread: Some(thread) })
     }

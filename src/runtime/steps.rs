@@ -6,6 +6,7 @@ use std::time::Duration;
 use crossbeam::channel::{self, Sender};
 
 use super::{Runtime, State};
+use crate::abi;
 use crate::backend::{Live, StepPlan};
 use crate::error::{Error, Result};
 use crate::graph::ModuleId;
@@ -78,8 +79,10 @@ impl Runtime {
             return Err(Error::refused(format!("a second body for module {name}"), "a module has one"));
         }
         let of = &self.memory.gates[gate];
+        // In CPU-arbitrated mode as many steps as are granted, up to the number of doors.
+        let under_way = if of.args.doors == 0 { abi::WM_DOORS as usize } else { of.ahead as usize } + 2;
         let live = Live(self.memory.gate_live(gate));
-        let plan = StepPlan { name: name.clone(), args: of.args, stream: of.stream, live };
+        let plan = StepPlan { name: name.clone(), args: of.args, stream: of.stream, under_way, live };
         self.queues[gate] = Some(self.device().backend.steps(plan, body)?);
         Ok(())
     }

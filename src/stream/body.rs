@@ -13,11 +13,15 @@ pub(crate) enum Kind {
 }
 
 /// The body of a stream module: what runs between a step's gate and its end.
-pub struct Body(pub(crate) Kind);
+pub struct Body {
+    pub(crate) kind: Kind,
+    /// Launches without records leave it out.
+    pub(crate) skips: bool,
+}
 
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match &self.0 {
+        f.write_str(match &self.kind {
             Kind::Captured(_) => "Body::captured",
             Kind::EachStep(_) => "Body::each_step",
             Kind::Graph(_) => "Body::graph",
@@ -27,9 +31,10 @@ impl std::fmt::Debug for Body {
 
 impl Body {
     /// Calls `enqueue` once and captures what it enqueues as a CUDA graph, which each step launches again. A launch without
-    /// records skips it, by a conditional node. Functions of the host ([`StepStream::call`]) cannot be captured so.
+    /// records skips it, by a conditional node, unless [`always`](Self::always) says otherwise. Functions of the host
+    /// ([`StepStream::call`]) cannot be captured so.
     pub fn captured(enqueue: impl FnMut(&mut StepStream<'_>) -> Result<()> + Send + 'static) -> Self {
-        Body(Kind::Captured(Box::new(enqueue)))
+        Body { kind: Kind::Captured(Box::new(enqueue)), skips: true }
     }
 
     /// Calls `enqueue` for every step, ahead of its grant, on a thread of the runtime's. It must enqueue and return, not wait
@@ -37,7 +42,7 @@ impl Body {
     /// were; nothing it leaves there is pushed. So the work must bear that, or look at [`StepStream::live`] itself;
     /// functions of the host are left out.
     pub fn each_step(enqueue: impl FnMut(&mut StepStream<'_>) -> Result<()> + Send + 'static) -> Self {
-        Body(Kind::EachStep(Box::new(enqueue)))
+        Body { kind: Kind::EachStep(Box::new(enqueue)), skips: false }
     }
 
     /// A CUDA graph (`CUgraph`) that the caller has captured, such as `torch.cuda.CUDAGraph.raw_cuda_graph()`; it is copied,
@@ -46,7 +51,14 @@ impl Body {
     /// # Safety
     /// It is a graph of the device's primary context, and the memory that its nodes use stays until the runtime has stopped.
     pub unsafe fn graph(graph: u64) -> Self {
-        Body(Kind::Graph(graph))
+        Body { kind: Kind::Graph(graph), skips: true }
+    }
+
+    /// Has launches without records run the body too, over the buffers as they were; nothing it leaves there is pushed. A
+    /// conditional node costs several microseconds on the way of each record: this saves them, for bodies that bear it.
+    pub fn always(mut self) -> Self {
+        self.skips = false;
+        self
     }
 }
 

@@ -71,6 +71,7 @@ pub(crate) fn carry_every_record(device: &Device) -> Outcome {
     let short = StreamOptions { spin: Some(Duration::from_micros(2)), ahead: 1, ..StreamOptions::default() };
     for (what, options, body) in [
         ("captured", StreamOptions::default(), forward()),
+        ("always", StreamOptions::default(), forward().always()),
         ("each step", StreamOptions::default(), forward_each()),
         ("hot", hot, forward()),
         ("one ahead", short, forward_each()),

@@ -107,8 +107,8 @@ impl Sink for Onto<'_> {
 }
 
 enum Steps {
-    /// Gate, conditional body and end.
-    Graph(sys::CUgraphExec),
+    /// Gate, body and end, several times over: a launch of a graph whose last one has not ended makes the host wait.
+    Graphs(Vec<sys::CUgraphExec>),
     Each(Enqueue),
 }
 
@@ -124,6 +124,8 @@ pub(super) struct Gates {
     calls: VecDeque<Calls>,
     /// Number of the launch that the first of them belongs to.
     first: u64,
+    /// Launches so far.
+    launched: u64,
     failed: Arc<std::sync::atomic::AtomicBool>,
     /// Enqueued since the stream was last seen empty.
     busy: bool,
@@ -152,74 +154,101 @@ impl Gates {
             steps: None,
             calls: VecDeque::new(),
             first: 0,
+            launched: 0,
             failed: Arc::default(),
             busy: false,
         };
-        gates.steps = Some(match body.0 {
+        gates.steps = Some(match body.kind {
             Kind::EachStep(enqueue) => Steps::Each(enqueue),
-            Kind::Captured(enqueue) => Steps::Graph(gates.capture(enqueue)?),
-            Kind::Graph(graph) => Steps::Graph(gates.graph(|body| {
-                let mut node = std::ptr::null_mut();
-                // SAFETY: the caller of Body::graph says that it is a graph; it is copied.
-                unsafe { sys::cuGraphAddChildGraphNode(&mut node, body, std::ptr::null(), 0, graph as sys::CUgraph) }
-                    .result()
-                    .map_err(driver("cuGraphAddChildGraphNode"))
-            })?),
+            Kind::Captured(enqueue) => {
+                let body_graph = gates.capture(enqueue)?;
+                let graphs = gates.graphs(body_graph, body.skips, plan.under_way);
+                // SAFETY: captured above; what was made of it has copies.
+                let _ = unsafe { sys::cuGraphDestroy(body_graph) };
+                Steps::Graphs(graphs?)
+            }
+            Kind::Graph(graph) => Steps::Graphs(gates.graphs(graph as sys::CUgraph, body.skips, plan.under_way)?),
         });
         Ok(gates)
     }
 
-    fn capture(&self, mut enqueue: impl FnMut(&mut StepStream<'_>) -> Result<()>) -> Result<sys::CUgraphExec> {
-        // Captured on a stream of its own: the module's may be the caller's, and have work.
+    /// Captures what `enqueue` enqueues, on a stream of its own: the module's may be the caller's, and have work.
+    fn capture(&self, mut enqueue: impl FnMut(&mut StepStream<'_>) -> Result<()>) -> Result<sys::CUgraph> {
         let (side, mode) = (Stream::new()?, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
-        let exec = self.graph(|body| {
-            let none = (std::ptr::null(), std::ptr::null());
-            // SAFETY: an idle stream of this context, and the conditional's own graph.
-            unsafe { sys::cuStreamBeginCaptureToGraph(side.0, body, none.0, none.1, 0, mode) }
-                .result()
-                .map_err(driver("cuStreamBeginCaptureToGraph"))?;
-            let mut sink = Onto { stream: side.0, calls: None, live: self.live, failed: &self.failed };
-            let outcome = enqueue(&mut StepStream::new(&mut sink, &self.args));
-            let mut captured = std::ptr::null_mut();
-            // SAFETY: ends what was begun above; the graph is the conditional's.
-            let ended = unsafe { sys::cuStreamEndCapture(side.0, &mut captured) };
-            outcome?;
-            ended.result().map_err(|e| {
-                let reason = format!(
-                    "{}; a body must not wait for its stream, allocate, or use a stream that it did not fork from it",
-                    crate::probe::driver_reason(e)
-                );
-                Error::Driver { call: "capturing the body", reason }
-            })
-        });
-        // SAFETY: nothing is enqueued on it: it only captured.
-        let _ = unsafe { result::stream::destroy(side.0) };
-        exec
+        // SAFETY: an idle stream of this context.
+        unsafe { sys::cuStreamBeginCapture_v2(side.0, mode) }.result().map_err(driver("cuStreamBeginCapture"))?;
+        let mut sink = Onto { stream: side.0, calls: None, live: self.live, failed: &self.failed };
+        let outcome = enqueue(&mut StepStream::new(&mut sink, &self.args));
+        let mut captured = std::ptr::null_mut();
+        // SAFETY: ends what was begun above; nothing is enqueued on the stream, it only captured.
+        let ended = unsafe {
+            let ended = sys::cuStreamEndCapture(side.0, &mut captured);
+            let _ = result::stream::destroy(side.0);
+            ended
+        };
+        outcome?;
+        ended.result().map_err(|e| {
+            let reason = format!(
+                "{}; a body must not wait for its stream, allocate, or use a stream that it did not fork from it",
+                crate::probe::driver_reason(e)
+            );
+            Error::Driver { call: "capturing the body", reason }
+        })?;
+        Ok(captured)
     }
 
-    /// The graph of one step, with a conditional body that `fill` fills.
-    fn graph(&self, fill: impl FnOnce(sys::CUgraph) -> Result<()>) -> Result<sys::CUgraphExec> {
-        let mut graph = std::ptr::null_mut();
-        // SAFETY: a plain creation.
-        unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(driver("cuGraphCreate"))?;
-        let exec = self.fill_graph(graph, fill);
-        // SAFETY: made above; what was instantiated of it stands alone.
-        let _ = unsafe { sys::cuGraphDestroy(graph) };
-        exec
+    /// Graphs of one step around copies of `body`, as many as are under way at most.
+    fn graphs(&self, body: sys::CUgraph, skips: bool, n: usize) -> Result<Vec<sys::CUgraphExec>> {
+        let mut execs = Vec::new();
+        for _ in 0..n {
+            let mut graph = std::ptr::null_mut();
+            // SAFETY: a plain creation.
+            unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(driver("cuGraphCreate"))?;
+            let exec = if skips { self.conditional(graph, body) } else { self.plain(graph, body) };
+            let exec = exec.and_then(|()| self.instantiate(graph));
+            // SAFETY: made above; what was instantiated of it stands alone.
+            let _ = unsafe { sys::cuGraphDestroy(graph) };
+            match exec {
+                Ok(exec) => execs.push(exec),
+                Err(e) => {
+                    for exec in execs {
+                        // SAFETY: instantiated above, and never launched.
+                        let _ = unsafe { sys::cuGraphExecDestroy(exec) };
+                    }
+                    return Err(e);
+                }
+            }
+        }
+        Ok(execs)
     }
 
-    fn fill_graph(
-        &self,
-        graph: sys::CUgraph,
-        fill: impl FnOnce(sys::CUgraph) -> Result<()>,
-    ) -> Result<sys::CUgraphExec> {
+    fn instantiate(&self, graph: sys::CUgraph) -> Result<sys::CUgraphExec> {
+        let mut exec = std::ptr::null_mut();
+        // SAFETY: a whole graph of this context.
+        unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) }
+            .result()
+            .map_err(driver("cuGraphInstantiate"))?;
+        // SAFETY: just instantiated; the first launch need not upload it.
+        unsafe { sys::cuGraphUpload(exec, self.stream) }.result().map_err(driver("cuGraphUpload"))?;
+        Ok(exec)
+    }
+
+    /// Gate, body, end.
+    fn plain(&self, graph: sys::CUgraph, body: sys::CUgraph) -> Result<()> {
+        let begin = self.kernel_node(graph, None, self.kernels.begin, None)?;
+        let middle = child(graph, Some(begin), body)?;
+        self.kernel_node(graph, Some(middle), self.kernels.end, None).map(drop)
+    }
+
+    /// The same with the body as a conditional node that the gate decides on.
+    fn conditional(&self, graph: sys::CUgraph, body: sys::CUgraph) -> Result<()> {
         let cannot = |e| {
             let reason = crate::probe::driver_reason(e);
-            let what = "conditional nodes of CUDA graphs, which a captured body needs (CUDA 12.4 or newer)";
-            Error::Unavailable { what, reason: format!("{reason}; Body::each_step does without") }
+            let what = "conditional nodes of CUDA graphs, which skip a captured body (CUDA 12.4 or newer)";
+            Error::Unavailable { what, reason: format!("{reason}; Body::always does without") }
         };
         let assign = sys::CU_GRAPH_COND_ASSIGN_DEFAULT;
-        let (mut handle, mut exec) = (0, std::ptr::null_mut());
+        let mut handle = 0;
         // SAFETY: a graph of this context.
         unsafe { sys::cuGraphConditionalHandleCreate(&mut handle, graph, self.context.raw, 0, assign) }
             .result()
@@ -240,16 +269,9 @@ impl Gates {
             .result()
             .map_err(cannot)?;
         // SAFETY: written by the call above, which made a conditional of one body.
-        let body = unsafe { *params.__bindgen_anon_1.conditional.phGraph_out };
-        fill(body)?;
-        self.kernel_node(graph, Some(node), self.kernels.end, None)?;
-        // SAFETY: a whole graph of this context.
-        unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) }
-            .result()
-            .map_err(driver("cuGraphInstantiate"))?;
-        // SAFETY: just instantiated; the first launch need not upload it.
-        unsafe { sys::cuGraphUpload(exec, self.stream) }.result().map_err(driver("cuGraphUpload"))?;
-        Ok(exec)
+        let inside = unsafe { *params.__bindgen_anon_1.conditional.phGraph_out };
+        child(inside, None, body)?;
+        self.kernel_node(graph, Some(node), self.kernels.end, None).map(drop)
     }
 
     fn kernel_node(
@@ -317,6 +339,17 @@ impl Gates {
     }
 }
 
+/// Adds a copy of `body` to a graph.
+fn child(graph: sys::CUgraph, after: Option<sys::CUgraphNode>, body: sys::CUgraph) -> Result<sys::CUgraphNode> {
+    let (mut node, before) = (std::ptr::null_mut(), after.as_ref());
+    let (from, n) = (before.map_or(std::ptr::null(), std::ptr::from_ref), usize::from(before.is_some()));
+    // SAFETY: both are graphs of this context (for a caller's own, see Body::graph); the node before is of the first.
+    unsafe { sys::cuGraphAddChildGraphNode(&mut node, graph, from, n, body) }
+        .result()
+        .map_err(driver("cuGraphAddChildGraphNode"))?;
+    Ok(node)
+}
+
 /// A union that the driver takes zero-filled.
 fn unsafe_zeroed() -> sys::CUgraphNodeParams {
     // SAFETY: plain data of which every bit pattern, zeros too, is a value.
@@ -362,9 +395,13 @@ impl StepQueue for Gates {
                 .result()
                 .map_err(driver("cuStreamWaitValue32"))?;
         }
-        if let Some(Steps::Graph(exec)) = self.steps {
+        let n = self.launched as usize;
+        self.launched += 1;
+        if let Some(Steps::Graphs(execs)) = &self.steps {
             // SAFETY: instantiated for this context; everything its nodes use outlives the steps.
-            return unsafe { sys::cuGraphLaunch(exec, self.stream) }.result().map_err(driver("cuGraphLaunch"));
+            return unsafe { sys::cuGraphLaunch(execs[n % execs.len()], self.stream) }
+                .result()
+                .map_err(driver("cuGraphLaunch"));
         }
         // The functions of launches that have ended are let go; the report says how many have.
         let report = self.live.0 as usize - std::mem::offset_of!(abi::wm_gate_report, live_ns);
@@ -409,8 +446,10 @@ impl Drop for Gates {
         let Ok(_entered) = self.context.enter() else { return };
         // SAFETY: nothing is enqueued any more, and both were made for this object.
         unsafe {
-            if let Some(Steps::Graph(exec)) = self.steps {
-                let _ = sys::cuGraphExecDestroy(exec);
+            if let Some(Steps::Graphs(execs)) = self.steps.take() {
+                for exec in execs {
+                    let _ = sys::cuGraphExecDestroy(exec);
+                }
             }
             if self.is_own {
                 let _ = result::stream::destroy(self.stream);

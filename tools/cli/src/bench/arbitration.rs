@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// What modules the pipelines are made of
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Resident, Kind::Stream, Kind::Mixed])]
     kinds: Vec<Kind>,
+    /// How the bodies on streams are enqueued
+    #[arg(long, value_enum, default_value_t = How::Always)]
+    enqueue: How,
     #[command(flatten)]
     target: Target,
 }
@@ -54,6 +57,17 @@ enum Kind {
     Stream,
     /// One of each in turn
     Mixed,
+}
+
+/// How a body is enqueued.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum How {
+    /// Captured once; launches without records run it too
+    Always,
+    /// Captured once, a conditional node that launches without records skip
+    Conditional,
+    /// By a closure, for each step
+    EachStep,
 }
 
 impl Kind {
@@ -388,7 +402,7 @@ fn of_streams(
 
 pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     let device = args.target.gpu()?.unwrap_or_else(Device::twin);
-    let bodies = Bodies::new(&device)?;
+    let bodies = Bodies::new(&device, args.enqueue)?;
     let places = (&device, &bodies);
     let mut figures = Figures::new(device.info());
     let bar = ProgressBar::new((args.kinds.len() * PIPELINES.len() * args.bodies.len()) as u64 + 2);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use warpmail::{Body, Device, Error, Result, StepBuffer, StepStream, abi};
 
-use super::WORDS;
+use super::{How, WORDS};
 use crate::bench::gpu::{Kernel, Kernels, arg};
 
 /// `step_ends` of bench_kernels/steps.cuh.
@@ -36,20 +36,23 @@ impl Work {
 }
 
 /// The bench kernels, if there is a GPU.
-pub(super) struct Bodies(Option<(Arc<Kernels>, Kernel)>);
+pub(super) struct Bodies {
+    gpu: Option<(Arc<Kernels>, Kernel)>,
+    how: How,
+}
 
 impl Bodies {
-    pub(super) fn new(device: &Device) -> std::result::Result<Self, String> {
+    pub(super) fn new(device: &Device, how: How) -> std::result::Result<Self, String> {
         if device.info().ordinal.is_none() {
-            return Ok(Bodies(None));
+            return Ok(Bodies { gpu: None, how });
         }
         let kernels = Kernels::load(device)?;
         let kernel = kernels.get("step_work", 0)?;
-        Ok(Bodies(Some((Arc::new(kernels), kernel))))
+        Ok(Bodies { gpu: Some((Arc::new(kernels), kernel)), how })
     }
 
     pub(super) fn body(&self, work: Work) -> Body {
-        let Some((kernels, kernel)) = &self.0 else {
+        let Some((kernels, kernel)) = &self.gpu else {
             return Body::each_step(move |step| {
                 let work = work.bind(step)?;
                 // SAFETY: the buffers are the module's own, which nobody else touches while its step runs.
@@ -57,12 +60,17 @@ impl Bodies {
             });
         };
         let (kernels, kernel) = (kernels.clone(), *kernel);
-        Body::captured(move |step| {
+        let enqueue = move |step: &mut StepStream<'_>| {
             let mut work = work.bind(step)?;
             let stream = step.raw().ok_or_else(|| Error::Failed("there is no stream".into()))?;
             let outcome = kernels.launch_on(kernel, 1, 32, stream, &mut [arg(&mut work)]);
             outcome.map_err(Error::Failed)
-        })
+        };
+        match self.how {
+            How::Always => Body::captured(enqueue).always(),
+            How::Conditional => Body::captured(enqueue),
+            How::EachStep => Body::each_step(enqueue),
+        }
     }
 }
 
