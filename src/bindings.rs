@@ -697,7 +697,9 @@ pub struct wm_gate_state {
     pub took: u64,
     pub credits: u64,
     pub spun_ns: u64,
-    pub pad0: [u8; 64usize],
+    pub parked: u64,
+    pub parks: u64,
+    pub pad0: [u8; 48usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -711,7 +713,9 @@ const _: () = {
     ["Offset of field: wm_gate_state::took"][::core::mem::offset_of!(wm_gate_state, took) - 40usize];
     ["Offset of field: wm_gate_state::credits"][::core::mem::offset_of!(wm_gate_state, credits) - 48usize];
     ["Offset of field: wm_gate_state::spun_ns"][::core::mem::offset_of!(wm_gate_state, spun_ns) - 56usize];
-    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 64usize];
+    ["Offset of field: wm_gate_state::parked"][::core::mem::offset_of!(wm_gate_state, parked) - 64usize];
+    ["Offset of field: wm_gate_state::parks"][::core::mem::offset_of!(wm_gate_state, parks) - 72usize];
+    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 80usize];
 };
 impl Default for wm_gate_state {
     fn default() -> Self {
@@ -766,7 +770,7 @@ pub struct wm_gate_args {
     pub rule: u32,
     pub scope: u32,
     pub parks: u32,
-    pub reserved: u32,
+    pub calls: u32,
     pub word: u64,
     pub bell: u64,
     pub control: u64,
@@ -793,7 +797,7 @@ const _: () = {
     ["Offset of field: wm_gate_args::rule"][::core::mem::offset_of!(wm_gate_args, rule) - 16usize];
     ["Offset of field: wm_gate_args::scope"][::core::mem::offset_of!(wm_gate_args, scope) - 20usize];
     ["Offset of field: wm_gate_args::parks"][::core::mem::offset_of!(wm_gate_args, parks) - 24usize];
-    ["Offset of field: wm_gate_args::reserved"][::core::mem::offset_of!(wm_gate_args, reserved) - 28usize];
+    ["Offset of field: wm_gate_args::calls"][::core::mem::offset_of!(wm_gate_args, calls) - 28usize];
     ["Offset of field: wm_gate_args::word"][::core::mem::offset_of!(wm_gate_args, word) - 32usize];
     ["Offset of field: wm_gate_args::bell"][::core::mem::offset_of!(wm_gate_args, bell) - 40usize];
     ["Offset of field: wm_gate_args::control"][::core::mem::offset_of!(wm_gate_args, control) - 48usize];

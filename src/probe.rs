@@ -148,6 +148,19 @@ pub fn probe() -> Probe {
     }
 }
 
+/// What is to be said of a graph with so many stream modules: streams share the connections to a device, and one that waits
+/// holds up those that share its own, until the pacer lets it go.
+pub(crate) fn too_few_connections(stream_modules: usize) -> Option<String> {
+    let set = std::env::var("CUDA_DEVICE_MAX_CONNECTIONS").ok().and_then(|v| v.trim().parse().ok());
+    let (connections, others) = (set.unwrap_or(8usize), 2); // the arbiter's own, and that of copies
+    (stream_modules > 0 && stream_modules + others > connections.min(32)).then(|| {
+        format!(
+            "{stream_modules} stream modules share {connections} connections to the device with the arbiter, so that some wait for \
+             others: set CUDA_DEVICE_MAX_CONNECTIONS=32 before the process first uses CUDA"
+        )
+    })
+}
+
 /// What keeps a kernel from staying on the device while others run, whatever the device.
 pub(crate) fn no_place_to_stay() -> Option<String> {
     let is = |name: &str, bad: &dyn Fn(&str) -> bool| std::env::var(name).is_ok_and(|v| bad(v.trim()));

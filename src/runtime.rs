@@ -133,6 +133,12 @@ impl Runtime {
         if host_doors && memory.mode() == Mode::Device {
             launches = Box::new(HostDoors::new(launches, held));
         }
+        if memory.device().info().ordinal.is_some()
+            && memory.mode() == Mode::Device
+            && let Some(why) = crate::probe::too_few_connections(memory.gates.len())
+        {
+            tracing::warn!("{why}");
+        }
         let footprint = launches.footprint();
         let queues = memory.gates.iter().map(|_| None).collect();
         tracing::debug!(?footprint, "allocated and loaded");

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::options::Rule;
 
 pub use body::{Body, StepBuffer, StepStream};
-pub(crate) use body::{Enqueue, Kind, Sink};
+pub(crate) use body::{Enqueue, Kind, Sink, input_of, output_of};
 pub(crate) use runner::{Command, Runner};
 
 /// What a step pushes to one output unless its body says otherwise, in the head of the output's buffer.

@@ -5,13 +5,17 @@
 
 #include "protocol/gate.hpp"
 
-// `handle`: of the conditional node that holds the body; 0: there is none, and the body runs whatever the gate says.
+extern "C" __global__ void __launch_bounds__(32) warpmail_gate_begin(const __grid_constant__ wm_gate_args args) {
+    if (warpmail::gate_is_valid(args))
+        warpmail::gate_begin(warpmail::warp_lanes{}, args);
+}
+
+// Decides on the conditional node that holds a body. Not the gate itself: graphs with a conditional node run one after
+// the other on a device, so that one whose gate waits would keep those of other modules waiting.
 extern "C" __global__ void __launch_bounds__(32)
-    warpmail_gate_begin(const __grid_constant__ wm_gate_args args, cudaGraphConditionalHandle handle) {
-    const warpmail::warp_lanes lanes;
-    const bool live = warpmail::gate_is_valid(args) && warpmail::gate_begin(lanes, args);
-    if (handle != 0 && threadIdx.x == 0)
-        cudaGraphSetConditional(handle, live ? 1u : 0u);
+    warpmail_gate_decide(const __grid_constant__ wm_gate_args args, cudaGraphConditionalHandle handle) {
+    if (threadIdx.x == 0)
+        cudaGraphSetConditional(handle, warpmail::at<const wm_gate_state>(args.state)->live != 0 ? 1u : 0u);
 }
 
 extern "C" __global__ void __launch_bounds__(32) warpmail_gate_end(const __grid_constant__ wm_gate_args args) {

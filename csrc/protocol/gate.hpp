@@ -122,25 +122,27 @@ template <class L> WM_FN u32 gate_take_all(L lanes, const wm_gate_args& g, wm_ga
     return took;
 }
 
-// Waits for a grant, bounded. True: there is one, and the next launch may begin. False: the launch is void.
-template <class L> WM_FN bool gate_wait(L lanes, const wm_gate_args& g, wm_gate_state& s, u32 taken, bool& parked) {
-    const u64 launch = s.launches;
+// Waits for a grant, bounded. False: the launch is void.
+template <class L>
+WM_FN bool gate_wait(L lanes, const wm_gate_args& g, const wm_gate_state& s, u32 taken, bool& parked) {
     parked = false;
     bool granted = steps_granted(lanes, g) != taken;
     if (!granted && !gate_is_stopped(lanes, g)) {
         granted = wait_until(lanes, g.spin_ns, [&] { return steps_granted(lanes, g) != taken; });
-        if (!granted && g.parks && has_next_door(lanes, g, s, launch)) {
-            parked = gate_park(lanes, g, launch, taken);
+        if (!granted && g.parks && has_next_door(lanes, g, s, s.launches)) {
+            parked = gate_park(lanes, g, s.launches, taken);
             granted = !parked;
         }
     }
-    if (!parked && g.doors != 0)
-        gate_leave_wanted(lanes, g, s, launch);
     return granted;
 }
 
 // The gate. Returns whether the launch is live, the same to all lanes. Ordering: what the producers of the records
 // wrote before they pushed is visible to the body.
+//
+// Between the grant and the body it stores nothing over the bus: a fence, and the end of the kernel, would wait for it.
+// A module that never parks has the next launch begin without a ring in any case, and says so first; for one that parks
+// the gate's end does.
 template <class L> WM_FN bool gate_begin(L lanes, const wm_gate_args& g) {
     wm_gate_state& s = *at<wm_gate_state>(g.state);
     wm_gate_report* report = at<wm_gate_report>(g.report);
@@ -150,6 +152,8 @@ template <class L> WM_FN bool gate_begin(L lanes, const wm_gate_args& g) {
             store_relaxed(&at<wm_bell>(g.bell)->parked, u64{0}, g.scope); // R0: awake
         store_relaxed_sys(&report->begun, s.launches + 1);
     }
+    if (g.doors != 0 && !g.parks)
+        gate_leave_wanted(lanes, g, s, s.launches);
     lanes.sync();
     u32 took = 0, good = 0;
     bool parked;
@@ -162,14 +166,13 @@ template <class L> WM_FN bool gate_begin(L lanes, const wm_gate_args& g) {
     if (lanes.rank() == 0) {
         s.took = took;
         s.live = live;
+        s.parked = parked;
         s.begin_ns = granted_ns;
         s.spun_ns += granted_ns - begin_ns;
         for (u32 o = 0; live && o < g.n_outputs; o++)
             *buffer_of(g, WM_MAX_INPUTS + o) = {g.lens[o], g.types[o], s.taken};
-        if (live)
+        if (live && g.calls)
             store_relaxed_sys(&report->live_ns, granted_ns);
-        if (parked)
-            store_relaxed_sys(&report->parks, load_relaxed_sys(&report->parks) + 1);
     }
     lanes.sync();
     return live;
@@ -200,12 +203,11 @@ template <class L> WM_FN void gate_count(L lanes, const wm_gate_args& g, u64 in,
         store_relaxed_sys(at<u64>(g.stats_out) + i, load_relaxed_gpu(at<const u64>(g.stats) + i));
 }
 
-// The gate's end, behind the body.
+// The gate's end, behind the body. First what others wait for: the records, then the slots, then the next launch.
 template <class L> WM_FN void gate_end(L lanes, const wm_gate_args& g) {
     wm_gate_state& s = *at<wm_gate_state>(g.state);
     wm_gate_report* report = at<wm_gate_report>(g.report);
-    const u64 launch = s.launches, took = s.took, live = s.live, begin_ns = s.begin_ns;
-    const u64 credits = load_relaxed_sys(&at<wm_control>(g.control)->credits); // for the next; its way overlaps
+    const u64 launch = s.launches, took = s.took, live = s.live, parked = s.parked, begin_ns = s.begin_ns;
     lanes.sync();
     u64 in = 0, out = 0, refused = 0;
     for (u32 o = 0; live && o < g.n_outputs; o++) {
@@ -227,15 +229,21 @@ template <class L> WM_FN void gate_end(L lanes, const wm_gate_args& g) {
         }
         gate_count(lanes, g, in, out, refused, now_ns() - begin_ns);
     }
+    if (g.doors != 0 && g.parks && !parked)
+        gate_leave_wanted(lanes, g, s, launch);
+    const u64 credits = load_relaxed_sys(&at<wm_control>(g.control)->credits); // for the next launch
     lanes.sync();
     if (lanes.rank() == 0) {
         s.taken += took != 0;
         s.launches = launch + 1;
         s.took = s.live = 0;
         s.credits = credits;
+        s.parks += parked;
         store_relaxed_sys(&report->steps, s.taken);
+        store_relaxed_sys(&report->parks, s.parks);
         store_relaxed_sys(&report->spun_ns, s.spun_ns);
-        store_relaxed_sys(&report->live_ns, u64{0});
+        if (g.calls)
+            store_relaxed_sys(&report->live_ns, u64{0});
         store_release_sys(&report->ended, launch + 1);
     }
 }

@@ -111,7 +111,10 @@ impl Memory {
 
     /// Stream modules whose step is under way, in words.
     pub(crate) fn live_steps(&self) -> Vec<String> {
-        let is_live = |(gate, _): &(usize, &Gate)| self.gate_report(*gate).live_ns != 0;
+        let is_live = |(gate, _): &(usize, &Gate)| {
+            let report = self.gate_report(*gate);
+            report.begun != report.ended // gates poll for microseconds
+        };
         let names = self.gates.iter().enumerate().filter(is_live);
         names.map(|(_, g)| format!("the body of stream module {}", self.module_names[g.module])).collect()
     }

@@ -11,7 +11,7 @@ use crate::backend::{Live, StepPlan};
 use crate::error::{Error, Result};
 use crate::graph::ModuleId;
 use crate::memory::Memory;
-use crate::stream::{Body, Command, Runner};
+use crate::stream::{Body, Command, Runner, StepBuffer, input_of, output_of};
 use crate::wait::deadline;
 
 /// The thread that enqueues steps.
@@ -85,6 +85,22 @@ impl Runtime {
         let plan = StepPlan { name: name.clone(), args: of.args, stream: of.stream, under_way, live };
         self.queues[gate] = Some(self.device().backend.steps(plan, body)?);
         Ok(())
+    }
+
+    fn gate_of(&self, module: ModuleId) -> Result<&crate::memory::gates::Gate> {
+        let unknown = || Error::refused(format!("module id {}", module.0), "it is no module of Builder::steps");
+        self.memory.gates.iter().find(|g| g.module == module.index()).ok_or_else(unknown)
+    }
+
+    /// The buffer that the records of a stream module's input are delivered to; for bodies that are captured elsewhere. It lives
+    /// as long as the runtime.
+    pub fn step_input(&self, module: ModuleId, input: usize) -> Result<StepBuffer> {
+        input_of(&self.gate_of(module)?.args, input)
+    }
+
+    /// The buffer whose record is pushed to an output at the end of each step.
+    pub fn step_output(&self, module: ModuleId, output: usize) -> Result<StepBuffer> {
+        output_of(&self.gate_of(module)?.args, output)
     }
 
     /// Ends the steps of one stream module for good; those under way come to their end. Its records wait in its mailboxes, and

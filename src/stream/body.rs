@@ -79,6 +79,23 @@ impl StepBuffer {
     }
 }
 
+pub(crate) fn input_of(args: &abi::wm_gate_args, input: usize) -> Result<StepBuffer> {
+    buffer(args, "input", input, args.n_inputs, input)
+}
+
+pub(crate) fn output_of(args: &abi::wm_gate_args, output: usize) -> Result<StepBuffer> {
+    buffer(args, "output", output, args.n_outputs, abi::WM_MAX_INPUTS as usize + output)
+}
+
+fn buffer(args: &abi::wm_gate_args, what: &str, number: usize, of: u32, row: usize) -> Result<StepBuffer> {
+    if number >= of as usize {
+        return Err(Error::refused(format!("{what} {number} of a stream module"), format!("it has {of}")));
+    }
+    // SAFETY: a pure function of its argument.
+    let bytes = unsafe { abi::wm_host_payload_bytes(args.ends[row].record_stride) } as usize;
+    Ok(StepBuffer { head: args.buffers[row], bytes })
+}
+
 /// Where the work of a step is enqueued: a CUDA stream; on the twin a list that a thread goes through.
 pub(crate) trait Sink {
     fn raw(&self) -> Option<u64>;
@@ -118,21 +135,12 @@ impl<'a> StepStream<'a> {
     /// The buffer that the records of an input are delivered to. With [`Rule::Any`](crate::Rule) the step has one record, and
     /// the heads of the other inputs say [`abi::WM_STEP_NOTHING`].
     pub fn input(&self, input: usize) -> Result<StepBuffer> {
-        self.buffer("input", input, self.args.n_inputs, input)
+        input_of(self.args, input)
     }
 
     /// The buffer whose record is pushed to an output when the body is done.
     pub fn output(&self, output: usize) -> Result<StepBuffer> {
-        self.buffer("output", output, self.args.n_outputs, abi::WM_MAX_INPUTS as usize + output)
-    }
-
-    fn buffer(&self, what: &str, number: usize, of: u32, row: usize) -> Result<StepBuffer> {
-        if number >= of as usize {
-            return Err(Error::refused(format!("{what} {number} of a stream module"), format!("it has {of}")));
-        }
-        // SAFETY: a pure function of its argument.
-        let bytes = unsafe { abi::wm_host_payload_bytes(self.args.ends[row].record_stride) } as usize;
-        Ok(StepBuffer { head: self.args.buffers[row], bytes })
+        output_of(self.args, output)
     }
 
     /// Enqueues a copy inside device memory.

@@ -449,7 +449,9 @@ typedef struct wm_gate_state {
     uint64_t took;     /* a bit an input: the slot of its record is to be given back */
     uint64_t credits;  /* of wm_control, as it was last seen */
     uint64_t spun_ns;  /* time that gates have polled */
-    uint8_t pad0[WM_LINE_BYTES - 64];
+    uint64_t parked;   /* whether the running launch has announced that the module parks */
+    uint64_t parks;    /* launches that did */
+    uint8_t pad0[WM_LINE_BYTES - 80];
 } wm_gate_state;
 
 /* A stream module's steps to the host, in pinned memory; written by the steps alone. */
@@ -457,7 +459,7 @@ typedef struct wm_gate_report {
     uint64_t begun;   /* launches that have begun */
     uint64_t ended;   /* launches that have ended */
     uint64_t wanted;  /* credits below this one may begin without a ring */
-    uint64_t live_ns; /* when the running launch found its records; 0: it has none. For host functions of a body, too */
+    uint64_t live_ns; /* when the running launch found its records; 0: it has none. Where the body calls the host */
     uint64_t steps;   /* launches that had records */
     uint64_t parks;   /* launches that ended parked */
     uint64_t spun_ns; /* time that gates have polled */
@@ -470,14 +472,14 @@ typedef struct wm_gate_args {
     uint32_t version;
     uint32_t n_inputs;
     uint32_t n_outputs;
-    uint32_t rule;     /* WM_RULE_* */
-    uint32_t scope;    /* WM_SCOPE_GPU: the arbiter is a kernel; WM_SCOPE_SYS: it is on the CPU */
-    uint32_t parks;    /* 0: the next launch never waits for a ring */
-    uint32_t reserved; /* 0 */
-    uint64_t word;     /* steps granted, modulo 2^32: a readiness word whose far end is the arbiter */
-    uint64_t bell;     /* wm_bell that the arbiter rings at */
-    uint64_t control;  /* wm_control, pinned */
-    uint64_t report;   /* wm_gate_report, pinned */
+    uint32_t rule;    /* WM_RULE_* */
+    uint32_t scope;   /* WM_SCOPE_GPU: the arbiter is a kernel; WM_SCOPE_SYS: it is on the CPU */
+    uint32_t parks;   /* 0: the next launch never waits for a ring */
+    uint32_t calls;   /* not 0: the body calls functions of the host, which look at live_ns */
+    uint64_t word;    /* steps granted, modulo 2^32: a readiness word whose far end is the arbiter */
+    uint64_t bell;    /* wm_bell that the arbiter rings at */
+    uint64_t control; /* wm_control, pinned */
+    uint64_t report;  /* wm_gate_report, pinned */
     uint64_t doors; /* wm_doorbell[WM_DOORS], pinned; 0: launches wait for none, the host enqueues granted ones only */
     uint64_t state; /* wm_gate_state, device memory */
     uint64_t stats; /* wm_module_stats of the module, device memory */

@@ -18,12 +18,13 @@ use crate::stream::{Body, Enqueue, Kind, Sink, StepStream};
 /// Threads of a gate's one block.
 const THREADS: u32 = 32;
 
-/// The two kernels, loaded once for a device.
+/// The kernels, loaded once for a device.
 #[derive(Debug)]
 pub(super) struct Kernels {
     context: Arc<Context>,
     library: sys::CUlibrary,
     begin: sys::CUfunction,
+    decide: sys::CUfunction,
     end: sys::CUfunction,
 }
 
@@ -38,8 +39,10 @@ impl Kernels {
         let missing =
             |reason: &str| Error::Unavailable { what: "stream modules on this device", reason: reason.into() };
         let library = load_library(HandlerImage::gates().map_err(missing)?)?;
-        let mut kernels = Kernels { context, library, begin: std::ptr::null_mut(), end: std::ptr::null_mut() };
-        for (name, function) in [("begin", &mut kernels.begin), ("end", &mut kernels.end)] {
+        let none = std::ptr::null_mut();
+        let mut kernels = Kernels { context, library, begin: none, decide: none, end: none };
+        let wanted = [("begin", &mut kernels.begin), ("decide", &mut kernels.decide), ("end", &mut kernels.end)];
+        for (name, function) in wanted {
             let name = CString::new(format!("warpmail_gate_{name}")).unwrap_or_default();
             *function = load_kernel(library, &name)?.ok_or_else(|| missing("its gates were not compiled in"))?;
         }
@@ -107,8 +110,12 @@ impl Sink for Onto<'_> {
 }
 
 enum Steps {
-    /// Gate, body and end, several times over: a launch of a graph whose last one has not ended makes the host wait.
-    Graphs(Vec<sys::CUgraphExec>),
+    /// Several alike: a launch of a graph whose last one has not ended makes the host wait.
+    Graphs {
+        execs: Vec<sys::CUgraphExec>,
+        /// The gate is in them.
+        whole: bool,
+    },
     Each(Enqueue),
 }
 
@@ -149,7 +156,7 @@ impl Gates {
             kernels,
             stream,
             is_own: plan.stream.is_none(),
-            args: plan.args,
+            args: abi::wm_gate_args { calls: u32::from(matches!(body.kind, Kind::EachStep(_))), ..plan.args },
             live: plan.live,
             steps: None,
             calls: VecDeque::new(),
@@ -162,12 +169,15 @@ impl Gates {
             Kind::EachStep(enqueue) => Steps::Each(enqueue),
             Kind::Captured(enqueue) => {
                 let body_graph = gates.capture(enqueue)?;
-                let graphs = gates.graphs(body_graph, body.skips, plan.under_way);
+                let execs = gates.graphs(body_graph, body.skips, plan.under_way);
                 // SAFETY: captured above; what was made of it has copies.
                 let _ = unsafe { sys::cuGraphDestroy(body_graph) };
-                Steps::Graphs(graphs?)
+                Steps::Graphs { execs: execs?, whole: !body.skips }
             }
-            Kind::Graph(graph) => Steps::Graphs(gates.graphs(graph as sys::CUgraph, body.skips, plan.under_way)?),
+            Kind::Graph(graph) => {
+                let execs = gates.graphs(graph as sys::CUgraph, body.skips, plan.under_way)?;
+                Steps::Graphs { execs, whole: !body.skips }
+            }
         });
         Ok(gates)
     }
@@ -240,7 +250,7 @@ impl Gates {
         self.kernel_node(graph, Some(middle), self.kernels.end, None).map(drop)
     }
 
-    /// The same with the body as a conditional node that the gate decides on.
+    /// Body and end, the body as a conditional node; the gate stands in front of this graph, see gates.cu.
     fn conditional(&self, graph: sys::CUgraph, body: sys::CUgraph) -> Result<()> {
         let cannot = |e| {
             let reason = crate::probe::driver_reason(e);
@@ -253,7 +263,7 @@ impl Gates {
         unsafe { sys::cuGraphConditionalHandleCreate(&mut handle, graph, self.context.raw, 0, assign) }
             .result()
             .map_err(cannot)?;
-        let begin = self.kernel_node(graph, None, self.kernels.begin, Some(handle))?;
+        let begin = self.kernel_node(graph, None, self.kernels.decide, Some(handle))?;
         let mut params: sys::CUgraphNodeParams = unsafe_zeroed();
         params.type_ = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_CONDITIONAL;
         params.__bindgen_anon_1.conditional = sys::CUDA_CONDITIONAL_NODE_PARAMS {
@@ -316,10 +326,10 @@ impl Gates {
     }
 
     fn launch(&self, function: sys::CUfunction) -> Result<()> {
-        let (mut args, mut handle) = (self.args, 0u64);
-        let mut params = [(&raw mut args).cast::<c_void>(), (&raw mut handle).cast::<c_void>()];
-        // SAFETY: the kernels take these, one of them only the first; the runtime keeps what `args` names alive until the
-        // launch has ended.
+        let mut args = self.args;
+        let mut params = [(&raw mut args).cast::<c_void>()];
+        // SAFETY: the gate and its end take the arguments by value; the runtime keeps what they name alive until the launch
+        // has ended.
         unsafe { result::launch_kernel(function, (1, 1, 1), (THREADS, 1, 1), 0, self.stream, &mut params) }
             .map_err(driver("cuLaunchKernel"))
     }
@@ -397,7 +407,10 @@ impl StepQueue for Gates {
         }
         let n = self.launched as usize;
         self.launched += 1;
-        if let Some(Steps::Graphs(execs)) = &self.steps {
+        if let Some(Steps::Graphs { execs, whole }) = &self.steps {
+            if !whole {
+                self.launch(self.kernels.begin)?;
+            }
             // SAFETY: instantiated for this context; everything its nodes use outlives the steps.
             return unsafe { sys::cuGraphLaunch(execs[n % execs.len()], self.stream) }
                 .result()
@@ -446,7 +459,7 @@ impl Drop for Gates {
         let Ok(_entered) = self.context.enter() else { return };
         // SAFETY: nothing is enqueued any more, and both were made for this object.
         unsafe {
-            if let Some(Steps::Graphs(execs)) = self.steps.take() {
+            if let Some(Steps::Graphs { execs, .. }) = self.steps.take() {
                 for exec in execs {
                     let _ = sys::cuGraphExecDestroy(exec);
                 }

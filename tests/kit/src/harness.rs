@@ -111,6 +111,10 @@ fn parent(name: &str, place: &Place, limit: Duration) -> Result<(), Failed> {
     for variable in ["CUDA_LAUNCH_BLOCKING", "CUDA_DEVICE_MAX_CONNECTIONS"].iter().filter(|_| place.blocking) {
         command.env(variable, "1");
     }
+    // Streams that wait hold up those that share their connection to the device; there are 8 unless this says otherwise.
+    if !place.blocking {
+        command.env("CUDA_DEVICE_MAX_CONNECTIONS", "32");
+    }
     let mut child = command
         .env(CHILD, name)
         .env("WARPMAIL_MODE", place.mode.to_string())

@@ -37,7 +37,15 @@ enum Command {
     Bench(bench::Args),
 }
 
+/// Streams share the connections to a device, eight unless this says otherwise, and one that waits holds up those that share its
+/// own: as many as there can be, unless the caller has decided.
+const CONNECTIONS: (&str, &str) = ("CUDA_DEVICE_MAX_CONNECTIONS", "32");
+
 fn main() -> ExitCode {
+    if std::env::var_os(CONNECTIONS.0).is_none() {
+        // SAFETY: this process has one thread yet.
+        unsafe { std::env::set_var(CONNECTIONS.0, CONNECTIONS.1) };
+    }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().command {

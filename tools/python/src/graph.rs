@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use warpmail::{Device, HandlerImage, MailboxOptions, Mode, ModuleOptions, Rule, SpinBudget, Tap};
+use warpmail::{Device, HandlerImage, MailboxOptions, Mode, ModuleOptions, SpinBudget, Tap};
 
 use crate::errors::{Refused, StateError, raise};
 use crate::runtime::Runtime;
 use crate::tensor::Pool;
-use crate::wait;
+use crate::{steps, wait};
 
 /// A module of one graph.
 #[pyclass(frozen, eq, hash, module = "warpmail")]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Module {
-    graph: u64,
+    pub(crate) graph: u64,
     pub(crate) id: warpmail::ModuleId,
     #[pyo3(get)]
     name: String,
@@ -165,13 +165,27 @@ impl Builder {
                 "handler {handler}: the package has warpmail.RELAY and warpmail.DISCARD"
             )));
         }
-        let rule = match rule {
-            "any" => Rule::Any,
-            "all" => Rule::All,
-            _ => return Err(Refused::new_err(format!("rule {rule:?}: must be 'any' or 'all'"))),
-        };
+        let rule = steps::rule_of(rule)?;
         let options = ModuleOptions { priority, batch, out_records, rule, ..ModuleOptions::handler(handler) };
         let id = self.open()?.resident(name, options).map_err(raise)?;
+        Ok(Module { graph: self.serial, id, name: name.into() })
+    }
+
+    /// A stream module: work on a CUDA stream in steps that the arbiter grants; `Runtime.body` says what a step does.
+    #[pyo3(signature = (name, *, rule = "any", priority = 0, spin = 20e-6, ahead = 4, pushes = Vec::new(), stream = None))]
+    #[allow(clippy::too_many_arguments)]
+    fn steps(
+        &mut self,
+        name: &str,
+        rule: &str,
+        priority: u8,
+        spin: Option<f64>,
+        ahead: u32,
+        pushes: Vec<(u32, u16)>,
+        stream: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Module> {
+        let options = steps::options(rule, priority, spin, ahead, pushes, stream)?;
+        let id = self.open()?.steps(name, options).map_err(raise)?;
         Ok(Module { graph: self.serial, id, name: name.into() })
     }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 
 use crate::errors::{Refused, StateError, raise};
-use crate::graph::Mailbox;
+use crate::graph::{Mailbox, Module};
 use crate::ports::{Receiver, Sender};
+use crate::steps::{self, StepBuffer};
 use crate::{to_python, wait};
 
 /// Stops are tried this long when an object is dropped or a `with` ends.
@@ -80,6 +81,22 @@ impl Runtime {
         }
         Ok(mailbox.id)
     }
+
+    fn own_module(&self, module: &Module) -> PyResult<warpmail::ModuleId> {
+        if module.graph != self.graph {
+            return Err(Refused::new_err("the module belongs to another graph"));
+        }
+        Ok(module.id)
+    }
+
+    fn step_buffer(slf: &Bound<'_, Self>, module: &Module, input: bool, number: usize) -> PyResult<StepBuffer> {
+        let id = slf.get().own_module(module)?;
+        let (buffer, is_cuda) = slf.get().with(slf.py(), |r| {
+            let buffer = if input { r.step_input(id, number)? } else { r.step_output(id, number)? };
+            Ok((buffer, r.device().info().ordinal.is_some()))
+        })?;
+        Ok(StepBuffer::new(buffer, is_cuda, slf.clone().unbind()))
+    }
 }
 
 impl Drop for Runtime {
@@ -123,6 +140,41 @@ impl Runtime {
     /// Sends the records of tapped mailboxes to the log in a directory. Before the start.
     fn journal(&self, py: Python<'_>, dir: std::path::PathBuf) -> PyResult<()> {
         self.with(py, |r| r.journal(warpmail::journal::Log::open(dir, Default::default())?.0))
+    }
+
+    /// What the steps of a stream module do: `graph`, a captured `torch.cuda.CUDAGraph(keep_graph=True)`; `enqueue(stream)`,
+    /// called for every step ahead of its grant; or `call()`, a function of the host, in the stream's order. Before the start.
+    #[pyo3(signature = (module, *, graph = None, enqueue = None, call = None, always = false))]
+    fn body(
+        &self,
+        py: Python<'_>,
+        module: &Module,
+        graph: Option<&Bound<'_, PyAny>>,
+        enqueue: Option<Py<PyAny>>,
+        call: Option<Py<PyAny>>,
+        always: bool,
+    ) -> PyResult<()> {
+        let (id, body) = (self.own_module(module)?, steps::body(graph, enqueue, call, always)?);
+        self.with(py, |r| r.body(id, body))
+    }
+
+    /// Where the records of a stream module's input are delivered to.
+    #[pyo3(signature = (module, input = 0))]
+    fn step_input(slf: &Bound<'_, Self>, module: &Module, input: usize) -> PyResult<StepBuffer> {
+        Self::step_buffer(slf, module, true, input)
+    }
+
+    /// Where a stream module's steps leave what is pushed to an output.
+    #[pyo3(signature = (module, output = 0))]
+    fn step_output(slf: &Bound<'_, Self>, module: &Module, output: usize) -> PyResult<StepBuffer> {
+        Self::step_buffer(slf, module, false, output)
+    }
+
+    /// Ends the steps of one stream module for good; its records wait in its mailboxes.
+    #[pyo3(signature = (module, timeout = 10.0))]
+    fn close(&self, py: Python<'_>, module: &Module, timeout: f64) -> PyResult<()> {
+        let (id, bound) = (self.own_module(module)?, wait::bound(timeout)?);
+        self.with(py, |r| r.close(id, bound))
     }
 
     /// Starts the arbiter.
