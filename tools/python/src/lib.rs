@@ -9,6 +9,7 @@ mod graph;
 mod owners;
 mod ports;
 mod runtime;
+mod steps;
 mod tensor;
 mod wait;
 
@@ -43,6 +44,7 @@ fn _warpmail(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<graph::Mailbox>()?;
     m.add_class::<runtime::Runtime>()?;
     m.add_class::<runtime::Quiesce>()?;
+    m.add_class::<steps::StepBuffer>()?;
     m.add_class::<ports::Sender>()?;
     m.add_class::<ports::Receiver>()?;
     m.add_class::<tensor::Pool>()?;

@@ -72,3 +72,46 @@ def test_what_is_not_the_pools_is_refused():
             sender.post(torch.ones(2, device="cuda"))
         with pytest.raises(warpmail.Refused, match="grad"):
             sender.post(torch.ones(2, device="cuda", requires_grad=True), stream=-1)
+
+
+def model(always, stream=None):
+    """host -> a captured graph of PyTorch's -> host: eight float32, doubled, and one added."""
+    graph = warpmail.Builder("cuda")
+    host = graph.host("host")
+    steps = graph.steps("model", pushes=[(32, 5)], stream=stream)
+    there, back = graph.mailbox(host, steps), graph.mailbox(steps, host)
+    runtime = graph.build()
+    source = torch.as_tensor(runtime.step_input(steps), device="cuda")[:32].view(torch.float32)
+    target = torch.as_tensor(runtime.step_output(steps), device="cuda")[:32].view(torch.float32)
+    captured = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.cuda.graph(captured):
+        target.copy_(source * 2 + 1)
+    runtime.body(steps, graph=captured, always=always)
+    return runtime, runtime.sender(there), runtime.receiver(back), captured
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_captured_graph_is_a_body(always, own):
+    stream = torch.cuda.Stream() if own else None
+    runtime, sender, receiver, captured = model(always, stream)
+    with runtime:
+        for n in range(500):
+            sender.post(torch.full((8,), float(n)).numpy().tobytes(), timeout=20)
+            record = receiver.take(timeout=20)
+            answer = torch.frombuffer(bytearray(record.payload), dtype=torch.float32)
+            assert record.msg_type == 5 and bool((answer == 2 * n + 1).all())
+            if n % 100 == 0:
+                torch.cuda.synchronize()  # bounded by max_wait, whatever the module waits for
+    del captured
+
+
+def test_streams_that_cannot_carry_steps_are_refused():
+    torch.cuda.init()
+    for stream, word in [(torch.cuda.default_stream(), "default streams"), (1, "default streams")]:
+        graph = warpmail.Builder("cuda")
+        host, steps = graph.host("host"), graph.steps("model", stream=stream)
+        graph.mailbox(host, steps)
+        runtime = graph.build()
+        with pytest.raises(warpmail.Refused, match=word):
+            runtime.body(steps, call=lambda: None)

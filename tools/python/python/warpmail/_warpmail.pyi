@@ -2,7 +2,7 @@
 
 import os
 from types import TracebackType
-from typing import Any, Dict, List, Literal, Optional, Protocol, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, Literal, Optional, Protocol, Sequence, Tuple, Type, Union
 
 __version__: str
 RELAY: int
@@ -86,6 +86,24 @@ class Builder:
     ) -> Module:
         """A module that the arbiter itself runs, with a built-in handler: `RELAY` or `DISCARD`."""
 
+    def steps(
+        self,
+        name: str,
+        *,
+        rule: Literal["any", "all"] = "any",
+        priority: int = 0,
+        spin: Optional[float] = 20e-6,
+        ahead: int = 4,
+        pushes: Sequence[Tuple[int, int]] = (),
+        stream: Any = None,
+    ) -> Module:
+        """A stream module: work on a CUDA stream in steps that the arbiter grants; `Runtime.body` says what a step does.
+
+        `spin`: seconds that a gate polls before the module parks; None: it never parks. `pushes`: what a step pushes, by
+        output, as (bytes, message type); nothing for outputs that are not named. `stream`: a `torch.cuda.Stream`, or a
+        CUstream as a number, to run on; it must outlive the runtime.
+        """
+
     def mailbox(
         self,
         producer: Module,
@@ -121,6 +139,33 @@ class Runtime:
     def journal(self, dir: "os.PathLike[str] | str") -> None:
         """Sends the records of tapped mailboxes to the log in a directory. Before the start."""
 
+    def body(
+        self,
+        module: Module,
+        *,
+        graph: Any = None,
+        enqueue: Optional[Callable[[Optional[int]], None]] = None,
+        call: Optional[Callable[[], None]] = None,
+        always: bool = False,
+    ) -> None:
+        """What the steps of a stream module do: one of three. Once for each module, before the start.
+
+        `graph`: a captured `torch.cuda.CUDAGraph(keep_graph=True)`, or a CUgraph as a number; it is copied, and the memory
+        that it uses must stay. Launches without records skip it, or with `always` run it over what is in the buffers;
+        nothing is pushed then. `enqueue(stream)`: called for every step, ahead of its grant, on a thread of the runtime's,
+        with the CUstream (None on the twin). `call()`: a function of the host that runs once a step, in the stream's
+        order, and calls nothing of CUDA.
+        """
+
+    def step_input(self, module: Module, input: int = 0) -> StepBuffer:
+        """Where the records of a stream module's input are delivered to."""
+
+    def step_output(self, module: Module, output: int = 0) -> StepBuffer:
+        """Where a stream module's steps leave what is pushed to an output."""
+
+    def close(self, module: Module, timeout: float = 10.0) -> None:
+        """Ends the steps of one stream module for good; its records wait in its mailboxes."""
+
     def start(self) -> None:
         """Starts the arbiter."""
 
@@ -150,6 +195,25 @@ class Runtime:
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None: ...
+
+class StepBuffer:
+    """The buffer of one end of a stream module, always at the same address: `torch.as_tensor(buffer, device="cuda")` on a
+    GPU, `numpy.asarray(buffer)` on the twin, both of bytes and without a copy."""
+
+    @property
+    def address(self) -> int:
+        """Address of the payload."""
+
+    @property
+    def head(self) -> int:
+        """Address of the head in front of it: length and message type, 32 bits each, then the number of the step."""
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def __cuda_array_interface__(self) -> Dict[str, Any]: ...
+    @property
+    def __array_interface__(self) -> Dict[str, Any]: ...
 
 class Quiesce:
     """The context manager of `Runtime.quiesce`."""

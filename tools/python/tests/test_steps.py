@@ -1,0 +1,103 @@
+"""Stream modules from Python, on the twin."""
+
+import contextlib
+import gc
+import time
+
+import numpy
+import pytest
+
+import warpmail
+
+
+@contextlib.contextmanager
+def steps(body=None, **options):
+    """host -> steps -> host; `body` makes the keywords of Runtime.body from the two buffers."""
+    graph = warpmail.Builder("twin")
+    host, model = graph.host("host"), graph.steps("model", **options)
+    there, back = graph.mailbox(host, model), graph.mailbox(model, host)
+    runtime = graph.build()
+    source, target = runtime.step_input(model), runtime.step_output(model)
+    runtime.body(model, **body(source, target))
+    with runtime:
+        yield runtime, runtime.sender(there), runtime.receiver(back), model
+
+
+def doubled(source, target):
+    source, target = numpy.asarray(source), numpy.asarray(target)
+
+    def call():
+        target[:16] = source[:16] * 2
+
+    return {"call": call}
+
+
+def test_a_body_computes_between_its_buffers():
+    with steps(doubled, pushes=[(16, 9)]) as (runtime, sender, receiver, _):
+        for n in range(200):
+            sender.post(bytes([n % 100] * 16), timeout=20)
+            record = receiver.take(timeout=20)
+            assert (record.msg_type, record.payload) == (9, bytes([n % 100 * 2] * 16))
+        runtime.drain(timeout=20)
+        (model,) = [m for m in runtime.stats()["modules"] if m["name"] == "model"]
+        assert model["records_in"] == model["records_out"] == 200
+
+
+def test_what_a_body_raises_names_the_module():
+    def fails(_source, _target):
+        def call():
+            raise ValueError("not today")
+
+        return {"call": call}
+
+    with pytest.raises(warpmail.Error), steps(fails) as (runtime, sender, receiver, _):
+        sender.post(b"x", timeout=20)
+        until = time.monotonic() + 20
+        while runtime.state != "failed" and time.monotonic() < until:
+            time.sleep(0.01)
+        assert runtime.state == "failed"
+        receiver.take(timeout=0.1)
+
+
+def test_a_closed_module_answers_no_more():
+    with steps(doubled, pushes=[(16, 9)]) as (runtime, sender, receiver, model):
+        sender.post(bytes(16), timeout=20)
+        receiver.take(timeout=20)
+        runtime.close(model, timeout=20)
+        sender.post(bytes(16), timeout=20)
+        with pytest.raises(warpmail.Timeout):
+            receiver.take(timeout=0.05)
+
+
+def test_buffers_outlive_the_name_of_their_runtime():
+    graph = warpmail.Builder("twin")
+    host, model = graph.host("host"), graph.steps("model")
+    graph.mailbox(host, model)
+    array = numpy.asarray(graph.build().step_input(model))
+    gc.collect()
+    assert array.nbytes == 248 and not array.any()
+
+
+def test_mistakes_are_refused():
+    graph = warpmail.Builder("twin")
+    with pytest.raises(warpmail.Refused, match="rule"):
+        graph.steps("a", rule="some")
+    with pytest.raises(warpmail.Refused, match="1 to 12"):
+        graph.steps("a", ahead=99)
+    with pytest.raises(TypeError, match="stream"):
+        graph.steps("a", stream="mine")
+    host, model, resident = graph.host("host"), graph.steps("model"), graph.resident("relay", warpmail.RELAY)
+    graph.mailbox(host, model)
+    graph.mailbox(host, resident)
+    runtime = graph.build()
+    with pytest.raises(warpmail.Refused, match="one of graph="):
+        runtime.body(model)
+    with pytest.raises(warpmail.Refused, match="twin"):
+        runtime.body(model, graph=7)
+    with pytest.raises(warpmail.Refused, match="Builder::steps"):
+        runtime.body(resident, call=lambda: None)
+    with pytest.raises(warpmail.Refused, match="it has 0"):
+        runtime.step_output(model)
+    assert not hasattr(runtime.step_input(model), "__cuda_array_interface__")
+    with pytest.raises(warpmail.StateError, match="has no body"):
+        runtime.start()
