@@ -11,7 +11,7 @@ extern "C" __global__ void __launch_bounds__(warpmail::arbiter_max_threads, 1)
     warpmail::arbiter_kernel<warpmail::builtin_handlers>(args);
 }
 
-extern "C" __global__ void __launch_bounds__(warpmail::step_threads)
+extern "C" __global__ void __launch_bounds__(warpmail::step_threads, 1)
     warpmail_builtin_arbiter_step(const __grid_constant__ wm_step_args args) {
     warpmail::step_kernel<warpmail::builtin_handlers>(args);
 }

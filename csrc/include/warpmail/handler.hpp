@@ -17,7 +17,7 @@
 //       warpmail::arbiter_kernel<my_handlers>(args);
 //   }
 // and, for the arbiter on the CPU (docs/arbitration.md), a kernel of the same name with _step behind it:
-//   extern "C" __global__ void __launch_bounds__(warpmail::step_threads)
+//   extern "C" __global__ void __launch_bounds__(warpmail::step_threads, 1)
 //       my_arbiter_step(const __grid_constant__ wm_step_args args) {
 //       warpmail::step_kernel<my_handlers>(args);
 //   }

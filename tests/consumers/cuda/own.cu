@@ -8,7 +8,7 @@ extern "C" __global__ void own_arbiter(const __grid_constant__ wm_arbiter_args a
     warpmail::arbiter_kernel<own_handlers>(args);
 }
 
-extern "C" __global__ void __launch_bounds__(warpmail::step_threads)
+extern "C" __global__ void __launch_bounds__(warpmail::step_threads, 1)
     own_arbiter_step(const __grid_constant__ wm_step_args args) {
     warpmail::step_kernel<own_handlers>(args);
 }

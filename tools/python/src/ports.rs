@@ -71,7 +71,7 @@ impl Sender {
         let Ok(bytes) = payload.downcast::<PyBytes>() else {
             return self.post_tensor(py, payload, msg_type, note, stream, Some(wait::bound(timeout)?));
         };
-        let payload = plain(bytes, msg_type, note)?;
+        let payload = plain(bytes, msg_type, note, stream)?;
         let mut sender = wait::own(&self.inner, "sender")?;
         match sender.try_push(msg_type, payload) {
             Err(warpmail::Error::Full { .. }) => {}
@@ -94,7 +94,7 @@ impl Sender {
         let Ok(bytes) = payload.downcast::<PyBytes>() else {
             return self.post_tensor(py, payload, msg_type, note, stream, None);
         };
-        let payload = plain(bytes, msg_type, note)?;
+        let payload = plain(bytes, msg_type, note, stream)?;
         wait::own(&self.inner, "sender")?.try_push(msg_type, payload).map_err(raise)
     }
 
@@ -106,12 +106,20 @@ impl Sender {
 }
 
 /// The bytes to post, unless something was said that only goes with a tensor.
-fn plain<'a>(bytes: &'a Bound<'_, PyBytes>, msg_type: u16, note: Option<&[u8]>) -> PyResult<&'a [u8]> {
+fn plain<'a>(
+    bytes: &'a Bound<'_, PyBytes>,
+    msg_type: u16,
+    note: Option<&[u8]>,
+    stream: Option<i64>,
+) -> PyResult<&'a [u8]> {
     if u32::from(msg_type) == abi::WM_TYPE_TENSOR {
         return Err(Refused::new_err(format!("message type {msg_type}: it is the tensors'; choose another")));
     }
     if note.is_some() {
         return Err(Refused::new_err("a note goes with a tensor: bytes are their own"));
+    }
+    if stream.is_some() {
+        return Err(Refused::new_err("a stream goes with a tensor: bytes are memory of the host"));
     }
     Ok(bytes.as_bytes())
 }

@@ -211,6 +211,11 @@ pub(crate) fn lease_of(
 ) -> PyResult<Lease> {
     let py = object.py();
     if let Ok(tensor) = object.downcast::<Tensor>() {
+        if stream.is_some_and(|stream| stream != -1) {
+            return Err(Refused::new_err(
+                "a stream for a tensor of the pool: posting in the order of a stream is not there yet; synchronise the stream that writes it, then leave it out",
+            ));
+        }
         return tensor.get().lease()?.map_err(raise);
     }
     if !object.hasattr("__dlpack__")? {

@@ -168,6 +168,10 @@ def test_bad_tensors_are_refused_by_name(what):
     with tensors() as (pool, sender, _):
         with pytest.raises(warpmail.Refused, match="stream"):
             sender.post(np.ones(2), stream=-1)
+        with pytest.raises(warpmail.Refused, match="stream"):
+            sender.post(b"bytes", stream=7)
+        with pytest.raises(warpmail.Refused, match="stream"):
+            sender.post(pool.alloc([2]), stream=7)
         array = BAD[what]()
         with pytest.raises(warpmail.Refused, match=what):
             sender.post(array)
