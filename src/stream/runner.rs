@@ -23,6 +23,9 @@ const TICK_QUIET: Duration = Duration::from_millis(10);
 const TICK_QUIET_CPU: Duration = Duration::from_millis(1);
 /// How often a stream is asked whether it is well.
 const ASK: Duration = Duration::from_millis(50);
+/// How often it may fail to say so, on the way to an end, until it is given up: what a body did is said once, a device that is
+/// gone says it always.
+const FAULTS: u32 = 100;
 
 pub(crate) enum Command {
     /// Wait for no more grants, and answer when nothing is enqueued.
@@ -207,7 +210,6 @@ impl Runner {
             if let Err(e) = &left {
                 let name = self.name(self.lanes[i].gate);
                 tracing::warn!(module = %name, error = %e, "its steps did not end in order");
-                self.memory.abandon();
             }
             outcome = outcome.and(left.map_err(|e| match e {
                 Error::Timeout { .. } => Error::Stuck { waited: bound, stuck: self.name(self.lanes[i].gate) },
@@ -224,16 +226,26 @@ impl Runner {
     fn wait_for(&mut self, i: usize, until: Instant) -> Result<()> {
         let lane = &mut self.lanes[i];
         let Some(queue) = &mut lane.queue else { return Ok(()) };
-        while !queue.is_empty()? {
-            if Instant::now() >= until {
-                return Err(Error::Timeout { what: "the end of its steps".into(), waited: Duration::ZERO });
+        let (mut outcome, mut faults) = (Ok(()), 0);
+        loop {
+            match queue.is_empty() {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(e) => {
+                    faults += 1;
+                    outcome = outcome.and(Err(e));
+                }
+            }
+            let late = Instant::now() >= until;
+            if late || faults > FAULTS {
+                self.memory.abandon(); // they may be running still, with memory that the caller is about to free
+                let late = Error::Timeout { what: "the end of its steps".into(), waited: Duration::ZERO };
+                return outcome.and(Err(late));
             }
             std::thread::sleep(Duration::from_micros(100));
         }
-        if lane.let_in.is_some() {
-            lane.launched = lane.let_in.unwrap_or(0);
-        }
-        Ok(())
+        lane.launched = lane.let_in.unwrap_or(lane.launched);
+        outcome
     }
 }
 

@@ -428,7 +428,7 @@ impl StepQueue for Gates {
     }
 
     fn is_empty(&mut self) -> Result<bool> {
-        if self.failed.load(std::sync::atomic::Ordering::Acquire) {
+        if self.failed.swap(false, std::sync::atomic::Ordering::AcqRel) {
             return Err(Error::Failed("a function of its body panicked".into()));
         }
         if !self.busy {
