@@ -114,7 +114,19 @@ fn compile_fatbin_for(
     let mut build = cc::Build::new();
     build.cuda(true).cudart("none").cargo_metadata(false).debug(false).opt_level(3).warnings(false);
     let compiler = build.try_get_compiler().map_err(|e| format!("cc cannot drive nvcc: {e}"))?;
-    let mut command = Command::new(compiler.path());
+    // nvlink writes the folders it searches into what it links, and nvcc names them by where it was called from: called from
+    // its own folder, it names none of this machine's.
+    let given = compiler.path();
+    let mut command = Command::new(given);
+    #[cfg(unix)]
+    if let Ok(nvcc) = fs::canonicalize(given)
+        && let (Some(folder), Some(name)) = (nvcc.parent(), nvcc.file_name())
+        && given.file_name() == Some(name)
+    {
+        use std::os::unix::process::CommandExt;
+        command = Command::new(&nvcc);
+        command.current_dir(folder).arg0(Path::new(".").join(name));
+    }
     command.args(["-std=c++17", "-O3", "-fatbin", "-Xcompiler", "-Wall,-Wextra"]).arg("-o").arg(out);
     // Line information names the folders of this machine: it follows the profile, as cargo tells build scripts.
     if env::var("DEBUG").is_ok_and(|debug| debug != "false") {
