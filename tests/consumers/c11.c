@@ -154,15 +154,16 @@ static int hungry(void) {
     warpmail_image* image;
     warpmail_builder* builder;
     warpmail_runtime* runtime;
-    uint32_t a, b, id;
+    uint32_t host, a, b, id;
     warpmail_module_options module = WARPMAIL_MODULE_OPTIONS_INIT;
     warpmail_mailbox_options shape = {sizeof shape, 4096, 1u << 21, 0};
     OK(warpmail_device_twin(&device));
     OK(warpmail_image_builtin(&image));
     OK(warpmail_builder_new(device, &builder));
+    OK(warpmail_builder_host(builder, "host", &host));
     OK(warpmail_builder_resident(builder, "a", &module, &a));
     OK(warpmail_builder_resident(builder, "b", &module, &b));
-    OK(warpmail_builder_mailbox(builder, b, a, NULL, &id));
+    OK(warpmail_builder_mailbox(builder, host, a, NULL, &id));
     OK(warpmail_builder_mailbox(builder, a, b, &shape, &id));
     IS(warpmail_builder_build(builder, image, &runtime), WARPMAIL_UNAVAILABLE);
     printf("c11: %s\n", warpmail_last_error());
