@@ -319,11 +319,21 @@ impl Builder {
         Ok(self)
     }
 
-    /// Records that one step may journal at most.
+    /// Free slots that a step needs in its server's ring; 0 if no tap blocks.
     pub(crate) fn journal_need(&self) -> u32 {
-        if self.mailboxes.iter().all(|m| m.tap != Tap::Block) {
-            return 0;
-        }
+        if self.mailboxes.iter().all(|m| m.tap != Tap::Block) { 0 } else { self.journalled_a_step() }
+    }
+
+    /// Bytes of a server's stage: records of a step wait in it until the step has ended. One that finds it full has the
+    /// others go first, so it holds what is common.
+    pub(crate) fn journal_stage_bytes(&self) -> u32 {
+        const COMMON: u32 = 640; // two records of 256 bytes
+        let place = self.journal_stride().next_multiple_of(16);
+        if place == 0 { 0 } else { place * self.journalled_a_step().clamp(1, (COMMON / place).max(1)) }
+    }
+
+    /// Records that one step may journal at most.
+    fn journalled_a_step(&self) -> u32 {
         let tapped = |m: &u32| self.mailboxes[*m as usize].tap != Tap::Off;
         let of = |m: &ModulePlan| {
             let inputs = m.inputs.iter().filter(|m| tapped(m)).count() as u32;

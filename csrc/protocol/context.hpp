@@ -73,7 +73,7 @@ public:
         if (s == WM_BAD_LENGTH)
             reject(WM_REJECT_LENGTH);
         if (s == WM_OK && arbiter_.boxes[m].tap != WM_TAP_NONE)
-            journal(lanes, arbiter_, server_, m, c.read_idx - 1, dst, len, type);
+            staged_ = journal(lanes, arbiter_, server_, m, c.read_idx - 1, dst, len, type, staged_);
         return s;
     }
 
@@ -86,6 +86,7 @@ public:
         const u64 waiting = lanes.broadcast(pending(arbiter_, m), 0);
         most = waiting < most ? static_cast<u32>(waiting) : most;
         const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
+        flush();
         const u32 n = arbiter_.boxes[m].tap != WM_TAP_NONE ? journal_ready(lanes, arbiter_, server_, m, from, most)
                                                            : ready_records(lanes, arbiter_.rows[m], from, most);
         if (n == 0)
@@ -124,17 +125,19 @@ public:
             lanes.sync();
             records_out_++;
             if (arbiter_.boxes[m].tap != WM_TAP_NONE && arbiter_.boxes[m].consumer_side != WM_SIDE_RESIDENT)
-                journal(lanes, arbiter_, server_, m, p.write_idx - 1, src, len, type);
+                staged_ = journal(lanes, arbiter_, server_, m, p.write_idx - 1, src, len, type, staged_);
         }
         return s;
     }
 
     // Records of a tapped output (input) that are on disk, counted from the first that was journalled: a handler that
     // remembers how many it has given (taken) knows whether one of them is durable, and steps again later if not.
-    WM_FN u64 durable_outputs(u32 output) const {
+    WM_FN u64 durable_outputs(u32 output) {
+        flush();
         return output < module_.n_outputs ? durable_of(arbiter_, module_.outputs[output]) : 0;
     }
-    WM_FN u64 durable_inputs(u32 input) const {
+    WM_FN u64 durable_inputs(u32 input) {
+        flush();
         return input < module_.n_inputs ? durable_of(arbiter_, module_.inputs[input]) : 0;
     }
 
@@ -153,6 +156,12 @@ public:
     WM_FN void reject(u32 reason) {
         if (lanes.rank() == 0 && reason < WM_REJECT_REASONS)
             add_relaxed_gpu(&stats()->rejects[reason], 1);
+    }
+
+    // Lets the records that this step has journalled so far go to their ring; done behind every step.
+    WM_FN void flush() {
+        journal_flush(lanes, arbiter_, server_, staged_);
+        staged_ = 0;
     }
 
     WM_FN u64 moved() const {
@@ -199,6 +208,7 @@ private:
     u8* scratch_;
     u64 records_in_ = 0;
     u64 records_out_ = 0;
+    u32 staged_ = 0; // records that are on their way to the journal's ring
 };
 
 // Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
@@ -211,6 +221,7 @@ template <class H, class L> WM_FN void run_grant(L lanes, arbiter& a, u32 server
         const u64 before = c.moved();
         H::step(c, mod.handler);
         lanes.sync();
+        c.flush();
         steps++;
         const bool moved = c.moved() != before;
         if (!moved)

@@ -6,7 +6,8 @@
 //
 // Each server has a ring of its own, so none waits for another; the number in the head, consecutive in each mailbox,
 // restores the order of a mailbox whose module was run by several servers. A record that is dropped takes no number.
-// The stores into pinned memory are posted: nothing waits for them.
+// The stores into pinned memory are posted: nothing waits for them. Those of a step's records follow when the step has
+// published what it gives: meanwhile the records lie in the server's stage, in working memory.
 #ifndef WARPMAIL_PROTOCOL_JOURNAL_HPP
 #define WARPMAIL_PROTOCOL_JOURNAL_HPP
 
@@ -36,6 +37,15 @@ template <class L> WM_FN bool journal_has_room(L lanes, arbiter& a, u32 server) 
     return journal_room(lanes, a.journals[server], a.args.journal_need) >= a.args.journal_need;
 }
 
+// Bytes of a place in a stage: head and payload of a record.
+WM_FN u32 stage_place(const wm_producer& end) {
+    return static_cast<u32>(align16(end.mailbox.record_stride));
+}
+// Place n of a server's stage.
+WM_FN u8* stage_of(const arbiter& a, u32 server, u32 n = 0) {
+    return a.stage + static_cast<u64>(server) * a.args.journal_stage_bytes + n * stage_place(a.journals[server]);
+}
+
 // Copies `len` bytes; all lanes together, none of which sees the end of it before a `sync`.
 template <class L> WM_FN void stage_payload(L lanes, u8* to, const u8* from, u32 len) {
     u32 done = 0;
@@ -48,63 +58,94 @@ template <class L> WM_FN void stage_payload(L lanes, u8* to, const u8* from, u32
         to[i] = from[i];
 }
 
-// Journals a record of mailbox m whose payload lies at `from`, by the server that owns the module at hand. The server's
-// end of its ring stays in working memory: the few words that are needed are read where they are needed, which keeps
-// the registers of the kernel down.
-template <class L>
-WM_FN void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void* from, u32 len, u32 type) {
-    u8* stage = a.stage + static_cast<u64>(server) * a.args.journal_stage_bytes;
+// Writes the record at place n of the stage, the next but n of the ring. All lanes; the place is theirs again on
+// return. What is needed stays in working memory and is read here, which keeps the registers of the kernel down.
+template <class L> WM_FN void write_staged(L lanes, const arbiter& a, u32 server, u32 place, u32 n, u32 len, u32 type) {
+    const wm_producer& end = a.journals[server];
+    const u64 idx = load_relaxed_cta(&end.write_idx) + n;
+    write_slot<order::self_contained>(lanes, slot_at(end.mailbox, idx), any_form(end.mailbox),
+                                      lap_tag(idx, end.mailbox.slots_log2), stage_of(a, server, place),
+                                      static_cast<u32>(sizeof(wm_journal_head)) + len, type);
+    lanes.sync();
+}
+
+// Publishes n more records of the ring; by lane 0.
+WM_FN void publish_journal(arbiter& a, u32 server, u32 n) {
     wm_producer& end = a.journals[server];
-    const u64 taken = load_relaxed_cta(&a.tapped[m].taken), idx = load_relaxed_cta(&end.write_idx);
+    const u64 idx = load_relaxed_cta(&end.write_idx) + n;
+    store_relaxed_cta(&end.write_idx, idx);
+    store_relaxed_sys(write_idx_of(end.mailbox), idx);
+}
+
+// Writes the first n places of the stage to the ring, with one clock and one publication for all.
+template <class L> WM_FN void journal_flush(L lanes, arbiter& a, u32 server, u32 n) {
+    if (n == 0)
+        return;
+    for (u32 i = 0; i < n; i++) {
+        wm_journal_head* head = reinterpret_cast<wm_journal_head*>(stage_of(a, server, i));
+        const u32 meta = head->reserved;
+        lanes.sync();
+        if (lanes.rank() == 0) {
+            head->time_ns = i == 0 ? now_ns() : reinterpret_cast<wm_journal_head*>(stage_of(a, server))->time_ns;
+            head->reserved = 0;
+        }
+        lanes.sync();
+        write_staged(lanes, a, server, i, i, meta & 0xFFFFu, meta >> 16);
+    }
+    if (lanes.rank() == 0)
+        publish_journal(a, server, n);
+    lanes.sync();
+}
+
+// Journals a record of mailbox m whose payload lies at `from`, by the server that owns the module at hand: it is copied
+// to the stage, and goes to the ring when the step has ended, so that whoever waits for what the step gives does not
+// wait for that. `staged` places are taken, and that many on return. Whether the ring has room is found out here. The
+// caller's lanes have seen the payload.
+//
+// A descriptor goes to the ring at once: before anybody could learn of it from this step and end its lease.
+template <class L>
+WM_FN u32 journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void* from, u32 len, u32 type, u32 staged) {
+    wm_producer& end = a.journals[server];
+    if ((staged + 1) * stage_place(end) > a.args.journal_stage_bytes) {
+        journal_flush(lanes, a, server, staged);
+        staged = 0;
+    }
+    const u64 taken = load_relaxed_cta(&a.tapped[m].taken), idx = load_relaxed_cta(&end.write_idx) + staged;
     u64 read = load_relaxed_cta(&end.read_seen);
     if (idx - read >= slot_count(end.mailbox))
         read = lanes.broadcast(load_relaxed_sys(read_idx_of(end.mailbox)), 0);
     const bool room = idx - read < slot_count(end.mailbox);
-    lanes.sync(); // the payload is there, and the last use of stage and end is over
-    if (room) {
-        if (lanes.rank() == 0)
-            *reinterpret_cast<wm_journal_head*>(stage) = {taken + 1, index, now_ns(), a.rows[m].mailbox_id, 0};
-        stage_payload(lanes, stage + sizeof(wm_journal_head), static_cast<const u8*>(from), len);
-        lanes.sync();
-        write_slot<order::self_contained>(lanes, slot_at(end.mailbox, idx), any_form(end.mailbox),
-                                          lap_tag(idx, end.mailbox.slots_log2), stage,
-                                          static_cast<u32>(sizeof(wm_journal_head)) + len, type);
-    }
+    lanes.sync(); // the last use of these words is over
+    u8* const place = stage_of(a, server, staged);
+    if (room)
+        stage_payload(lanes, place + sizeof(wm_journal_head), static_cast<const u8*>(from), len);
     if (lanes.rank() == 0) {
         store_relaxed_cta(&end.read_seen, read);
         if (room) {
-            store_relaxed_cta(&end.write_idx, idx + 1);
-            store_relaxed_sys(write_idx_of(end.mailbox), idx + 1);
+            *reinterpret_cast<wm_journal_head*>(place) = {taken + 1, index, 0, a.rows[m].mailbox_id, len | type << 16};
             store_relaxed_cta(&a.tapped[m].taken, taken + 1);
         } else {
             store_relaxed_cta(&a.tapped[m].dropped, load_relaxed_cta(&a.tapped[m].dropped) + 1);
         }
     }
     lanes.sync();
+    staged += room;
+    if (type != WM_TYPE_TENSOR)
+        return staged;
+    journal_flush(lanes, a, server, staged);
+    return 0;
 }
 
-// The stage of a server: head and payload of the record that it writes next.
-WM_FN u8* stage_of(const arbiter& a, u32 server) {
-    return a.stage + static_cast<u64>(server) * a.args.journal_stage_bytes;
-}
-
-// Writes the record in the stage, number n of a batch from mailbox m, to the ring. All lanes; the stage is theirs again
-// on return. What it needs stays in working memory and is read here, which keeps the registers of the kernel down.
+// Writes the record in the first place of the stage, number n of a batch from mailbox m, to the ring.
 template <class L>
 WM_FN void journal_staged(L lanes, const arbiter& a, u32 server, u32 m, u32 n, u64 index, u32 len, u32 type) {
-    const wm_producer& end = a.journals[server];
-    u8* stage = stage_of(a, server);
     if (lanes.rank() == 0) {
-        wm_journal_head* head = reinterpret_cast<wm_journal_head*>(stage);
+        wm_journal_head* head = reinterpret_cast<wm_journal_head*>(stage_of(a, server));
         head->number = load_relaxed_cta(&a.tapped[m].taken) + n + 1;
         head->index = index;
     }
     lanes.sync();
-    const u64 idx = load_relaxed_cta(&end.write_idx) + n;
-    write_slot<order::self_contained>(lanes, slot_at(end.mailbox, idx), any_form(end.mailbox),
-                                      lap_tag(idx, end.mailbox.slots_log2), stage,
-                                      static_cast<u32>(sizeof(wm_journal_head)) + len, type);
-    lanes.sync();
+    write_staged(lanes, a, server, 0, n, len, type);
 }
 
 // Copies up to `most` records of mailbox m, from index `from` on, to the ring, as many as have wholly arrived; gives
@@ -177,7 +218,8 @@ WM_FN u32 pass_ready(warp_lanes lanes, arbiter& a, u32 server, u32 m, u64 from, 
 #endif
 
 // Journals up to `most` records that wait in mailbox m, from index `from` on, with one publication of the ring's index;
-// gives their number, and the caller releases them. In a ring that is nearly full it leaves what a step needs.
+// gives their number, and the caller releases them. In a ring that is nearly full it leaves what a step needs. Nothing
+// is staged.
 template <class L> WM_FN u32 journal_ready(L lanes, arbiter& a, u32 server, u32 m, u64 from, u32 most) {
     wm_producer& end = a.journals[server];
     const u64 spare = a.args.journal_need ? a.args.journal_need - 1 : 0;
@@ -188,9 +230,7 @@ template <class L> WM_FN u32 journal_ready(L lanes, arbiter& a, u32 server, u32 
         *reinterpret_cast<wm_journal_head*>(stage_of(a, server)) = {0, 0, now_ns(), a.rows[m].mailbox_id, 0};
     const u32 n = pass_ready(lanes, a, server, m, from, limit);
     if (n != 0 && lanes.rank() == 0) {
-        const u64 idx = load_relaxed_cta(&end.write_idx) + n;
-        store_relaxed_cta(&end.write_idx, idx);
-        store_relaxed_sys(write_idx_of(end.mailbox), idx);
+        publish_journal(a, server, n);
         store_relaxed_cta(&a.tapped[m].taken, load_relaxed_cta(&a.tapped[m].taken) + n);
     }
     lanes.sync();

@@ -353,7 +353,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         n_host_words: host_words as u32,
         leases: graph.pool.as_ref().map_or_else(abi::wm_leases::zeroed, Pool::leases),
         sm_share_ppm: (sm_share * 1e6).round() as u32,
-        journal_stage_bytes: graph.journal_stride().next_multiple_of(16),
+        journal_stage_bytes: graph.journal_stage_bytes(),
         journal_need: graph.journal_need(),
         adaptive: u32::from(adaptive),
         ..abi::wm_arbiter_args::zeroed()

@@ -72,6 +72,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("failing_bodies_are_named", steps::failing_bodies_are_named),
     ("taps_keep_every_record_in_order", tap::taps_keep_every_record_in_order),
     ("bursts_pass_a_tap_whole", tap::bursts_pass_a_tap_whole),
+    ("steps_journal_more_than_a_stage_holds", tap::steps_journal_more_than_a_stage_holds),
     ("a_slow_sink_holds_back_or_drops", tap::a_slow_sink_holds_back_or_drops),
     ("a_failed_sink_is_told", tap::a_failed_sink_is_told),
     ("modules_see_what_is_durable", tap::modules_see_what_is_durable),

@@ -156,6 +156,56 @@ pub(crate) fn bursts_pass_a_tap_whole(device: &Device) -> Outcome {
     Ok(())
 }
 
+/// Steps that journal more records than wait for the end of a step: a record taken and one given to each of three outputs,
+/// of several lengths. All are in the log, each mailbox's in order, with one number each.
+pub(crate) fn steps_journal_more_than_a_stage_holds(device: &Device) -> Outcome {
+    const RECORDS: u64 = 500;
+    for (servers, strides) in [(least_servers(device), [256; 4]), (3, [256; 4]), (2, [4096, 4096, 256, 64])] {
+        let folder = Folder::new("stage");
+        let mut graph = Builder::new(device.clone());
+        graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
+        let host = graph.host("host").map_err(text)?;
+        let relay = graph.resident("relay", builtin::RELAY).map_err(text)?;
+        let mut boxes = Vec::new();
+        for (i, stride) in strides.into_iter().enumerate() {
+            let (from, to) = if i == 0 { (host, relay) } else { (relay, host) };
+            let id = graph.mailbox(from, to, MailboxOptions { stride, slots: 16 }).map_err(text)?;
+            graph.tap(id, Tap::Block).map_err(text)?;
+            boxes.push(id);
+        }
+        graph.journal_slots(8).map_err(text)?;
+        let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+        let mut sender = runtime.sender(boxes[0]).map_err(text)?;
+        let receivers: Result<Vec<_>, _> = boxes[1..].iter().map(|id| runtime.receiver(*id)).collect();
+        let mut receivers = receivers.map_err(text)?;
+        runtime.journal(folder.log().map_err(text)?).map_err(text)?;
+        runtime.start().map_err(text)?;
+        let bytes = |n: u64| ring_record(n, n, 16 + n as usize * 7 % 40);
+        let mut buffer = [0u8; 4096];
+        for n in 0..RECORDS {
+            sender.push(n as u16, &bytes(n), BOUND).map_err(text)?;
+            for receiver in &mut receivers {
+                let record = receiver.pop(&mut buffer, BOUND).map_err(text)?;
+                expect(buffer[..record.len] == bytes(n), || format!("record {n} came out as another"))?;
+            }
+        }
+        runtime.stop(BOUND).map_err(text)?;
+        let stats = runtime.journal_stats().ok_or("no journal")?;
+        let adds_up = stats.accepted == 4 * RECORDS && stats.durable == stats.accepted;
+        expect(adds_up, || format!("{servers} servers: {stats:?}"))?;
+        let mut next = [0u64; 4];
+        for record in Reader::open(&folder.0, 1).map_err(text)? {
+            let record = record.map_err(text)?;
+            let n = next.get_mut(record.mailbox as usize).ok_or("a mailbox that is none")?;
+            let whole = record.payload == bytes(*n) && record.msg_type == *n as u16;
+            expect(whole, || format!("record {n} of mailbox {} is another in the log", record.mailbox))?;
+            *n += 1;
+        }
+        expect(next == [RECORDS; 4], || format!("{servers} servers: {next:?}"))?;
+    }
+    Ok(())
+}
+
 /// Takes its time with each batch, remembers what it took, and after some batches takes no more.
 struct Trial {
     null: NullSink,

@@ -357,7 +357,7 @@ typedef struct wm_mailbox_stats {
 typedef struct wm_journal_head {
     uint64_t number;  /* from 1, consecutive in the mailbox: servers take turns, and this restores the order */
     uint64_t index;   /* of the record in the mailbox */
-    uint64_t time_ns; /* clock of the arbiter when it passed */
+    uint64_t time_ns; /* clock of the arbiter at the end of the step in which it passed */
     uint32_t mailbox_id;
     uint32_t reserved;
 } wm_journal_head;
