@@ -17,6 +17,7 @@ constexpr u32 arbiter_max_threads = WM_MAX_WARPS * 32;
 
 template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args) {
     extern __shared__ __align__(16) unsigned char warpmail_shared[];
+    const u64 begin_ns = now_ns();
     arbiter a(args);
     const warp_lanes lanes;
     const u32 warp = threadIdx.x / 32;
@@ -25,12 +26,9 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
                        blockDim.x == (first_scanner_warp + args.scanners) * 32;
     if (!valid)
         return; // the host made these arguments; it sees that launches_ended did not move
-    const u64 begin_ns = now_ns();
     u64 kept_bytes;
     place(a, warpmail_shared, kept_bytes);
-    resume_image(block_lanes{}, args, warpmail_shared);
-    __syncthreads();
-    begin(block_lanes{}, a);
+    begin(block_lanes{}, a, warpmail_shared, begin_ns);
 
     if (warp == 0) {
         keep_state k = keep_begin(lanes, a, begin_ns);

@@ -102,7 +102,7 @@ constexpr u32 flag_leave = 2;   // keeper -> scans: all servers have left; the W
 constexpr u32 flag_count = 4;
 
 // What goes on over launches; the names are those of wm_telemetry. The keeper's:
-constexpr u32 kept_launch = 0;  // number of this launch, and of its credit; whoever begins
+constexpr u32 kept_launch = 0;  // number of this launch, and of its credit; whoever begins anew, then the inbox
 constexpr u32 kept_classes = 1; // priority classes in use; whoever begins
 constexpr u32 kept_rounds = 2;
 constexpr u32 kept_work_ns = 3;
@@ -124,8 +124,10 @@ constexpr u32 kept_left_ns = 15;        // when it had left; written into the im
 constexpr u32 kept_left_working = 16;   // not 0: it left only because its residency was over
 constexpr u32 kept_window_ns = 17;      // since when idle polling is compared with sm_share, and how much it was then
 constexpr u32 kept_window_idle_ns = 18;
-constexpr u32 kept_budget = 19; // wm_budget_counts
-constexpr u32 kept_count = 19 + sizeof(wm_budget_counts) / 8;
+constexpr u32 kept_begin_ns = 19; // when this launch began, and when it had taken up what it knows; whoever begins
+constexpr u32 kept_begun_ns = 20;
+constexpr u32 kept_budget = 21; // wm_budget_counts
+constexpr u32 kept_count = kept_budget + sizeof(wm_budget_counts) / 8;
 
 // Words of wm_budget_counts; each `over` is followed by its nanoseconds.
 constexpr u32 budget_residency_ends = offsetof(wm_budget_counts, residency_ends) / 8;
@@ -183,21 +185,21 @@ WM_FN u64 place(arbiter& a, u8* base, u64& kept_bytes) {
     a.device_side = watch(args.device_words, args.n_device_words, WM_SCOPE_GPU);
     a.host_side = watch(args.host_words, args.n_host_words, WM_SCOPE_SYS);
     a.look = narrow(WM_PRIORITIES * words_for(args.n_modules));
-    a.owned = narrow(words_for(args.n_modules));
     a.cursor = narrow(WM_PRIORITIES);
     a.written = wide(mailboxes);
     a.consumed = wide(mailboxes);
     a.quarantined = narrow(mailboxes);
     a.depth_max = narrow(mailboxes);
-    a.grants = reinterpret_cast<wm_grant*>(take(servers * sizeof(wm_grant)));
     a.granted = wide(servers);
-    a.flags = wide(flag_count);
     a.kept = wide(kept_count);
-    a.looked = narrow(1);
     const u64 journals = args.journals ? servers : 0;
     a.journals = reinterpret_cast<wm_producer*>(take(journals * sizeof(wm_producer)));
     a.tapped = reinterpret_cast<wm_tap_counts*>(take(args.journals ? mailboxes * sizeof(wm_tap_counts) : 0));
-    kept_bytes = at_byte; // the rest means nothing between two steps
+    kept_bytes = at_byte; // each launch begins the rest anew, or it means nothing between two steps
+    a.owned = narrow(words_for(args.n_modules));
+    a.grants = reinterpret_cast<wm_grant*>(take(servers * sizeof(wm_grant)));
+    a.flags = wide(flag_count);
+    a.looked = narrow(1);
     a.stage = take(journals * args.journal_stage_bytes);
     a.scratch = take(servers * args.scratch_bytes);
     return at_byte;

@@ -42,10 +42,7 @@ template <class L> WM_FN void begin_modules(L lanes, arbiter& a) {
         for (u32 k = 0; k < WM_MAX_OUTPUTS; k++)
             to.outputs[k] = static_cast<uint16_t>(from.outputs[k]);
     }
-    const u32 words = words_for(a.args.n_modules);
-    for (u32 w = lanes.rank(); w < words; w += lanes.width())
-        a.owned[w] = 0;
-    for (u32 w = lanes.rank(); w < WM_PRIORITIES * words; w += lanes.width())
+    for (u32 w = lanes.rank(); w < WM_PRIORITIES * words_for(a.args.n_modules); w += lanes.width())
         a.look[w] = 0;
     // Whose turn it is goes on where the last launch left off: launches may be short and modules many.
     const wm_telemetry* t = at<const wm_telemetry>(a.args.telemetry);
@@ -192,30 +189,35 @@ template <class L> WM_FN void leave_image(L lanes, const arbiter& a, const u8* b
         *reinterpret_cast<u64*>(image + (reinterpret_cast<const u8*>(a.kept + kept_left_ns) - base)) = now_ns();
 }
 
-// The beginning of a launch, after `place` and `resume_image`.
-template <class L> WM_FN void begin(L lanes, arbiter& a) {
-    if (a.args.resume) {
-        for (u32 w = lanes.rank(); w < words_for(a.args.n_modules); w += lanes.width())
-            a.owned[w] = 0;
-        if (a.args.journals)
-            look_at_all(lanes, a); // some may wait for their records to be durable, of which there is no other news
-    } else {
-        begin_anew(lanes, a);
-    }
+// The beginning of a launch at `begin_ns`, after `place`. Somebody waits for one that news has woken: it has a single
+// barrier, behind its image and what is not in it.
+template <class L> WM_FN void begin(L lanes, arbiter& a, u8* base, u64 begin_ns) {
+    resume_image(lanes, a.args, base);
+    for (u32 w = lanes.rank(); w < words_for(a.args.n_modules); w += lanes.width())
+        a.owned[w] = 0;
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
         a.grants[s] = {0, 0};
     for (u32 f = lanes.rank(); f < flag_count; f += lanes.width())
         a.flags[f] = 0;
     if (lanes.rank() == 0) {
         *a.looked = 0;
-        if (a.args.resume)
-            a.kept[kept_launch]++;
         if (a.args.idle_spin_ns) { // R0 of the model: awake
             store_relaxed_gpu(&at<wm_bell>(a.args.device_bell)->parked, u64{0});
             store_relaxed_sys(&at<wm_bell>(a.args.host_bell)->parked, u64{0});
         }
     }
     lanes.sync();
+    if (!a.args.resume || a.args.journals) {
+        if (!a.args.resume)
+            begin_anew(lanes, a);
+        else
+            look_at_all(lanes, a); // some may wait for their records to be durable, of which there is no other news
+        lanes.sync();
+    }
+    if (lanes.rank() == 0) {
+        store_relaxed_cta(&a.kept[kept_begin_ns], begin_ns);
+        store_relaxed_cta(&a.kept[kept_begun_ns], now_ns());
+    }
 }
 
 } // namespace warpmail

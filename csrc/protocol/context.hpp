@@ -164,6 +164,17 @@ public:
         staged_ = 0;
     }
 
+    // When this launch of the arbiter began, when it had taken up what it knows, and when this step's grant was given.
+    WM_FN u64 launch_began_ns() const {
+        return load_relaxed_cta(&arbiter_.kept[kept_begin_ns]);
+    }
+    WM_FN u64 launch_ready_ns() const {
+        return load_relaxed_cta(&arbiter_.kept[kept_begun_ns]);
+    }
+    WM_FN u64 granted_ns() const {
+        return load_relaxed_cta(&arbiter_.grants[server_].since_ns);
+    }
+
     WM_FN u64 moved() const {
         return records_in_ + records_out_;
     }

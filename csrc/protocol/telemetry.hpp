@@ -105,6 +105,7 @@ template <class L> WM_FN void telemetry_end(L lanes, arbiter& a, u64 now, u64 re
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->exit_reason, reason);
         store_release_sys(&t->launches_ended, launch_of(a) + 1);
+        add_kept(a, kept_launch, 1); // for the image
     }
 }
 

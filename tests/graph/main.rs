@@ -7,6 +7,7 @@ mod leases;
 mod life;
 mod mode;
 mod park;
+mod room;
 mod steps;
 mod tap;
 mod tap_tensors;
@@ -100,6 +101,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("drop_without_stop", life::drop_without_stop),
     ("servers_of_any_number", life::servers_of_any_number),
     ("no_room_is_a_state", faults::no_room_is_a_state),
+    ("a_full_device_is_waited_for", room::a_full_device_is_waited_for),
     ("stuck_handler_is_named", faults::stuck_handler_is_named),
     ("wrong_types_and_lengths_are_counted", faults::wrong_types_and_lengths_are_counted),
     ("no_progress_is_counted", faults::no_progress_is_counted),

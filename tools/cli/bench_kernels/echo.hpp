@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // The resident modules of `grant.*`, `park.*` and `arb.*`: 0 sends a record back, self-contained; 1 the same with the
-// ordering contract; 2 as 0, with the time when it began in the second payload word; 3 works for a while and notes
-// when.
+// ordering contract; 2 as 0, with the times when it began, when its launch began and was ready, and when it was granted,
+// in the payload words from the second on; 3 works for a while and notes when.
 #ifndef WARPMAIL_BENCH_ECHO_HPP
 #define WARPMAIL_BENCH_ECHO_HPP
 
@@ -27,8 +27,13 @@ struct echo_handlers {
         if (c.template pop<warpmail::order::self_contained>(0, c.scratch(), c.scratch_bytes(), len, type) != WM_OK)
             return;
         c.lanes.sync();
-        if (c.lanes.rank() == 0)
-            reinterpret_cast<warpmail::u64*>(c.scratch())[1] = began;
+        if (c.lanes.rank() == 0) {
+            warpmail::u64* const word = reinterpret_cast<warpmail::u64*>(c.scratch());
+            word[1] = began;
+            word[2] = c.launch_began_ns();
+            word[3] = c.launch_ready_ns();
+            word[4] = c.granted_ns();
+        }
         c.lanes.sync();
         c.template push<warpmail::order::self_contained>(0, c.scratch(), len, type);
     }

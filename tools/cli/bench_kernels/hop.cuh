@@ -252,8 +252,9 @@ extern "C" __global__ void grant_ping_ordered(wm_mailbox there, wm_mailbox back,
 }
 
 // A module outside the arbiter that has something for a resident module every now and then: waits `idle_ns`, pushes,
-// and waits for the answer, whose second payload word is when the handler began; times[2 * n] is from the push to then,
-// in nanoseconds of the device's clock, times[2 * n + 1] until the answer was here.
+// and waits for the answer, whose payload words say when the handler began, and what came before it (echo.hpp). In
+// times[5 * n] is how long it took until the answer was here, in nanoseconds of the device's clock; then until the
+// handler began, the launch began, the launch was ready, the grant was given. A launch that ran already began before.
 extern "C" __global__ void wake_ping(wm_mailbox there, wm_mailbox back, u32 rounds, u64 idle_ns, u64* times,
                                      u64* faults) {
     warp_producer<> p(attach_producer(there));
@@ -270,16 +271,16 @@ extern "C" __global__ void wake_ping(wm_mailbox there, wm_mailbox back, u32 roun
         wm_status s = p.try_push<order::self_contained>(f, payload_bytes_256, 1);
         s = s == WM_OK ? c.wait<order::self_contained>(f, meta, give_up_ns) : s;
         const u64 end = now_ns();
-        if (s != WM_OK || __any_sync(~0u, lane > 2 && f.word[0] != word_of(n, lane))) {
+        if (s != WM_OK || __any_sync(~0u, lane > 5 && f.word[0] != word_of(n, lane))) {
             if (lane == 0)
                 *faults += 1;
             return;
         }
         c.release(1);
-        if (lane == 2) { // payload word 1
-            times[2 * n] = f.word[0] - begin;
-            times[2 * n + 1] = end - begin;
-        }
+        if (lane >= 2 && lane <= 5) // payload words 1 to 4
+            times[5 * n + lane - 1] = f.word[0] - begin;
+        if (lane == 0)
+            times[5 * n] = end - begin;
         __syncwarp();
     }
 }

@@ -1,6 +1,8 @@
 //! `park.corun.*`: what an arbiter costs its neighbours. A matrix product of cuBLAS, a copy through device memory and a chain of
-//! small kernels, each beside an arbiter and, with the arbiter quiesced, alone: pairs in turns, so that clocks and heat are
-//! the same.
+//! small kernels (launched one by one, and as a captured graph), each beside an arbiter and, with the arbiter quiesced, alone:
+//! pairs in turns, so that clocks and heat are the same.
+
+pub(super) mod cause;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 use cudarc::cublas::sys as cublas;
 use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, Mode, Runtime, SpinBudget, builtin};
 
-use super::gpu::{Kernels, Stream, Timer, arg};
+use super::gpu::{Graph, Kernel, Kernels, Stream, Timer, arg};
 use super::{median, text};
 
 const BOUND: Duration = Duration::from_secs(5);
@@ -131,6 +133,10 @@ struct Neighbours<'a> {
     timer: Timer,
     memory: [DeviceBuffer; 2],
     blas: Result<Blas, String>,
+    /// Found once: looking a kernel up takes the driver's lock.
+    copy: Kernel,
+    layer: Kernel,
+    chain: Option<Graph>,
 }
 
 impl<'a> Neighbours<'a> {
@@ -143,7 +149,11 @@ impl<'a> Neighbours<'a> {
             kernels.launch(fill, 4 * kernels.multiprocessors, 512, 0, stream, &mut [arg(&mut to), arg(&mut n)])?;
         }
         kernels.wait(stream)?;
-        Ok(Neighbours { kernels, stream, timer, memory, blas: Blas::new(stream) })
+        let (copy, layer) = (kernels.get("corun_stream", 0)?, kernels.get("corun_decode", 0)?);
+        let blas = Blas::new(stream);
+        let mut neighbours = Neighbours { kernels, stream, timer, memory, blas, copy, layer, chain: None };
+        neighbours.chain = Some(kernels.capture(stream, || neighbours.enqueue("decode"))?);
+        Ok(neighbours)
     }
 
     /// Enqueues one piece of a neighbour's work.
@@ -154,12 +164,11 @@ impl<'a> Neighbours<'a> {
             "gemm" => self.blas.as_ref().map_err(String::clone)?.multiply(GEMM, from, from + bytes, to),
             "stream" => {
                 let (mut from, mut to, mut n) = (from, to, COPY as u64 / 16);
-                let kernel = self.kernels.get("corun_stream", 0)?;
                 let params = &mut [arg(&mut from), arg(&mut to), arg(&mut n)];
-                self.kernels.launch(kernel, 8 * self.kernels.multiprocessors, 512, 0, self.stream, params)
+                self.kernels.launch(self.copy, 8 * self.kernels.multiprocessors, 512, 0, self.stream, params)
             }
+            "decode_graph" => self.chain.as_ref().map_or(Ok(()), |chain| chain.launch(self.stream)),
             _ => {
-                let kernel = self.kernels.get("corun_decode", 0)?;
                 let layers = COPY / (4 * LAYER * LAYER);
                 for layer in 0..LAYERS {
                     // From one vector to the other and back, weights from all over the memory.
@@ -167,7 +176,7 @@ impl<'a> Neighbours<'a> {
                     let (mut x, mut y) = if layer % 2 == 0 { (a, b) } else { (b, a) };
                     let (mut weights, mut columns) = (from + (layer % layers * 4 * LAYER * LAYER) as u64, LAYER as u32);
                     let params = &mut [arg(&mut weights), arg(&mut x), arg(&mut y), arg(&mut columns)];
-                    self.kernels.launch(kernel, LAYER as u32 / 8, 256, 0, self.stream, params)?;
+                    self.kernels.launch(self.layer, LAYER as u32 / 8, 256, 0, self.stream, params)?;
                 }
                 Ok(())
             }
@@ -240,26 +249,34 @@ impl Loaded {
     }
 }
 
-/// All neighbours in all states, and what could not be measured, with the reason.
-pub(super) fn measure(
-    device: &Device,
-    pairs: usize,
-    watts: &dyn Fn() -> Option<f64>,
-) -> Result<(Vec<Corun>, Vec<String>), String> {
+/// What was measured.
+#[derive(Default)]
+pub(super) struct Measured {
+    /// All neighbours in all states.
+    pub(super) coruns: Vec<Corun>,
+    /// The rows of [`cause`].
+    pub(super) chains: Vec<cause::Chain>,
+    /// What could not be measured, with the reason.
+    pub(super) missing: Vec<String>,
+}
+
+/// Everything, with so many matched pairs of each.
+pub(super) fn measure(device: &Device, pairs: usize, watts: &dyn Fn() -> Option<f64>) -> Result<Measured, String> {
     let kernels = Kernels::load(device)?;
     let neighbours = Neighbours::new(device, &kernels)?;
-    let (mut rows, mut missing) = (Vec::new(), Vec::new());
-    for neighbour in ["gemm", "stream", "decode"] {
+    let (mut coruns, mut missing) = (Vec::new(), Vec::new());
+    for neighbour in ["gemm", "stream", "decode", "decode_graph"] {
         if let ("gemm", Err(reason)) = (neighbour, &neighbours.blas) {
             missing.push(format!("park.corun.gemm: not available: {reason}"));
             continue;
         }
         let pieces = neighbours.pieces(neighbour)?;
         for state in states() {
-            rows.push(one(device, &neighbours, neighbour, &state, pieces, pairs, watts)?);
+            coruns.push(one(device, &neighbours, neighbour, &state, pieces, pairs, watts)?);
         }
     }
-    Ok((rows, missing))
+    let chains = cause::measure(device, &neighbours, pairs.div_ceil(2))?;
+    Ok(Measured { coruns, chains, missing })
 }
 
 fn one(

@@ -89,6 +89,43 @@ impl Kernels {
         result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream).map_err(failed("cuStreamCreate"))
     }
 
+    /// The same with a priority of the device's: the most urgent one, or the least.
+    pub(crate) fn stream_of(&self, urgent: bool) -> Result<Stream, String> {
+        let (mut least, mut most, mut stream) = (0, 0, std::ptr::null_mut());
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: writes two integers and one handle.
+        unsafe {
+            sys::cuCtxGetStreamPriorityRange(&mut least, &mut most)
+                .result()
+                .map_err(failed("cuCtxGetStreamPriorityRange"))?;
+            sys::cuStreamCreateWithPriority(&mut stream, flags, if urgent { most } else { least })
+                .result()
+                .map_err(failed("cuStreamCreateWithPriority"))?;
+        }
+        Ok(Stream(stream))
+    }
+
+    /// What `enqueue` puts into a stream, as a graph.
+    pub(crate) fn capture(
+        &self,
+        stream: Stream,
+        enqueue: impl FnOnce() -> Result<(), String>,
+    ) -> Result<Graph, String> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the stream belongs to this context, and the capture ends whatever `enqueue` says.
+        unsafe {
+            sys::cuStreamBeginCapture_v2(stream.0, mode).result().map_err(failed("cuStreamBeginCapture"))?;
+            let enqueued = enqueue();
+            let ended = sys::cuStreamEndCapture(stream.0, &mut graph).result().map_err(failed("cuStreamEndCapture"));
+            enqueued.and(ended)?;
+            let made = sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0).result();
+            sys::cuGraphDestroy(graph).result().map_err(failed("cuGraphDestroy"))?;
+            made.map_err(failed("cuGraphInstantiate"))?;
+        }
+        Ok(Graph(exec))
+    }
+
     /// Launches `blocks` of `threads`. `params` point at values of the kernel's parameter types, in order.
     pub(crate) fn launch(
         &self,
@@ -155,6 +192,23 @@ impl Kernels {
         self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
         // SAFETY: the stream belongs to this context and is never destroyed.
         unsafe { result::stream::synchronize(stream.0) }.map_err(failed("cuStreamSynchronize"))
+    }
+}
+
+/// A captured graph.
+pub(crate) struct Graph(sys::CUgraphExec);
+
+impl Graph {
+    pub(crate) fn launch(&self, stream: Stream) -> Result<(), String> {
+        // SAFETY: graph and stream belong to one context.
+        unsafe { sys::cuGraphLaunch(self.0, stream.0) }.result().map_err(failed("cuGraphLaunch"))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: instantiated in `capture`; the driver keeps it until its last launch has ended.
+        let _ = unsafe { sys::cuGraphExecDestroy(self.0) };
     }
 }
 

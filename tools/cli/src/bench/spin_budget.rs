@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Matched pairs for each neighbour and state of the arbiter (a GPU only); 0: none
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(..=1000))]
     pairs: u32,
+    /// Only the neighbours
+    #[arg(long, conflicts_with_all = ["rates", "seconds"])]
+    neighbours: bool,
     /// Shorter: two rates, a fifth of a second each, six pairs
     #[arg(long)]
     quick: bool,
@@ -175,10 +178,13 @@ pub(crate) fn execute(args: &Args, svg: Option<&Path>) -> Result<Figures, String
         );
     }
     let mut figures = Figures::new(device.info());
-    let (rates, seconds, pairs) = match args.quick {
+    let (mut rates, seconds, pairs) = match args.quick {
         true => (vec![100.0, 1e4], 0.2, args.pairs.min(6)),
         false => (args.rates.clone(), args.seconds, args.pairs),
     };
+    if args.neighbours {
+        rates.clear();
+    }
     let gauge = Gauge::of(&device).inspect_err(|e| println!("power: {e}")).ok();
     let watts = || gauge.as_ref().and_then(|g| g.read(Duration::ZERO).watts);
     let bar = ProgressBar::new((rates.len() * budgets().len()) as u64);
@@ -207,22 +213,24 @@ pub(crate) fn execute(args: &Args, svg: Option<&Path>) -> Result<Figures, String
     // How far idle polling went beyond what sm_share allows, over the whole measurement.
     let error = |c: &Cell| c.idle_share / 0.01 - 1.0;
     let worst = cells.iter().filter(|c| c.budget == "share_1pc").map(error).fold(f64::MIN, f64::max);
-    if device.info().ordinal.is_some() {
+    if device.info().ordinal.is_some() && !rates.is_empty() {
         figures.add("park.share_error", worst, "of the share", None);
     }
     choose(&cells, &rates, args.latency.as_nanos() as f64);
-    let coruns = if device.info().ordinal.is_some() && pairs > 0 {
-        let (coruns, missing) = corun::measure(&device, pairs as usize, &watts)?;
-        missing.iter().for_each(|line| println!("{line}"));
-        coruns
+    let corun::Measured { coruns, chains, missing } = if device.info().ordinal.is_some() && pairs > 0 {
+        corun::measure(&device, pairs as usize, &watts)?
     } else {
-        Vec::new()
+        corun::Measured::default()
     };
+    missing.iter().for_each(|line| println!("{line}"));
     tell_neighbours(&mut figures, &coruns);
+    corun::cause::tell(&mut figures, &chains);
     if let Some(path) = svg {
         let point = |c: &Cell| plot::Point { rate: c.rate, share: c.share, ns: c.latency[0], budget: c.budget };
         let points: Vec<_> = cells.iter().map(point).collect();
-        plot::pareto(&figures, &points, path)?;
+        if !points.is_empty() {
+            plot::pareto(&figures, &points, path)?;
+        }
         let slower: Vec<_> = coruns.iter().map(|c| (c.neighbour, c.state, c.share, c.slowdown)).collect();
         if !slower.is_empty() {
             plot::slowdown(&figures, &slower, &path.with_extension("slowdown.svg"))?;

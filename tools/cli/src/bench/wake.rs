@@ -62,9 +62,10 @@ impl Bench {
         Ok(Answerer { runtime, there, back })
     }
 
-    /// Push to the handler's first instruction, and to the answer's arrival, in nanoseconds, for each push.
-    fn wake(&self, a: &Answerer, idle: Duration, rounds: u32) -> Result<[Vec<f64>; 2], String> {
-        let times = self.device.alloc(16 * rounds as usize).map_err(text)?;
+    /// Nanoseconds from each push to: the answer's arrival, the handler's first instruction, and what came before that: the
+    /// launch's first instruction, its image being there, the grant.
+    fn wake(&self, a: &Answerer, idle: Duration, rounds: u32) -> Result<[Vec<f64>; 5], String> {
+        let times = self.device.alloc(40 * rounds as usize).map_err(text)?;
         self.words.upload(0, &[0; 64]).map_err(text)?;
         let handle = |m| a.runtime.handle(m).map_err(text);
         let (mut there, mut back, mut n) = (handle(a.there)?, handle(a.back)?, rounds);
@@ -73,21 +74,22 @@ impl Bench {
             &mut [arg(&mut there), arg(&mut back), arg(&mut n), arg(&mut idle_ns), arg(&mut to), arg(&mut faults)];
         self.kernels.launch(self.kernels.get("wake_ping", 0)?, 1, 32, 0, self.stream, params)?;
         self.kernels.wait(self.stream)?;
-        let (mut wrong, mut raw) = ([0u64; 1], vec![[0u64; 2]; rounds as usize]);
+        let (mut wrong, mut raw) = ([0u64; 1], vec![[0i64; 5]; rounds as usize]);
         self.words.download(0, bytemuck::bytes_of_mut(&mut wrong)).map_err(text)?;
         times.download(0, bytemuck::cast_slice_mut(&mut raw)).map_err(text)?;
         if wrong[0] != 0 {
             return Err("a parked arbiter did not answer within 2 s, or wrongly".into());
         }
         let column = |c: usize| raw[raw.len() / 10..].iter().map(|t| t[c] as f64).collect();
-        Ok([column(0), column(1)])
+        Ok(std::array::from_fn(column))
     }
 
-    /// The front end alone: from a store to the first instruction of a kernel of one warp behind a wait for it.
-    fn front_end(&self, idle: Duration, rounds: u32) -> Result<Vec<f64>, String> {
+    /// The front end alone: from a store to the first instruction of a kernel of so many threads and bytes of shared memory
+    /// behind a wait for it.
+    fn front_end(&self, idle: Duration, rounds: u32, (threads, shared): (u32, u32)) -> Result<Vec<f64>, String> {
         let door = Mapped::new(64)?;
         let behind = self.kernels.stream()?;
-        let (ping, answer) = (self.kernels.get("door_ping", 0)?, self.kernels.get("door_answer", 0)?);
+        let (ping, answer) = (self.kernels.get("door_ping", 0)?, self.kernels.get("door_answer", shared as usize)?);
         let (mut at, mut answered) = (door.device(), self.words.address() + 64);
         let (mut idle_ns, mut to, mut faults) =
             (idle.as_nanos() as u64, self.words.address() + 128, self.words.address());
@@ -96,7 +98,7 @@ impl Bench {
             door.store(0, 0);
             self.words.upload(0, &[0; 192]).map_err(text)?;
             self.kernels.wait_for_value(behind, door.device())?;
-            self.kernels.launch(answer, 1, 32, 0, behind, &mut [arg(&mut answered)])?;
+            self.kernels.launch(answer, 1, threads, shared, behind, &mut [arg(&mut answered)])?;
             let params = &mut [arg(&mut at), arg(&mut answered), arg(&mut idle_ns), arg(&mut to), arg(&mut faults)];
             let pinged = self.kernels.launch(ping, 1, 1, 0, self.stream, params);
             let waited = pinged.and_then(|()| self.kernels.wait(self.stream));
@@ -129,16 +131,24 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     for (i, &micros) in args.idle.iter().enumerate() {
         let idle = Duration::from_micros(micros);
         let suffix = if i == 0 { String::new() } else { format!(".idle_{micros}us") };
-        let floor = percentiles(&bench.front_end(idle, args.rounds.min(100))?)?;
+        let floor = percentiles(&bench.front_end(idle, args.rounds.min(100), (32, 0))?)?;
         bar.inc(1);
         let mut parked = bench.answerer(parking(5))?;
-        let [first, answer] = bench.wake(&parked, idle, args.rounds)?;
+        // As large as the arbiter's block, with nothing in it.
+        let block = parked.runtime.footprint().map_or((288, 16384), |f| (f.threads, f.shared_bytes));
+        let [answer, first, began, ready, granted] = bench.wake(&parked, idle, args.rounds)?;
         parked.runtime.stop(BOUND).map_err(text)?;
+        let block = percentiles(&bench.front_end(idle, args.rounds.min(100), block)?)?;
         bar.inc(1);
         let (first, answer) = (percentiles(&first)?, percentiles(&answer)?);
         figures.add(&format!("park.front_end{suffix}"), floor[0], "ns", None).spread(floor);
+        figures.add(&format!("park.front_end.block{suffix}"), block[0], "ns", Some(floor[0])).spread(block);
         figures.add(&format!("park.wake{suffix}"), first[0], "ns", Some(floor[0])).spread(first);
         figures.add(&format!("park.wake.answer{suffix}"), answer[0], "ns", Some(floor[0])).spread(answer);
+        // Where the time goes: until each of them, at the median.
+        for (what, mut times) in [("began", began), ("ready", ready), ("granted", granted)] {
+            figures.add(&format!("park.wake.{what}{suffix}"), median(&mut times), "ns", Some(floor[0]));
+        }
     }
     // The same answerer while it does not park: device ends exchange their readiness word instead of storing it.
     let rounds = args.rounds.max(2000);
@@ -148,7 +158,7 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     for _ in 0..5 {
         for (budget, to) in [(may_park.clone(), &mut hot), (never.clone(), &mut plain)] {
             let mut a = bench.answerer(budget)?;
-            let [_, mut answer] = bench.wake(&a, Duration::from_micros(3), rounds)?;
+            let [mut answer, ..] = bench.wake(&a, Duration::from_micros(3), rounds)?;
             a.runtime.stop(BOUND).map_err(text)?;
             to.push(median(&mut answer));
         }
