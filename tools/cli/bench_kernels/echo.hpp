@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // The resident modules of `grant.*`, `park.*` and `arb.*`: 0 sends a record back, self-contained; 1 the same with the
-// ordering contract; 2 as 0, with the times when it began, when its launch began and was ready, and when it was granted,
-// in the payload words from the second on; 3 works for a while and notes when.
+// ordering contract; 2 as 0, with the times when it began, when its launch began and was ready, and when it was
+// granted, in the payload words from the second on; 3 works for a while and notes when.
 #ifndef WARPMAIL_BENCH_ECHO_HPP
 #define WARPMAIL_BENCH_ECHO_HPP
 
