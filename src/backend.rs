@@ -50,10 +50,16 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
     fn blocks(&self) -> Result<Box<dyn Blocks>>;
     /// Whether `address` is memory of this device, or why not.
     fn owns(&self, address: u64) -> Result<()>;
-    /// Notes the work that is on a stream of the caller's now.
+    /// Notes the work that is on a stream of the caller's now. [`Error::State`](crate::error::Error::State) while it, or a
+    /// stream that it is tied to, is being captured.
     fn note(&self, stream: u64) -> Result<StreamNote>;
     /// Whether all that a note stands for is done; then the note has ended.
     fn is_past(&self, note: StreamNote) -> Result<bool>;
+    /// What is enqueued on the stream from now on comes after what the note stands for. A note that has ended meanwhile
+    /// may stand for later work, never for less.
+    fn follow(&self, stream: u64, note: StreamNote) -> Result<()>;
+    /// A stream of the device's own, for protocols in which a producer orders its consumer's stream. Nothing runs on it.
+    fn intake(&self) -> Result<u64>;
     /// Copies of the journal's own, off the device.
     fn copies(&self) -> Result<Box<dyn Copies>>;
     /// Loads a handler set and touches its kernel, so that no launch loads anything. With a plan in `args` the arbiter will

@@ -83,6 +83,11 @@ impl Sender {
         self.end.mailbox.mailbox_id
     }
 
+    /// Whether the records are read by the host, in this process.
+    pub(crate) fn is_read_by_host(&self) -> bool {
+        u32::from(self.end.mailbox.consumer_side) == abi::WM_SIDE_HOST
+    }
+
     /// Whether there is no arbiter.
     pub(crate) fn is_direct(&self) -> bool {
         self.memory.handles.is_empty()

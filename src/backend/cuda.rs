@@ -6,6 +6,7 @@
 mod copies;
 mod gates;
 mod launches;
+mod notes;
 mod steps;
 mod tensors;
 
@@ -73,6 +74,9 @@ pub(crate) struct Cuda {
     context: std::sync::Arc<Context>,
     shared_limit: usize,
     copies: std::sync::Mutex<Stream>,
+    notes: notes::Notes,
+    /// Made when somebody first asks for it.
+    intake: std::sync::OnceLock<Stream>,
     /// Loaded when the first stream module needs them.
     gates: std::sync::OnceLock<std::sync::Arc<gates::Kernels>>,
 }
@@ -83,6 +87,8 @@ struct Stream(sys::CUstream);
 
 // SAFETY: the driver's streams may be used from any thread.
 unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
 
 impl Stream {
     fn new() -> Result<Self> {
@@ -122,6 +128,8 @@ impl Cuda {
             shared_limit: found.shared_bytes as usize,
             context: std::sync::Arc::new(context),
             copies: std::sync::Mutex::new(copies),
+            notes: notes::Notes::default(),
+            intake: std::sync::OnceLock::new(),
             gates: std::sync::OnceLock::new(),
         })
     }
@@ -232,11 +240,31 @@ impl Backend for Cuda {
     }
 
     fn note(&self, stream: u64) -> Result<StreamNote> {
-        tensors::note(&self.context, stream)
+        let _entered = self.context.enter()?;
+        self.notes.note(stream)
     }
 
     fn is_past(&self, note: StreamNote) -> Result<bool> {
-        tensors::is_past(&self.context, note)
+        let _entered = self.context.enter()?;
+        self.notes.is_past(note)
+    }
+
+    fn follow(&self, stream: u64, note: StreamNote) -> Result<()> {
+        let _entered = self.context.enter()?;
+        self.notes.follow(stream, note)
+    }
+
+    fn intake(&self) -> Result<u64> {
+        if self.intake.get().is_none() {
+            let _entered = self.context.enter()?;
+            let mine = Stream::new()?;
+            if let Err(second) = self.intake.set(mine) {
+                // SAFETY: just made, and nothing was enqueued on it.
+                let _ = unsafe { result::stream::destroy(second.0) };
+            }
+        }
+        let known = self.intake.get().map(|stream| stream.0 as u64);
+        known.ok_or_else(|| Error::State("the device has no stream of its own".into()))
     }
 
     fn copies(&self) -> Result<Box<dyn Copies>> {
@@ -395,6 +423,11 @@ impl Drop for Cuda {
         if let (Ok(_entered), Ok(stream)) = (self.context.enter(), self.copies.lock()) {
             // SAFETY: nothing is enqueued: every copy was waited for.
             let _ = unsafe { result::stream::destroy(stream.0) };
+            if let Some(intake) = self.intake.get() {
+                // SAFETY: made in `intake`; the driver keeps a stream until what is on it has ended.
+                let _ = unsafe { result::stream::destroy(intake.0) };
+            }
+            self.notes.end();
         }
     }
 }

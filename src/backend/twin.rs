@@ -121,6 +121,14 @@ impl Backend for Twin {
         Ok(true)
     }
 
+    fn follow(&self, stream: u64, _note: StreamNote) -> Result<()> {
+        self.note(stream).map(|_| ())
+    }
+
+    fn intake(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     fn copies(&self) -> Result<Box<dyn Copies>> {
         Ok(Box::new(HostCopies))
     }

@@ -10,7 +10,7 @@ use super::hold::Tensor;
 use super::report::Counts;
 use super::witness::{Moments, Witness};
 use crate::abi;
-use crate::backend::{Backend, Pinned};
+use crate::backend::{Backend, Pinned, StreamNote};
 use crate::device::Device;
 use crate::wait::deadline;
 
@@ -46,6 +46,8 @@ pub(super) struct State {
     pub(super) blocks: Vec<Option<Block>>,
     pub(super) free_blocks: Vec<u32>,
     pub(super) noted: Vec<Noted>,
+    /// Blocks that nothing holds any more but work on streams that still writes them.
+    pub(super) ending: Vec<u32>,
     pub(super) counts: Counts,
 }
 
@@ -73,6 +75,8 @@ pub(super) struct Block {
     pub(super) label: Box<str>,
     /// None: the pool's own.
     pub(super) adopted: Option<Done>,
+    /// What has to be done before the content is what was posted: see [`Lease::written_on`](super::Lease::written_on).
+    pub(super) writers: Vec<StreamNote>,
     pub(super) tensors: u32,
     pub(super) leases: u32,
     pub(super) since: Instant,
@@ -97,8 +101,16 @@ impl Core {
             Some(ordinal) => (abi::WM_DEVICE_CUDA, ordinal),
             None => (abi::WM_DEVICE_CPU, 0),
         };
-        let block =
-            Block { address, bytes, label: label.into(), adopted, tensors: 1, leases: 0, since: Instant::now() };
+        let block = Block {
+            address,
+            bytes,
+            label: label.into(),
+            adopted,
+            writers: Vec::new(),
+            tensors: 1,
+            leases: 0,
+            since: Instant::now(),
+        };
         let at = self.lock().enter(block);
         Tensor::new(self.clone(), TensorDescriptor(descriptor), at)
     }
@@ -150,18 +162,20 @@ const LAST_LOOK: Duration = Duration::from_millis(200);
 impl Drop for Core {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // Streams that were told to give back may be reading still.
+        // Streams that were told to give back may be reading still, and others writing.
         let until = deadline(LAST_LOOK);
-        let is_past = |backend: &dyn Backend, noted: &Noted| backend.is_past(noted.note).unwrap_or(false);
-        while !state.noted.is_empty() {
-            state.noted.retain(|noted| !is_past(self.device.backend.as_ref(), noted));
-            if Instant::now() >= until {
+        let mut notes: Vec<StreamNote> = state.noted.drain(..).map(|noted| noted.note).collect();
+        notes.extend(state.blocks.iter_mut().flatten().flat_map(|block| block.writers.drain(..)));
+        let is_past = |backend: &dyn Backend, note: StreamNote| backend.is_past(note).unwrap_or(false);
+        loop {
+            notes.retain(|note| !is_past(self.device.backend.as_ref(), *note));
+            if notes.is_empty() || Instant::now() >= until {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        if !state.noted.is_empty() {
-            tracing::warn!(leases = state.noted.len(), "a pool ends while streams still use its memory: it is kept");
+        if !notes.is_empty() {
+            tracing::warn!(notes = notes.len(), "a pool ends while streams still use its memory: it is kept");
             return;
         }
         if !state.open.is_empty() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
 
-use super::books::{Core, State};
+use super::books::{Block, Core, State};
 use crate::abi;
 use crate::backend::StreamNote;
 use crate::error::{Error, Result};
@@ -73,7 +73,7 @@ fn drain(ended: &mut Vec<Done>) -> usize {
         let Some((core, returned)) = RETURNED.pop() else { break };
         let mut state = core.lock();
         freed += match returned {
-            Returned::Tensor(block) => state.let_go(block, ended),
+            Returned::Tensor(block) => core.let_go(&mut state, block, ended),
             Returned::Shares(shares) => core.take_back(&mut state, shares, ended).unwrap_or(0),
             Returned::After(shares, stream) => core.take_back_after(&mut state, shares, stream),
         };
@@ -146,7 +146,7 @@ impl Core {
         if let Some(block) = &mut state.blocks[block as usize] {
             block.leases -= 1;
         }
-        state.end_if_unused(block, ended)
+        self.end_if_unused(state, block, ended)
     }
 
     /// Shares that a lease of this process gives back.
@@ -198,29 +198,37 @@ impl Core {
                 }
             }
         }
+        for at in std::mem::take(&mut state.ending) {
+            freed += self.end_if_unused(state, at, ended);
+        }
         freed
     }
-}
 
-impl State {
     /// A tensor lets go of its block.
-    fn let_go(&mut self, block: u32, ended: &mut Vec<Done>) -> usize {
-        if let Some(block) = &mut self.blocks[block as usize] {
+    fn let_go(&self, state: &mut State, block: u32, ended: &mut Vec<Done>) -> usize {
+        if let Some(block) = &mut state.blocks[block as usize] {
             block.tensors -= 1;
         }
-        self.end_if_unused(block, ended)
+        self.end_if_unused(state, block, ended)
     }
 
-    fn end_if_unused(&mut self, at: u32, ended: &mut Vec<Done>) -> usize {
-        let Some(block) = self.blocks[at as usize].take_if(|b| b.tensors == 0 && b.leases == 0) else { return 0 };
-        self.free_blocks.push(at);
+    fn end_if_unused(&self, state: &mut State, at: u32, ended: &mut Vec<Done>) -> usize {
+        let unused = |b: &&mut Block| b.tensors == 0 && b.leases == 0;
+        let Some(block) = state.blocks[at as usize].as_mut().filter(unused) else { return 0 };
+        if !self.is_written(block) {
+            // Nobody holds it: only a later collect comes here again.
+            state.ending.push(at);
+            return 0;
+        }
+        let Some(block) = state.blocks[at as usize].take() else { return 0 };
+        state.free_blocks.push(at);
         match block.adopted {
             Some(done) => {
                 ended.push(done);
                 0
             }
             None => {
-                self.store.give(block.address, block.bytes);
+                state.store.give(block.address, block.bytes);
                 1
             }
         }

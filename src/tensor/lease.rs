@@ -6,9 +6,14 @@ use super::books::Core;
 use super::collect::{Returned, Shares, give_back};
 use super::descriptor::TensorDescriptor;
 use super::hold::{Tensor, core, download, whole};
+use super::order::FOR_A_COPY;
 use super::rows::mask;
 use crate::abi;
 use crate::error::{Error, Result};
+
+/// The driver's names of the default streams.
+const LEGACY: u64 = 1;
+const PER_THREAD: u64 = 2;
 
 /// The right to use a tensor's memory, for one or more readers: shares of a lease that this process holds. Posting it hands
 /// them on; dropping it gives them back, by a push to a queue and nothing else.
@@ -115,6 +120,9 @@ impl Lease {
     /// # Safety
     /// `stream` is a stream of the pool's device, and stays one until the pool has collected.
     pub unsafe fn release_on(mut self, stream: u64) {
+        // It is noted later, by any thread, for which a thread's own default stream is another; the legacy stream waits for
+        // all of those.
+        let stream = if stream == PER_THREAD { LEGACY } else { stream };
         if let Some(core) = self.core.take() {
             give_back(core, Returned::After(shares_of(&self.descriptor), stream));
         }
@@ -126,11 +134,13 @@ impl Lease {
             return Err(Error::refused("a write to a read-only tensor", "its producer lets readers only read"));
         }
         whole(&self.descriptor, bytes.len())?;
+        self.wait_ready(FOR_A_COPY)?;
         core(&self.core)?.device.backend.upload(self.address(), bytes)
     }
 
-    /// As [`Tensor::download`].
+    /// As [`Tensor::download`]; what a stream has still to write is waited for, up to ten seconds.
     pub fn download(&self, bytes: &mut [u8]) -> Result<()> {
+        self.wait_ready(FOR_A_COPY)?;
         download(core(&self.core)?, &self.descriptor, bytes)
     }
 

@@ -11,6 +11,7 @@ mod collect;
 mod descriptor;
 mod hold;
 mod lease;
+mod order;
 mod pool;
 mod post;
 mod report;

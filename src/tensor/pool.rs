@@ -99,6 +99,7 @@ impl Pool {
             blocks: Vec::new(),
             free_blocks: Vec::new(),
             noted: Vec::new(),
+            ending: Vec::new(),
             counts: Counts::default(),
         };
         let core = Core {
@@ -192,6 +193,12 @@ impl Pool {
         }
         self.core.collect(32, false);
         Ok(self.core.hold(descriptor, address, bytes, label, Some(Done(Box::new(released)))))
+    }
+
+    /// A stream of the device's own on which nothing runs, for protocols in which whoever gives memory orders the stream of
+    /// whoever takes it (DLPack): once that is done, [`Lease::written_on`] with it. 0 on the twin.
+    pub fn intake_stream(&self) -> Result<u64> {
+        self.core.device.backend.intake()
     }
 
     /// A lease for a descriptor that came by another way than [`Receiver::take`](crate::Receiver::take), such as in the bytes

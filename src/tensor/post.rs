@@ -49,6 +49,10 @@ impl Sender {
     /// Posts a lease: a record of type `WM_TYPE_TENSOR` with the descriptor, and behind it up to 72 bytes of the caller's
     /// (more where the slots are longer). Its reader has to release it from then on. [`Error::Full`] at once if there is no
     /// free slot.
+    ///
+    /// If work on a stream has still to write the tensor ([`Lease::written_on`]): a reader on the host gets the record at once,
+    /// and its [`Lease::wait_on`] or copy comes after that work; for a reader on the device, which could not wait, the record
+    /// is pushed when the work is done, and until then this is [`Error::Full`].
     pub fn try_post(&mut self, lease: Lease, note: &[u8]) -> Result<(), Box<Unposted>> {
         self.post(lease, note, Duration::ZERO).map_err(|mut unposted| {
             if matches!(unposted.error, Error::Timeout { .. }) {
@@ -62,8 +66,10 @@ impl Sender {
     pub fn post(&mut self, lease: Lease, note: &[u8], bound: Duration) -> Result<(), Box<Unposted>> {
         let mut payload = [0; LONGEST];
         let len = DESCRIPTOR + note.len();
-        let outcome = match self.may_post(&lease, len) {
+        let until = deadline(bound);
+        let outcome = match self.may_post(&lease, len).and_then(|()| self.come_after(&lease, bound)) {
             Ok(()) => {
+                let bound = until.saturating_duration_since(Instant::now());
                 payload[..DESCRIPTOR].copy_from_slice(bytemuck::bytes_of(&lease.descriptor().0));
                 payload[DESCRIPTOR..len].copy_from_slice(note);
                 lease.hand_over(self.serial());
@@ -78,6 +84,30 @@ impl Sender {
             }
             Err(error) => Err(Box::new(Unposted { error, lease })),
         }
+    }
+
+    /// Posts a lease whose memory the work that is on `stream` now has still to write, as [`post`](Self::post) after
+    /// [`Lease::written_on`]. The lease of a post that did not happen stays in the order of the stream: post it again with `post`.
+    ///
+    /// # Safety
+    /// `stream` is a stream of the pool's device (a `CUstream`; 0 on the twin).
+    pub unsafe fn post_on(
+        &mut self,
+        lease: Lease,
+        note: &[u8],
+        stream: u64,
+        bound: Duration,
+    ) -> Result<(), Box<Unposted>> {
+        // SAFETY: the caller's word.
+        match unsafe { lease.written_on(stream) } {
+            Ok(()) => self.post(lease, note, bound),
+            Err(error) => Err(Box::new(Unposted { error, lease })),
+        }
+    }
+
+    /// A reader that cannot wait for a stream gets the record when the work that writes the tensor is done.
+    fn come_after(&self, lease: &Lease, bound: Duration) -> Result<()> {
+        if self.is_read_by_host() { Ok(()) } else { lease.wait_ready(bound) }
     }
 
     /// Opens a lease for one reader and posts it, waiting up to `bound` for a free slot.

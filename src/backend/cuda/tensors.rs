@@ -1,11 +1,11 @@
-//! Memory for tensors, and notes on the caller's streams. No call here waits for a kernel that stays.
+//! Memory for tensors. No call here waits for a kernel that stays.
 
 use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
 
 use super::{Context, Stream, driver};
-use crate::backend::{Blocks, StreamNote};
+use crate::backend::Blocks;
 use crate::error::{Error, Result};
 
 /// Lets calls of this thread be made while the application captures a graph, without invalidating it.
@@ -136,44 +136,4 @@ pub(super) fn owns(context: &Context, ordinal: u32, address: u64) -> Result<()> 
         return refused(format!("it is on CUDA device {owner}, and the pool on {ordinal}"));
     }
     Ok(())
-}
-
-/// See [`Backend::note`](crate::backend::Backend::note).
-pub(super) fn note(context: &Context, stream: u64) -> Result<StreamNote> {
-    let stream = stream as sys::CUstream;
-    let _entered = context.enter()?;
-    let _relaxed = Relaxed::new()?;
-    let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-    // SAFETY: the caller says that this is a stream.
-    unsafe { sys::cuStreamIsCapturing(stream, &mut status) }.result().map_err(driver("cuStreamIsCapturing"))?;
-    if status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
-        return Err(Error::State(
-            "a lease cannot end on a stream that is being captured: end the capture first".into(),
-        ));
-    }
-    let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
-    let event = result::event::create(flags).map_err(driver("cuEventCreate"))?;
-    // SAFETY: the event was just made; the caller says that this is a stream.
-    if let Err(e) = unsafe { result::event::record(event, stream) } {
-        // SAFETY: made above, and recorded nowhere.
-        let _ = unsafe { result::event::destroy(event) };
-        return Err(driver("cuEventRecord")(e));
-    }
-    Ok(StreamNote(event as usize))
-}
-
-/// See [`Backend::is_past`](crate::backend::Backend::is_past).
-pub(super) fn is_past(context: &Context, note: StreamNote) -> Result<bool> {
-    let event = note.0 as sys::CUevent;
-    let _entered = context.enter()?;
-    let _relaxed = Relaxed::new()?;
-    // SAFETY: an event that `note` made and nobody has destroyed.
-    let answer = unsafe { sys::cuEventQuery(event) };
-    if answer == sys::CUresult::CUDA_ERROR_NOT_READY {
-        return Ok(false);
-    }
-    // SAFETY: as above; the caller does not ask again.
-    let _ = unsafe { result::event::destroy(event) };
-    answer.result().map_err(driver("cuEventQuery"))?;
-    Ok(true)
 }

@@ -2,6 +2,7 @@
 
 mod mistakes;
 mod model;
+mod order;
 mod threads;
 
 use std::sync::{Mutex, MutexGuard};

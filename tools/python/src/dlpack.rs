@@ -231,22 +231,6 @@ pub(crate) fn export(py: Python<'_>, lease: Lease, stream: Option<u64>, versione
     }
 }
 
-/// The stream that a consumer names, as the driver does, by the rules of DLPack; none: no order is asked for.
-pub(crate) fn consumer_stream(device_type: u32, stream: Option<i64>) -> PyResult<Option<u64>> {
-    match (device_type, stream) {
-        (warpmail::abi::WM_DEVICE_CPU, None) => Ok(None),
-        (warpmail::abi::WM_DEVICE_CPU, Some(s)) => {
-            Err(PyBufferError::new_err(format!("stream {s} for a tensor in host memory: must be None")))
-        }
-        (_, Some(-1)) => Ok(None),
-        // The driver's own names of the legacy and the per-thread default stream are 1 and 2 too.
-        (_, None) => Ok(Some(1)),
-        (_, Some(0)) => Err(PyBufferError::new_err("stream 0 is ambiguous: pass 1 (legacy default) or 2 (per thread)")),
-        (_, Some(s)) if s > 0 => Ok(Some(s as u64)),
-        (_, Some(s)) => Err(PyBufferError::new_err(format!("stream {s}: must be -1, 1, 2 or a handle"))),
-    }
-}
-
 /// `raise`, for protocols that know only `BufferError`.
 pub(crate) fn as_buffer_error(py: Python<'_>, e: warpmail::Error) -> PyErr {
     let cause = raise(e);

@@ -10,6 +10,7 @@ mod owners;
 mod ports;
 mod runtime;
 mod steps;
+mod streams;
 mod tensor;
 mod wait;
 

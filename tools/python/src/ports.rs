@@ -65,7 +65,7 @@ impl Sender {
         payload: &Bound<'_, PyAny>,
         msg_type: u16,
         note: Option<&[u8]>,
-        stream: Option<i64>,
+        stream: Option<&Bound<'_, PyAny>>,
         timeout: f64,
     ) -> PyResult<()> {
         let Ok(bytes) = payload.downcast::<PyBytes>() else {
@@ -89,7 +89,7 @@ impl Sender {
         payload: &Bound<'_, PyAny>,
         msg_type: u16,
         note: Option<&[u8]>,
-        stream: Option<i64>,
+        stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let Ok(bytes) = payload.downcast::<PyBytes>() else {
             return self.post_tensor(py, payload, msg_type, note, stream, None);
@@ -110,7 +110,7 @@ fn plain<'a>(
     bytes: &'a Bound<'_, PyBytes>,
     msg_type: u16,
     note: Option<&[u8]>,
-    stream: Option<i64>,
+    stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<&'a [u8]> {
     if u32::from(msg_type) == abi::WM_TYPE_TENSOR {
         return Err(Refused::new_err(format!("message type {msg_type}: it is the tensors'; choose another")));
@@ -132,7 +132,7 @@ impl Sender {
         object: &Bound<'_, PyAny>,
         msg_type: u16,
         note: Option<&[u8]>,
-        stream: Option<i64>,
+        stream: Option<&Bound<'_, PyAny>>,
         bound: Option<Duration>,
     ) -> PyResult<()> {
         if msg_type != 0 {

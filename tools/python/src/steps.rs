@@ -7,13 +7,7 @@ use warpmail::{Body, Error, Push, Rule, StreamOptions};
 
 use crate::errors::Refused;
 use crate::runtime::Runtime;
-use crate::wait;
-
-/// A stream as PyTorch and others give it: an object with `cuda_stream`, or the number itself.
-fn stream_of(stream: &Bound<'_, PyAny>) -> PyResult<u64> {
-    let raw = stream.getattr("cuda_stream").unwrap_or_else(|_| stream.clone());
-    raw.extract().map_err(|_| PyTypeError::new_err("stream: pass a torch.cuda.Stream, or a CUstream as a number"))
-}
+use crate::{streams, wait};
 
 pub(crate) fn rule_of(rule: &str) -> PyResult<Rule> {
     match rule {
@@ -37,7 +31,7 @@ pub(crate) fn options(
         spin: spin.map(wait::bound).transpose()?,
         ahead,
         outputs: pushes.into_iter().map(|(len, msg_type)| Push::Record { len, msg_type }).collect(),
-        stream: stream.map(stream_of).transpose()?,
+        stream: stream.map(streams::handle).transpose()?,
     })
 }
 

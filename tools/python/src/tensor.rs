@@ -8,6 +8,7 @@ use pyo3::types::{PyDict, PyTuple};
 use warpmail::{DType, Lease, PoolOptions, TensorDescriptor, TensorSpec};
 
 use crate::errors::{Refused, StateError, raise};
+use crate::streams::{self, Order};
 use crate::{dlpack, owners, to_python, wait};
 
 /// Memory for tensors, and the leases on it. Any thread may use it.
@@ -92,6 +93,10 @@ impl Tensor {
         Tensor::new(*lease.descriptor(), Held::Lease(lease))
     }
 
+    fn is_on_gpu(&self) -> bool {
+        self.descriptor.device().0 != warpmail::abi::WM_DEVICE_CPU
+    }
+
     /// Another lease on the same memory, for one reader.
     fn lease(&self) -> PyResult<warpmail::Result<Lease>> {
         match &*wait::own(&self.held, "tensor")? {
@@ -145,6 +150,23 @@ impl Tensor {
         outcome
     }
 
+    /// What is enqueued on `stream` from now on comes after the work that has still to write the tensor.
+    fn wait_on(&self, stream: &Bound<'_, PyAny>) -> PyResult<()> {
+        let order = streams::order(Some(stream), self.is_on_gpu())?;
+        match (self.lease()?.map_err(raise)?, order) {
+            // SAFETY: the caller's word that it is a stream of the device.
+            (lease, Order::Of(stream)) => unsafe { lease.wait_on(stream) }.map_err(raise),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits, up to `timeout` seconds, until the work is done that has still to write the tensor.
+    #[pyo3(signature = (*, timeout = 10.0))]
+    fn wait(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        let lease = self.lease()?.map_err(raise)?;
+        wait::in_slices(py, wait::bound(timeout)?, |slice| lease.wait_ready(slice))
+    }
+
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
@@ -171,8 +193,12 @@ impl Tensor {
         if copy == Some(true) || dl_device.is_some_and(|d| d != device) {
             return Err(PyBufferError::new_err("tensors go by pointer: no copy is made, and none to another device"));
         }
-        let stream = dlpack::consumer_stream(device.0, stream)?;
+        let stream = streams::of_consumer(device.0, stream)?;
         let lease = self.lease()?.map_err(|e| dlpack::as_buffer_error(py, e))?;
+        if let Some(stream) = stream {
+            // SAFETY: DLPack's `stream` is one of the consumer's, on the tensor's device.
+            unsafe { lease.wait_on(stream) }.map_err(|e| dlpack::as_buffer_error(py, e))?;
+        }
         dlpack::export(py, lease, stream, max_version.is_some_and(|(major, _)| major >= 1))
     }
 
@@ -207,16 +233,12 @@ fn check_flags(object: &Bound<'_, PyAny>) -> PyResult<()> {
 pub(crate) fn lease_of(
     object: &Bound<'_, PyAny>,
     pool: Option<&warpmail::Pool>,
-    stream: Option<i64>,
+    stream: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Lease> {
-    let py = object.py();
     if let Ok(tensor) = object.downcast::<Tensor>() {
-        if stream.is_some_and(|stream| stream != -1) {
-            return Err(Refused::new_err(
-                "a stream for a tensor of the pool: posting in the order of a stream is not there yet; synchronise the stream that writes it, then leave it out",
-            ));
-        }
-        return tensor.get().lease()?.map_err(raise);
+        let tensor = tensor.get();
+        let order = streams::order(stream, tensor.is_on_gpu())?;
+        return in_order(tensor.lease()?.map_err(raise)?, order);
     }
     if !object.hasattr("__dlpack__")? {
         let kind = object.get_type().name()?;
@@ -227,22 +249,34 @@ pub(crate) fn lease_of(
     let ours = pool.device().info().ordinal.map_or((1, 0), |ordinal| (2, ordinal as i32));
     let theirs: (i32, i32) = object.call_method0("__dlpack_device__")?.extract()?;
     refuse_device(theirs, ours)?;
-    if ours.0 == 1 && stream.is_some() {
-        return Err(Refused::new_err("a stream for a tensor in host memory: leave it out"));
-    }
-    if ours.0 != 1 && stream != Some(-1) {
-        return Err(Refused::new_err(
-            "a tensor on a GPU: posting in the order of a stream is not there yet; synchronise the stream that writes it, then pass stream=-1",
-        ));
-    }
-    let capsule = capsule_of(object, (ours.0 != 1).then_some(-1))?;
+    let on_gpu = ours.0 != 1;
+    // What the producer is told, and whose order the tensor is then in. Nothing said: DLPack's own way, in which the
+    // producer makes a stream of ours wait for whatever it has enqueued.
+    let (told, order) = match (streams::order(stream, on_gpu)?, on_gpu) {
+        (Order::Unsaid, true) => {
+            let intake = pool.intake_stream().map_err(raise)?;
+            (Some(intake as i64), Order::Of(intake))
+        }
+        (order, true) => (Some(-1), order),
+        (order, false) => (None, order),
+    };
+    let capsule = capsule_of(object, told)?;
     let imported = dlpack::import(&capsule)?;
     refuse_device(imported.device, ours)?;
     let owner = imported.owner;
     // SAFETY: the capsule's struct says that this memory is there until its deleter is called, which `owner` does.
     let tensor = unsafe { pool.adopt("dlpack", imported.address, &imported.spec, move || drop(owner)) };
-    owners::release(py);
-    tensor.and_then(|tensor| tensor.lease(1)).map_err(raise)
+    owners::release(object.py());
+    in_order(tensor.and_then(|tensor| tensor.lease(1)).map_err(raise)?, order)
+}
+
+/// The lease, in the order of the stream that has still to write the tensor.
+fn in_order(lease: Lease, order: Order) -> PyResult<Lease> {
+    if let Order::Of(stream) = order {
+        // SAFETY: the caller's word that it is a stream of the device, or the device's own.
+        unsafe { lease.written_on(stream) }.map_err(raise)?;
+    }
+    Ok(lease)
 }
 
 fn refuse_device(theirs: (i32, i32), ours: (i32, i32)) -> PyResult<()> {

@@ -166,16 +166,38 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_tensors_are_refused_by_name(what):
     with tensors() as (pool, sender, _):
-        with pytest.raises(warpmail.Refused, match="stream"):
-            sender.post(np.ones(2), stream=-1)
-        with pytest.raises(warpmail.Refused, match="stream"):
-            sender.post(b"bytes", stream=7)
-        with pytest.raises(warpmail.Refused, match="stream"):
-            sender.post(pool.alloc([2]), stream=7)
         array = BAD[what]()
         with pytest.raises(warpmail.Refused, match=what):
             sender.post(array)
         assert (sender.posted, pool.stats()["open"]) == (0, 0)
+
+
+class Stream:
+    """What frameworks give."""
+
+    def __init__(self, cuda_stream):
+        self.cuda_stream = cuda_stream
+
+
+def test_host_memory_has_no_stream():
+    with tensors() as (pool, sender, receiver):
+        tensor = pool.alloc([2])
+        for stream in (-1, 0, 1, 2, 7, -5, Stream(0), Stream(7)):
+            for what in (np.ones(2), tensor, b"bytes"):
+                with pytest.raises(warpmail.Refused, match="stream"):
+                    sender.post(what, stream=stream)
+            with pytest.raises(warpmail.Refused, match="stream"):
+                tensor.wait_on(stream)
+            if isinstance(stream, int):
+                with pytest.raises(BufferError, match="None"):
+                    tensor.__dlpack__(stream=stream)
+        sender.post(tensor, stream=None)
+        taken = receiver.take(timeout=20).tensor
+        taken.wait()
+        taken.release()
+        for call in (taken.wait, lambda: taken.wait_on(1)):
+            with pytest.raises(warpmail.Error):
+                call()
 
 
 def test_a_capsule_is_consumed_once_and_old_producers_do():
@@ -249,6 +271,8 @@ def test_torch_on_the_host():
             (torch.ones(2, requires_grad=True), "grad"),
             (torch.eye(3).to_sparse(), "sparse"),
             (torch.ones(2, dtype=torch.complex64).conj(), "conjugate"),
+            (torch.ones(2, dtype=torch.complex64).conj().imag, "negative bit"),
+            (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantised"),
         ]:
             with pytest.raises(warpmail.Refused, match=word):
                 sender.post(bad)

@@ -270,6 +270,13 @@ class Tensor:
 
     @property
     def read_only(self) -> bool: ...
+    def wait_on(self, stream: Union[int, SupportsCudaStream]) -> None:
+        """What is enqueued on `stream` from now on comes after the work that has still to write the tensor. `from_dlpack` does
+        that for the framework's current stream."""
+
+    def wait(self, *, timeout: float = 10.0) -> None:
+        """Waits, up to `timeout` seconds, until the work is done that has still to write the tensor."""
+
     def release(self) -> None:
         """Gives the memory back now; what was made of it with `__dlpack__` keeps it on. `StateError` the second time."""
 
@@ -288,6 +295,12 @@ class Tensor:
     ) -> Any:
         """A capsule, versioned if `max_version` is 1 or more. The memory is used again after what `stream` has to do."""
 
+class SupportsCudaStream(Protocol):
+    """`torch.cuda.Stream` and its like."""
+
+    @property
+    def cuda_stream(self) -> int: ...
+
 class SupportsDLPack(Protocol):
     def __dlpack__(self, *, stream: Optional[int] = None) -> Any: ...
     def __dlpack_device__(self) -> Tuple[int, int]: ...
@@ -305,13 +318,14 @@ class Sender:
         msg_type: int = 0,
         *,
         note: Optional[bytes] = None,
-        stream: Optional[int] = None,
+        stream: Union[int, SupportsCudaStream, None] = None,
         timeout: float = 10.0,
     ) -> None:
         """Posts one record, waiting up to `timeout` seconds for a free slot.
 
-        A tensor goes by pointer, with a `note` of up to 72 bytes, and is held until its reader has released it. On a GPU
-        pass `stream=-1`, and only a tensor whose writing is done."""
+        A tensor goes by pointer, with a `note` of up to 72 bytes, and is held until its reader has released it. `stream`, on a
+        GPU: whose work so far writes it, which its reader comes after; -1: none. Nothing said: what the framework says by
+        DLPack; for a tensor of the pool, none."""
 
     def try_post(
         self,
@@ -319,7 +333,7 @@ class Sender:
         msg_type: int = 0,
         *,
         note: Optional[bytes] = None,
-        stream: Optional[int] = None,
+        stream: Union[int, SupportsCudaStream, None] = None,
     ) -> None:
         """The same at once, or `Full`."""
 
