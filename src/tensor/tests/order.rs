@@ -228,7 +228,7 @@ fn a_pool_that_ends_first_keeps_memory_that_is_still_written() {
     let (slow, pool) = slow(1 << 16);
     let calls = Arc::new(AtomicUsize::new(0));
     let told = calls.clone();
-    let theirs = vec![0u64; 4];
+    let theirs = [0u64; 4];
     let released = move || {
         let _ = told.fetch_add(1, Ordering::Relaxed);
     };
