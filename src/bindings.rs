@@ -966,17 +966,21 @@ unsafe extern "C" {
     ) -> wm_status;
 }
 unsafe extern "C" {
-    pub fn wm_host_drain(
+    pub fn wm_host_journal_look(
         consumer: *mut wm_consumer,
-        dst: *mut ::core::ffi::c_void,
-        step: u64,
+        heads: *mut wm_journal_head,
         lens: *mut u32,
         types: *mut u32,
         n: u32,
-        last: *mut u64,
-        mailboxes: u32,
-        any_number: u32,
-        drained: *mut u32,
+    ) -> u32;
+}
+unsafe extern "C" {
+    pub fn wm_host_journal_take(
+        consumer: *mut wm_consumer,
+        places: *const u64,
+        lens: *const u32,
+        n: u32,
+        bound_ns: u64,
     ) -> wm_status;
 }
 unsafe extern "C" {

@@ -74,6 +74,7 @@ pub struct Builder {
     pub(crate) host_doors: bool,
     pub(crate) held: Arc<AtomicBool>,
     pub(crate) journal_slots: u32,
+    pub(crate) journal_threads: Option<u32>,
     pub(crate) state: StatePlan,
     pub(crate) pool: Option<Pool>,
 }
@@ -93,6 +94,7 @@ impl Builder {
             host_doors: false,
             held: Arc::default(),
             journal_slots: 1024,
+            journal_threads: None,
             state: StatePlan::default(),
             pool: None,
         }
@@ -316,6 +318,16 @@ impl Builder {
     pub fn journal_slots(&mut self, slots: u32) -> Result<&mut Self> {
         MailboxOptions::slots(slots).check()?;
         self.journal_slots = slots;
+        Ok(self)
+    }
+
+    /// Threads that empty the rings to the journal while one alone would fall behind, at least 1; half of the cores, up to 8,
+    /// unless set. Never more than there are servers, and one alone where tensors are journalled.
+    pub fn journal_threads(&mut self, threads: u32) -> Result<&mut Self> {
+        if threads == 0 {
+            return Err(Error::refused("0 threads for the journal", "somebody must empty its rings"));
+        }
+        self.journal_threads = Some(threads);
         Ok(self)
     }
 

@@ -55,6 +55,11 @@ impl Pause {
         Pause { backoff: Backoff::new(), naps: 0 }
     }
 
+    /// Whether it has become worth a sleep.
+    pub(crate) fn is_long(&self) -> bool {
+        self.naps >= 64
+    }
+
     pub(crate) fn wait(&mut self) {
         if !self.backoff.is_completed() {
             self.backoff.snooze();
@@ -64,6 +69,28 @@ impl Pause {
         } else {
             std::thread::sleep(Duration::from_micros(50));
         }
+    }
+}
+
+/// Records that stand in front of a journal ring, as far as their heads tell.
+pub(crate) struct Fronts {
+    n: usize,
+    heads: [abi::wm_journal_head; Fronts::MOST],
+    lens: [u32; Fronts::MOST],
+    kinds: [u32; Fronts::MOST],
+}
+
+impl Fronts {
+    /// As many are looked at together.
+    pub(crate) const MOST: usize = 64;
+
+    pub(crate) fn len(&self) -> usize {
+        self.n
+    }
+
+    /// The head of record `i`, with the bytes of head and payload, and its type.
+    pub(crate) fn get(&self, i: usize) -> (abi::wm_journal_head, Record) {
+        (self.heads[i], Record { len: self.lens[i] as usize, msg_type: self.kinds[i] as u16 })
     }
 }
 
@@ -277,41 +304,34 @@ impl Receiver {
         }
     }
 
-    /// Takes records out of a journal ring, to places `step` bytes apart in `buffer`, as long as each is the next of its
-    /// mailbox by `last`, or all if `any_number`. What cannot be a record of a journal comes as it is. Returns their number,
-    /// at most 64; a slot that is beyond `step` is dropped, with an error.
-    pub(crate) fn drain(
-        &mut self,
-        buffer: &mut [u8],
-        step: usize,
-        last: &mut [u64],
-        any_number: bool,
-        records: &mut [Record; 64],
-    ) -> Result<usize> {
-        let (mut lens, mut kinds, mut drained) = ([0u32; 64], [0u32; 64], 0);
-        let n = buffer.len().checked_div(step).unwrap_or(0).min(records.len());
-        // SAFETY: as in `try_pop`; `buffer` has `n` places of `step` bytes, the arrays at least `n`, `last` what is said.
-        let status = unsafe {
-            abi::wm_host_drain(
-                &mut self.end,
-                buffer.as_mut_ptr().cast(),
-                step as u64,
-                lens.as_mut_ptr(),
-                kinds.as_mut_ptr(),
-                n as u32,
-                last.as_mut_ptr(),
-                last.len() as u32,
-                any_number.into(),
-                &mut drained,
-            )
+    /// Looks at the records in front of a journal ring, as many as have arrived, up to `most`; they stay there.
+    pub(crate) fn look(&mut self, most: usize) -> Fronts {
+        let mut fronts = Fronts {
+            n: 0,
+            heads: [abi::wm_journal_head::default(); Fronts::MOST],
+            lens: [0; Fronts::MOST],
+            kinds: [0; Fronts::MOST],
         };
-        for (record, (len, kind)) in records.iter_mut().zip(lens.iter().zip(&kinds)).take(drained as usize) {
-            *record = Record { len: *len as usize, msg_type: *kind as u16 };
-        }
-        match status {
-            0 => Ok(drained as usize),
-            s if s == abi::WM_EMPTY as i32 => Ok(0),
-            _ => Err(Error::BadRecord { mailbox: self.end.mailbox.mailbox_id, len: lens[0] }),
+        let (heads, lens, kinds) = (fronts.heads.as_mut_ptr(), fronts.lens.as_mut_ptr(), fronts.kinds.as_mut_ptr());
+        let most = most.min(Fronts::MOST) as u32;
+        // SAFETY: as in `try_pop`; each array has `most` places at least.
+        fronts.n = unsafe { abi::wm_host_journal_look(&mut self.end, heads, lens, kinds, most) } as usize;
+        fronts
+    }
+
+    /// Takes the first of the records that were looked at: head and payload of each to where `places` says, the others
+    /// nowhere. Waits for bytes that are still on their way; their slots are given back also when some never come.
+    ///
+    /// # Safety
+    /// Each place is 0, or has room for as many bytes as were found, which nobody else uses.
+    pub(crate) unsafe fn take_fronts(&mut self, fronts: &Fronts, places: &[u64], bound: Duration) -> Result<()> {
+        let n = places.len().min(fronts.n);
+        let (places, lens, ns) = (places.as_ptr(), fronts.lens.as_ptr(), bound.as_nanos() as u64);
+        // SAFETY: as in `try_pop`; the places are the caller's promise, and there are `n` of them and of lengths.
+        match unsafe { abi::wm_host_journal_take(&mut self.end, places, lens, n as u32, ns) } {
+            0 => Ok(()),
+            abi::WM_BAD_LENGTH => Err(Error::BadRecord { mailbox: self.mailbox_id(), len: 0 }),
+            _ => Err(Error::Timeout { what: "the bytes of a journalled record".into(), waited: bound }),
         }
     }
 

@@ -97,6 +97,7 @@ pub struct Runtime {
     max_wait: Option<Duration>,
     pacer: Option<Pacer>,
     journal: Option<Drain>,
+    journal_threads: Option<u32>,
     state: State,
     taken: std::collections::HashSet<(bool, u32)>,
     kinds: Vec<(u32, Rule, Vec<u32>, Vec<u32>)>,
@@ -127,7 +128,7 @@ impl Runtime {
         let max_wait = (parks && graph.has_pacer).then_some(graph.budget.max_wait);
         let host_doors = graph.host_doors || !graph.device.info().stream_memory_operations;
         let budget = graph.budget.clone();
-        let held = graph.held.clone();
+        let (held, journal_threads) = (graph.held.clone(), graph.journal_threads);
         let (memory, args) = Memory::of_graph(graph)?;
         let mut launches = memory.device().backend.load(&image, &args)?;
         if host_doors && memory.mode() == Mode::Device {
@@ -156,6 +157,7 @@ impl Runtime {
             max_wait,
             pacer: None,
             journal: None,
+            journal_threads,
             state: State::Ready,
             taken: Default::default(),
             kinds,
@@ -293,7 +295,8 @@ impl Runtime {
         if self.state != State::Ready || self.journal.is_some() {
             return Err(Error::State("journal: it is set once, before the start".into()));
         }
-        self.journal = Some(Drain::start(self.memory.clone(), Box::new(sink), self.args.journal_need != 0)?);
+        let blocks = self.args.journal_need != 0;
+        self.journal = Some(Drain::start(self.memory.clone(), Box::new(sink), blocks, self.journal_threads)?);
         Ok(())
     }
 

@@ -237,6 +237,28 @@ template <class L> WM_FN u32 journal_ready(L lanes, arbiter& a, u32 server, u32 
     return n;
 }
 
+// The head of the record in a slot of a ring, by the host; `len` of head and payload. False: it has not arrived. What
+// cannot be a record has mailbox_id ~0.
+WM_FN bool look_journal(const u64* slot, any_form form, u64 tag, wm_journal_head& head, u32& len, u32& type) {
+    constexpr u32 words = sizeof(wm_journal_head) / 8;
+    static_assert(words < WM_STRIDE_MIN / 8, "a head lies in the first group of the shortest slot");
+    const u64 meta = load_head<order::ordered>(slot, form.scope());
+    u64 word[words], differs = meta ^ tag;
+    for (u32 i = 0; i < words; i++) {
+        const u64 v = load_relaxed(slot + i + 1, form.scope());
+        differs |= v ^ tag;
+        word[i] = (v & ~tag_mask) | ((meta << (WM_HEAD_BITS_SHIFT - i - 1)) & tag_mask);
+    }
+    if ((differs & tag_mask) != 0)
+        return false;
+    len = meta_len(meta);
+    type = meta_type(meta);
+    head = {word[0], word[1], word[2], static_cast<u32>(word[3]), static_cast<u32>(word[3] >> 32)};
+    if (len < sizeof(wm_journal_head) || len > payload_in(form.stride()))
+        head.mailbox_id = ~0u;
+    return true;
+}
+
 // Records of mailbox m that the host knows to be on disk, of those journalled.
 WM_FN u64 durable_of(const arbiter& a, u32 m) {
     return a.args.durable ? load_relaxed_sys(at<const u64>(a.args.durable) + a.rows[m].mailbox_id) & ~durable_ended : 0;

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 #include "twin/host.h"
 
-#include <cstring>
-
 #include "protocol/builtin.hpp"
 #include "protocol/gate.hpp"
 #include "twin/twin_arbiter.hpp"
@@ -60,36 +58,44 @@ wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step,
     return try_pop_batch(one_lane{}, *consumer, dst, step, static_cast<u32>(step), lens, types, n, *popped);
 }
 
-wm_status wm_host_drain(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens, uint32_t* types, uint32_t n,
-                        uint64_t* last, uint32_t mailboxes, uint32_t any_number, uint32_t* drained) {
-    wm_consumer ahead = *consumer;
-    wm_status s = WM_EMPTY;
-    u32 done = 0;
-    for (; done < n; done++, ahead.read_idx++) {
-        u8* place = static_cast<u8*>(dst) + done * step;
-        s = get(one_lane{}, ahead, place, static_cast<u32>(step), lens[done], types[done]);
-        if (s != WM_OK)
+uint32_t wm_host_journal_look(wm_consumer* consumer, wm_journal_head* heads, uint32_t* lens, uint32_t* types,
+                              uint32_t n) {
+    const wm_mailbox& ring = consumer->mailbox;
+    u32 found = 0;
+    for (; found < n; found++) {
+        const u64 idx = consumer->read_idx + found;
+        if (idx == consumer->write_seen)
+            consumer->write_seen = load_relaxed(write_idx_of(ring), ring.scope);
+        if (idx == consumer->write_seen ||
+            !look_journal(slot_at(ring, idx), any_form(ring), lap_tag(idx, ring.slots_log2), heads[found], lens[found],
+                          types[found]))
             break;
-        wm_journal_head head = {};
-        if (lens[done] >= sizeof(head))
-            std::memcpy(&head, place, sizeof(head));
-        else
-            head.mailbox_id = mailboxes;
-        if (head.mailbox_id >= mailboxes)
-            continue;
-        if (!any_number && head.number != last[head.mailbox_id] + 1) {
-            s = WM_EMPTY;
-            break;
-        }
-        last[head.mailbox_id] = head.number;
     }
-    consumer->write_seen = ahead.write_seen;
-    if (done)
-        release(one_lane{}, *consumer, done);
-    else if (s == WM_BAD_LENGTH || s == WM_TOO_SMALL)
-        release(one_lane{}, *consumer, 1);
-    *drained = done;
-    return done ? WM_OK : s;
+    return found;
+}
+
+wm_status wm_host_journal_take(wm_consumer* consumer, const uint64_t* places, const uint32_t* lens, uint32_t n,
+                               uint64_t bound_ns) {
+    const wm_mailbox& ring = consumer->mailbox;
+    wm_status outcome = WM_OK;
+    u64 since = 0;
+    for (u32 i = 0; i < n; i++) {
+        const u64 idx = consumer->read_idx + i;
+        u32 len = 0, type = 0;
+        // Its index is published, so it has arrived, or it is about to.
+        while (places[i] != 0 && outcome == WM_OK) {
+            if (read_slot<order::ordered>(one_lane{}, slot_at(ring, idx), any_form(ring), lap_tag(idx, ring.slots_log2),
+                                          at<void>(places[i]), lens[i], len, type)) {
+                outcome = len == lens[i] ? WM_OK : WM_BAD_LENGTH;
+                break;
+            }
+            since = since ? since : now_ns();
+            if (now_ns() - since > bound_ns)
+                outcome = WM_TIMEOUT;
+        }
+    }
+    release(one_lane{}, *consumer, n);
+    return outcome;
 }
 
 uint64_t wm_host_load_acquire(const uint64_t* word) {

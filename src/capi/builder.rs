@@ -262,6 +262,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             host_doors: builder.host_doors,
             held: builder.held.clone(),
             journal_slots: builder.journal_slots,
+            journal_threads: builder.journal_threads,
             state: builder.state.clone(),
             pool: builder.pool.clone(),
         };

@@ -93,6 +93,15 @@ fn header(entry: &Entry<'_>, summed: bool) -> RecordHeader {
     }
 }
 
+/// Completes a record that was laid out and whose payload of `len` bytes has arrived: `record` are its bytes.
+pub(super) fn fill(record: &mut [u8], len: usize, entry: &Entry<'_>, summed: bool) {
+    let (head, rest) = record.split_at_mut(RECORD_HEADER as usize);
+    let (payload, padding) = rest.split_at_mut(len);
+    let header = header(&Entry { payload, tensor: &[], ..*entry }, summed);
+    head.copy_from_slice(bytemuck::bytes_of(&header));
+    padding.fill(0);
+}
+
 impl RecordHeader {
     fn place(&mut self, sequence: u64, place: &Place) {
         (self.sequence, self.synced, self.wall_ns) = (sequence, place.synced, place.wall_ns);
@@ -156,36 +165,23 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Room for records whose payloads are to arrive where they will stay, each [`RECORD_HEADER`] behind its place; see
-    /// [`land`](Self::land).
-    pub(super) fn landing(&mut self, bytes: usize) -> &mut [u8] {
-        self.bytes.room(bytes)
+    /// Whether records of so many bytes, see [`record_bytes`], can be laid out without moving those there are.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.bytes.has_room(bytes)
     }
 
-    /// Where the next record will begin.
-    pub(super) fn end_of_bytes(&self) -> usize {
-        self.bytes.len()
+    /// Makes room for them; what was laid out may move.
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        self.bytes.make_room(bytes);
     }
 
-    /// Adds the record without a tensor whose payload of `len` bytes has arrived `place` bytes behind the end, at the earliest,
-    /// and moves it if that is not where it belongs. Payloads behind it stay.
-    pub(super) fn land(&mut self, place: usize, len: usize, entry: &Entry<'_>) {
-        const HEAD: usize = RECORD_HEADER as usize;
-        let bytes = record_bytes(len as u64, 0) as usize;
-        let room = self.bytes.room(place.max(bytes - HEAD - len) + HEAD + len);
-        if place != 0 {
-            room.copy_within(place + HEAD..place + HEAD + len, HEAD);
-        }
-        let mut header = header(entry, false);
-        header.payload_len = len as u32;
-        if !self.unsummed {
-            (header.payload_crc, header.tensor_crc) = (crc32c::crc32c(&room[HEAD..HEAD + len]), crc32c::crc32c(&[]));
-        }
-        room[..HEAD].copy_from_slice(bytemuck::bytes_of(&header));
-        room[HEAD + len..bytes].fill(0);
+    /// Adds a record with a payload of `len` bytes and no tensor, for which there is room, and says where it stands:
+    /// somebody will write the payload [`RECORD_HEADER`] behind that, and call [`fill`]. Until then nobody looks at it.
+    pub(super) fn lay(&mut self, len: usize) -> *mut u8 {
+        let bytes = record_bytes(len as u64, 0);
         self.headers.push(self.bytes.len());
-        self.bytes.more(bytes);
-        self.total += bytes as u64;
+        self.total += bytes;
+        self.bytes.lengthen(bytes as usize)
     }
 
     /// Adds a record whose tensor is, or will be, in pinned memory; `tensor_crc` is of it, if checksums are not left for

@@ -1,16 +1,18 @@
-//! The two threads between the arbiter's rings and a sink: one empties the rings into batches and encodes them, one writes
-//! and syncs them. So the next batch is made ready while the one before is on its way to the disk.
+//! The threads between the arbiter's rings and a sink: one empties the rings into batches and encodes them, with helpers while
+//! there is more than it can take, and one writes and syncs them. So the next batch is made ready while the one before is on
+//! its way to the disk.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver as Steps, RecvTimeoutError, Sender as ToWriter};
 
 use super::counters::{Counts, JournalStats, TensorCounts};
+use super::drained::Drained;
 use super::guarded::Guarded;
-use super::merge::{Drained, Merge, Outlet};
+use super::merge::{Merge, Outlet};
 use super::sink::{Position, Sink};
 use super::tensors::{EndOfWatch, Tensors, Watch};
 use super::writer::Writer;
@@ -26,6 +28,8 @@ const BATCHES: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) ending: AtomicBool,
+    /// The helpers are to end.
+    leaving: AtomicBool,
     pub(super) counts: Counts,
     pub(super) retries: AtomicU64,
     pub(super) tensors: Mutex<TensorCounts>,
@@ -62,9 +66,9 @@ pub(crate) struct Drain {
 }
 
 impl Drain {
-    pub(crate) fn start(memory: Arc<Memory>, sink: Box<dyn Sink>, blocks: bool) -> Result<Self> {
-        let rings: Result<Vec<Receiver>> =
-            memory.journal_rings.iter().map(|ring| Receiver::attach(ring, memory.clone())).collect();
+    pub(crate) fn start(memory: Arc<Memory>, sink: Box<dyn Sink>, blocks: bool, threads: Option<u32>) -> Result<Self> {
+        let rings: Result<Vec<_>> =
+            memory.journal_rings.iter().map(|ring| Receiver::attach(ring, memory.clone()).map(Mutex::new)).collect();
         let rings = rings?;
         let shared = Arc::new(Shared { counts: Counts::of(memory.handles.len()), ..Shared::default() });
         let (to_writer, steps) = channel::bounded(BATCHES);
@@ -88,20 +92,29 @@ impl Drain {
             tensors.pool().core.add_witness(Arc::downgrade(&watch));
         }
         let out = Outlet { to_writer, free };
-        let (state, merge) = (shared.clone(), Merge::new(memory.handles.len(), longest, checksums, tensors, out));
-        let drainer = thread(
+        let drainers = if tensors.is_some() { 1 } else { drainers(threads, rings.len()) };
+        let merge = Merge::new(memory.handles.len(), longest, checksums, tensors, out);
+        let rings = Arc::new(Rings { rings, merge, watch, shared: shared.clone() });
+        let mut threads = Vec::new();
+        for n in 1..drainers {
+            let rings = rings.clone();
+            threads.push(thread("warpmail-helper", Box::new(move || help(&rings, n)))?);
+        }
+        let helpers = threads.iter().map(|thread| thread.thread().clone()).collect();
+        threads.push(thread(
             "warpmail-drain",
             Box::new(move || {
-                let watch = EndOfWatch(watch);
-                drain(rings, merge, &asked, &watch.0, &state);
+                let helpers = Helpers { rings: rings.clone(), threads: helpers };
+                let _end = EndOfWatch(rings.watch.clone());
+                drain(&rings, &helpers, &asked);
             }),
-        )?;
+        )?);
         let (state, words) = (shared.clone(), memory.clone());
-        let writer = thread(
+        threads.push(thread(
             "warpmail-journal",
             Box::new(move || Writer::new(words, state, blocks, used).run(Box::new(Guarded(sink)), &steps)),
-        )?;
-        Ok(Drain { memory, shared, asks, threads: vec![drainer, writer] })
+        )?);
+        Ok(Drain { memory, shared, asks, threads })
     }
 
     pub(crate) fn stats(&self) -> JournalStats {
@@ -164,8 +177,91 @@ impl Drain {
     }
 }
 
+/// Threads that empty so many rings, of which each is read by one at a time: as many as were asked for, or half of the cores.
+fn drainers(asked: Option<u32>, rings: usize) -> usize {
+    const MOST: usize = 8;
+    let half = || std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).min(MOST);
+    asked.map_or_else(half, |n| n as usize).clamp(1, rings.max(1))
+}
+
+/// What those who empty the rings share.
+struct Rings {
+    rings: Vec<Mutex<Receiver>>,
+    merge: Merge,
+    watch: Arc<Watch>,
+    shared: Arc<Shared>,
+}
+
+/// What a round found: records, and whether a ring may have as many again.
+#[derive(Default)]
+struct Found {
+    records: usize,
+    more: bool,
+}
+
+impl Rings {
+    /// Takes what may come next out of each ring, from one of them on; a ring that somebody else is at is passed over, or, to
+    /// be `sure`, waited for.
+    fn round(&self, first: usize, sure: bool, any_number: bool) -> Found {
+        let mut found = Found::default();
+        for at in (first..self.rings.len()).chain(0..first) {
+            let mut ring = match self.rings[at].try_lock() {
+                Ok(ring) => ring,
+                Err(TryLockError::WouldBlock) if !sure => continue,
+                Err(_) => locked(&self.rings[at]),
+            };
+            let (records, more) = self.merge.drain(&mut ring, any_number);
+            self.watch.saw(at, ring.popped());
+            found.records += records;
+            found.more |= more;
+        }
+        found
+    }
+}
+
+/// Threads that stand by until there is more than one can take.
+struct Helpers {
+    rings: Arc<Rings>,
+    threads: Vec<Thread>,
+}
+
+impl Helpers {
+    fn wake(&self) {
+        self.threads.iter().for_each(Thread::unpark);
+    }
+}
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        self.rings.shared.leaving.store(true, Ordering::Release);
+        self.wake();
+    }
+}
+
+/// Empties rings beside the drain, as long as there is something.
+fn help(rings: &Rings, nth: usize) {
+    // Without news it looks up now and then, should whoever would have woken it be gone.
+    const STANDING_BY: Duration = Duration::from_millis(500);
+    let first = nth % rings.rings.len().max(1);
+    let leaving = || rings.shared.leaving.load(Ordering::Acquire);
+    while !leaving() {
+        let mut pause = Pause::new();
+        while !pause.is_long() && !leaving() {
+            if rings.round(first, false, false).records > 0 {
+                pause = Pause::new();
+            } else {
+                pause.wait();
+            }
+        }
+        if !leaving() {
+            std::thread::park_timeout(STANDING_BY);
+        }
+    }
+}
+
 /// Empties the rings until told to end and nothing is left.
-fn drain(mut rings: Vec<Receiver>, mut merge: Merge, asked: &Steps<Asked>, watch: &Watch, shared: &Shared) {
+fn drain(rings: &Rings, helpers: &Helpers, asked: &Steps<Asked>) {
+    let Rings { merge, shared, .. } = rings;
     let mut asking: Option<Asked> = None;
     // Whether what stands in front of the rings may be taken although records before it are missing.
     let mut any_number = false;
@@ -173,31 +269,33 @@ fn drain(mut rings: Vec<Receiver>, mut merge: Merge, asked: &Steps<Asked>, watch
     loop {
         let ending = shared.ending.load(Ordering::Acquire);
         asking = asking.or_else(|| asked.try_recv().ok());
-        let mut found = 0;
-        for (at, ring) in rings.iter_mut().enumerate() {
-            found += merge.drain(ring, any_number);
-            watch.saw(at, ring.popped());
+        let (sure, before) = (ending || asking.is_some(), merge.claimed());
+        let found = rings.round(0, sure, any_number);
+        if found.more {
+            helpers.wake();
         }
+        let found = found.records;
         if any_number && found > 0 {
             tracing::error!(records = found, "journalled records without the ones before them");
-            merge.faults += found as u64;
+            merge.add_faults(found as u64);
         }
-        *locked(&shared.tensors) = merge.taken;
+        *locked(&shared.tensors) = merge.taken();
         if !merge.send(found == 0) {
             return;
         }
-        // A round that began after somebody asked and found nothing has seen all that was in the rings then.
-        if found == 0
+        // A round that began after somebody asked, and in which nobody found anything, has seen all that was in the rings then.
+        let quiet = found == 0 && merge.claimed() == before;
+        if quiet
             && let Some(asked) = asking.take()
-            && !merge.ask(asked)
+            && !(merge.send(true) && merge.ask(asked))
         {
             return;
         }
         if found > 0 {
             (pause, any_number) = (Pause::new(), false);
-        } else if ending && any_number {
+        } else if ending && quiet && any_number {
             return;
-        } else if ending {
+        } else if ending && quiet {
             any_number = true;
         } else {
             pause.wait();

@@ -35,6 +35,7 @@ mod counters;
 mod cut;
 pub mod disk;
 mod drain;
+mod drained;
 pub mod format;
 mod guarded;
 mod log;

@@ -57,13 +57,26 @@ impl Pages {
         &mut bytemuck::cast_slice_mut(&mut self.pages)[from..to]
     }
 
-    /// At least so many bytes behind the end, which stays where it is.
-    pub(super) fn room(&mut self, bytes: usize) -> &mut [u8] {
-        let (from, to) = (LEAD + self.len, LEAD + self.len + bytes);
-        if to > self.pages.len() * DIRECT_BLOCK {
-            self.grow(to);
+    /// Whether it can become so many bytes longer and stay where it is.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        LEAD + self.len + bytes <= self.pages.len() * DIRECT_BLOCK
+    }
+
+    /// Makes room for so many bytes behind the end.
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        if !self.has_room(bytes) {
+            self.grow(LEAD + self.len + bytes);
         }
-        &mut bytemuck::cast_slice_mut(&mut self.pages)[from..]
+    }
+
+    /// Makes it so many bytes longer, for which there is room, without looking at any: others may be writing some of those
+    /// there are. Returns where the new ones are.
+    pub(super) fn lengthen(&mut self, bytes: usize) -> *mut u8 {
+        assert!(self.has_room(bytes), "room is made before");
+        // SAFETY: inside the allocation, as was just seen.
+        let at = unsafe { self.pages.as_mut_ptr().cast::<u8>().add(LEAD + self.len) };
+        self.len += bytes;
+        at
     }
 
     #[cold]

@@ -1,4 +1,4 @@
-//! The second of the journal's two threads: batches to the sink, and word of what is durable to the host and to modules.
+//! The journal's last thread: batches to the sink, and word of what is durable to the host and to modules.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver as Steps, RecvTimeoutError, Sender as ToWriter};
 
 use super::drain::{Asked, Shared, Step, locked};
-use super::merge::{Drained, Run};
+use super::drained::{Drained, Run};
 use super::sink::{Position, Sink};
 use crate::abi;
 use crate::error::{Error, Result};
@@ -78,7 +78,7 @@ impl Writer {
     }
 
     fn write(&mut self, sink: &mut dyn Sink, batch: &mut Drained) -> Result<Option<Position>> {
-        if let Err(e) = batch.records.wait() {
+        if let Err(e) = batch.wait() {
             self.lose(batch.runs.iter().copied());
             return Err(e);
         }

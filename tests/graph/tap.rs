@@ -54,7 +54,7 @@ fn chain(device: &Device, tap: Tap, journal_slots: u32, servers: u32) -> Result<
         graph.tap(id, tap)?;
         boxes.push(id);
     }
-    graph.journal_slots(journal_slots)?;
+    graph.journal_slots(journal_slots)?.journal_threads(servers.max(1))?;
     let mut runtime = graph.build(HandlerImage::builtin())?;
     let ends = (runtime.sender(boxes[0])?, runtime.receiver(boxes[2])?);
     Ok((runtime, ends.0, ends.1))
@@ -117,7 +117,7 @@ pub(crate) fn bursts_pass_a_tap_whole(device: &Device) -> Outcome {
             graph.tap(id, Tap::Block).map_err(text)?;
             boxes.push(id);
         }
-        graph.journal_slots(journal_slots).map_err(text)?;
+        graph.journal_slots(journal_slots).map_err(text)?.journal_threads(servers.max(1)).map_err(text)?;
         let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
         let senders: Result<Vec<_>, _> = boxes.iter().map(|id| runtime.sender(*id)).collect();
         let mut senders = senders.map_err(text)?;
