@@ -45,6 +45,10 @@ pub struct SpinBudget {
     /// launch continues. Every driver call that waits for running kernels waits at most about this long. 100 µs to 1 s.
     #[serde(with = "words")]
     pub residency: Duration,
+    /// How many SMs the arbiter may occupy: 1. It is one block, which is never on two; on the SM that it is on it leaves the
+    /// others what its block does not need ([`Runtime::footprint`](crate::Runtime::footprint)). Whether it scans and serves
+    /// faster is a matter of `servers`.
+    pub sms: u32,
     /// Warps (twin: threads) that run handlers, 1 to 13. The twin takes 0 too: the arbiter's own thread serves.
     pub servers: u32,
 }
@@ -70,6 +74,9 @@ fn measured(device: &Device, ordinal: u32) -> Duration {
     })
 }
 
+/// The arbiter is one block.
+const SMS: u32 = 1;
+
 /// What the launches that the pacer lets go at a time may hold an SM for, when they find nothing.
 const PACED: Duration = Duration::from_micros(20);
 
@@ -81,6 +88,7 @@ impl Default for SpinBudget {
             sm_share: 1.0,
             max_wait: Duration::from_millis(10),
             residency: Duration::from_millis(2),
+            sms: SMS,
             servers: 6,
         }
     }
@@ -226,6 +234,12 @@ impl SpinBudget {
             return Err(Error::refused(
                 "adaptive without idle_spin",
                 "it says when to park before idle_spin: set that too",
+            ));
+        }
+        if self.sms != SMS {
+            return Err(Error::refused(
+                format!("sms {}", self.sms),
+                format!("must be {SMS}: the arbiter is one block, which is on one SM while it is there"),
             ));
         }
         if self.servers > abi::WM_MAX_SERVERS {

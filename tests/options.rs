@@ -40,6 +40,10 @@ fn budgets() {
     refused(budget(SpinBudget { residency: Duration::from_secs(2), ..usual() }), &["residency", "1 s"]);
     refused(budget(SpinBudget { max_wait: Duration::from_secs(3600), ..usual() }), &["max_wait", "1 s"]);
     refused(budget(SpinBudget { servers: 14, ..usual() }), &["14 servers", "13"]);
+    for sms in [0, 2, 132, u32::MAX] {
+        refused(budget(SpinBudget { sms, ..usual() }), &[&format!("sms {sms}"), "must be 1", "one block"]);
+    }
+    budget(SpinBudget { sms: 1, ..usual() }).unwrap();
     refused(budget(SpinBudget { idle_spin: Some(Duration::ZERO), ..usual() }), &["idle_spin", "1 µs"]);
     refused(budget(SpinBudget { idle_spin: Some(ms(3)), ..usual() }), &["idle_spin 3ms", "residency", "2ms"]);
     refused(budget(SpinBudget { idle_spin: Some(ms(2)), ..usual() }), &["idle_spin 2ms", "less than the residency"]);
@@ -94,6 +98,8 @@ fn budgets_as_toml() {
     }
     refused(read("idle_spin = \"often\""), &["idle_spin", "never"]);
     refused(read("residency = 5"), &["residency", "string"]);
+    refused(read("sms = 2"), &["sms 2", "must be 1"]);
+    assert_eq!(read("sms = 1").unwrap(), SpinBudget::default());
     refused(read("idle_spn = \"20us\""), &["idle_spn", "idle_spin"]);
     refused(read("residency = \"5s\""), &["residency 5s", "1 s"]);
     refused(read("idle_spin = \"never\"\nsm_share = 0.5"), &["sm_share 0.5", "set idle_spin"]);

@@ -214,10 +214,6 @@ pub(super) unsafe extern "C" fn warpmail_builder_budget(
         let mut builder = table::hold(builder)?;
         // SAFETY: as the header asks of the caller.
         let from = unsafe { args::options(budget) }?;
-        if from.reserved != 0 {
-            let text = "warpmail_budget: reserved must be 0; start from WARPMAIL_BUDGET_INIT".to_string();
-            return Err(Fault::new(sys::WARPMAIL_BAD_STRUCT, text));
-        }
         let servers = match from.servers {
             // What a new builder for the same device begins with.
             sys::WARPMAIL_SERVERS_DEFAULT => Builder::new(builder.device.clone()).budget.servers,
@@ -233,6 +229,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_budget(
             max_wait: Duration::from_nanos(from.max_wait_ns),
             residency: Duration::from_nanos(from.residency_ns),
             adaptive: from.adaptive != 0,
+            sms: if from.sms == 0 { SpinBudget::default().sms } else { from.sms }, // 0: an older struct
             servers,
         })?;
         Ok(OK)

@@ -95,7 +95,7 @@ pub(crate) fn an_idle_arbiter_parks(on: &Device) -> Outcome {
         max_wait_ns: 20 * MS,
         sm_share: 0.5,
         adaptive: 1,
-        reserved: 0,
+        sms: 0,
     };
     let l = Loop::with_budget(on, 8, Some(&budget))?;
     ok(unsafe { warpmail_runtime_start(l.runtime) })?;

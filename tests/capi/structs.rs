@@ -76,7 +76,7 @@ pub(crate) fn structs_say_their_size(on: &Device) -> Outcome {
         max_wait_ns: 2_000_000,
         sm_share: 1.0,
         adaptive: 1,
-        reserved: 0,
+        sms: 1,
     };
     is(unsafe { warpmail_builder_budget(b, null()) }, WM_BAD_ARGUMENT, &["null"])?;
     let long = warpmail_budget { residency_ns: 2_000_000_000, ..budget };
@@ -87,8 +87,10 @@ pub(crate) fn structs_say_their_size(on: &Device) -> Outcome {
     is(unsafe { warpmail_builder_budget(b, &budget) }, WARPMAIL_REFUSED, &[adaptive])?;
     let budget = warpmail_budget { adaptive: 0, ..budget };
     ok(unsafe { warpmail_builder_budget(b, &budget) })?;
-    let reserved = warpmail_budget { reserved: 7, ..budget };
-    is(unsafe { warpmail_builder_budget(b, &reserved) }, WARPMAIL_BAD_STRUCT, &["reserved"])?;
+    let wide = warpmail_budget { sms: 7, ..budget };
+    is(unsafe { warpmail_builder_budget(b, &wide) }, WARPMAIL_REFUSED, &["sms 7", "must be 1", "one block"])?;
+    let usual = warpmail_budget { sms: 0, ..budget };
+    ok(unsafe { warpmail_builder_budget(b, &usual) })?;
     // As it was before it had the last two members.
     let older = warpmail_budget { struct_size: 40, adaptive: 1, ..budget };
     ok(unsafe { warpmail_builder_budget(b, &older) })?;

@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that an older program could notice. */
-#define WARPMAIL_API_VERSION 2u
+#define WARPMAIL_API_VERSION 3u
 
 /* Statuses: those of wm_status in abi.h, and these. */
 typedef wm_status warpmail_status;
@@ -126,10 +126,10 @@ typedef struct warpmail_budget {
     double sm_share;       /* limit on an SM's time held without work, as a share: above 0, up to 1; 20 us a max_wait */
     uint32_t
         adaptive; /* not 0: idle_spin_ns is what polling may cost at most; it parks at once where that is in vain */
-    uint32_t reserved; /* 0 */
+    uint32_t sms; /* how many SMs the arbiter may occupy: 1, it is one block; 0 stands for that */
 } warpmail_budget;
 #define WARPMAIL_BUDGET_INIT                                                                                           \
-    {sizeof(warpmail_budget), WARPMAIL_SERVERS_DEFAULT, 2000000, WARPMAIL_IDLE_SPIN_BREAK_EVEN, 10000000, 1.0, 0, 0}
+    {sizeof(warpmail_budget), WARPMAIL_SERVERS_DEFAULT, 2000000, WARPMAIL_IDLE_SPIN_BREAK_EVEN, 10000000, 1.0, 0, 1}
 
 /* The twin's entry point of a handler set: warpmail::twin_arbiter<handlers>, see warpmail/handler.hpp. */
 typedef int (*warpmail_twin_entry)(const wm_arbiter_args* args);

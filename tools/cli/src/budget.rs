@@ -32,7 +32,7 @@ fn time(word: &str) -> Result<Duration, String> {
 #[derive(clap::Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Spin budget")]
 pub(crate) struct BudgetArgs {
-    /// A TOML file with idle_spin, adaptive, sm_share, max_wait, residency and servers, or some of them
+    /// A TOML file with idle_spin, adaptive, sm_share, max_wait, residency, sms and servers, or some of them
     #[arg(long, value_name = "FILE")]
     budget: Option<PathBuf>,
     /// Let the arbiter leave after this much time without work until there is news: a time (20us), never, or break-even, which
@@ -51,6 +51,9 @@ pub(crate) struct BudgetArgs {
     /// The longest that one launch stays (2ms)
     #[arg(long, value_name = "TIME", value_parser = time)]
     residency: Option<Duration>,
+    /// How many SMs the arbiter may occupy: 1, for it is one block
+    #[arg(long, value_name = "N")]
+    sms: Option<u32>,
     /// Warps (on the twin: threads) that run modules, if not as many as the machine suggests
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(warpmail::abi::WM_MAX_SERVERS)))]
     servers: Option<u32>,
@@ -86,6 +89,7 @@ impl BudgetArgs {
         budget.sm_share = self.sm_share.unwrap_or(budget.sm_share);
         budget.max_wait = self.max_wait.unwrap_or(budget.max_wait);
         budget.residency = self.residency.unwrap_or(budget.residency);
+        budget.sms = self.sms.unwrap_or(budget.sms);
         budget.servers = self.servers.unwrap_or(budget.servers);
         Ok(budget)
     }
@@ -121,6 +125,15 @@ mod tests {
             ..SpinBudget::default()
         };
         assert_eq!(budget, wanted);
+    }
+
+    #[test]
+    fn one_sm_is_what_there_is() {
+        let over = |words: &[&str]| parse(words).expect("good options").over(SpinBudget::default(), &Device::twin());
+        assert_eq!(over(&["--sms", "1"]).expect("a good budget").sms, 1);
+        let budget = over(&["--sms", "2"]).expect("refused with the graph");
+        let refused = warpmail::Builder::new(Device::twin()).budget(budget).map(|_| ()).expect_err("two SMs");
+        assert!(refused.to_string().contains("sms 2"), "{refused}");
     }
 
     #[test]

@@ -110,7 +110,8 @@ impl Builder {
     }
 
     /// Limits on the arbiter; what is not named stays as it is.
-    #[pyo3(signature = (*, idle_spin = None, adaptive = None, sm_share = None, max_wait = None, residency = None, servers = None))]
+    #[pyo3(signature = (*, idle_spin = None, adaptive = None, sm_share = None, max_wait = None, residency = None, servers = None, sms = None))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn budget(
         &mut self,
         idle_spin: Option<IdleSpin>,
@@ -119,6 +120,7 @@ impl Builder {
         max_wait: Option<f64>,
         residency: Option<f64>,
         servers: Option<u32>,
+        sms: Option<u32>,
     ) -> PyResult<()> {
         let builder = self.open()?;
         let seconds = |value: Option<f64>, now: Duration| value.map_or(Ok(now), wait::bound);
@@ -129,6 +131,7 @@ impl Builder {
             sm_share: sm_share.unwrap_or(now.sm_share),
             max_wait: seconds(max_wait, now.max_wait)?,
             residency: seconds(residency, now.residency)?,
+            sms: sms.unwrap_or(now.sms),
             servers: servers.unwrap_or(now.servers),
         };
         builder.budget(budget).map(|_| ()).map_err(raise)

@@ -95,6 +95,9 @@ def test_bad_graphs_are_refused_by_name():
         warpmail.Builder("tpu")
     with pytest.raises(warpmail.Refused, match="residency"):
         graph.budget(residency=5.0)
+    with pytest.raises(warpmail.Refused, match="sms 2"):
+        graph.budget(sms=2)
+    graph.budget(sms=1)
     graph.mailbox(host, relay)
     graph.build()
     with pytest.raises(warpmail.StateError, match="built"):

@@ -61,6 +61,7 @@ class Builder:
         max_wait: Optional[float] = None,
         residency: Optional[float] = None,
         servers: Optional[int] = None,
+        sms: Optional[int] = None,
     ) -> None:
         """Limits on the arbiter; times are seconds. What is not named stays as it is. See docs/parking.md.
 
