@@ -26,9 +26,10 @@ template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args
                        blockDim.x == (first_scanner_warp + args.scanners) * 32;
     if (!valid)
         return; // the host made these arguments; it sees that launches_ended did not move
+    const resumed_image<block_lanes> image(block_lanes{}, args);
     u64 kept_bytes;
     place(a, warpmail_shared, kept_bytes);
-    begin(block_lanes{}, a, warpmail_shared, begin_ns);
+    begin(block_lanes{}, a, warpmail_shared, begin_ns, image);
 
     if (warp == 0) {
         keep_state k = keep_begin(lanes, a, begin_ns);

@@ -158,28 +158,54 @@ struct alignas(16) image_chunk {
     u64 words[2];
 };
 
-template <class L> WM_FN void copy_image(L lanes, void* to, const void* from, u32 bytes) {
-    image_chunk* t = static_cast<image_chunk*>(to);
-    const image_chunk* f = static_cast<const image_chunk*>(from);
-    constexpr u32 ahead = 4;
-    const u32 n = bytes / sizeof(image_chunk);
-    for (u32 first = lanes.rank(); first < n; first += ahead * lanes.width()) {
-        image_chunk c[ahead];
-        for (u32 k = 0; k < ahead; k++)
-            c[k] = f[first + k * lanes.width() < n ? first + k * lanes.width() : first];
-        for (u32 k = 0; k < ahead; k++) {
-            if (first + k * lanes.width() < n)
-                t[first + k * lanes.width()] = c[k];
-        }
+constexpr u32 image_ahead = 4;
+
+// Up to `image_ahead` chunks a lane, the first of them number `first`: loads that are under way at once.
+WM_FN void load_chunks(image_chunk (&c)[image_ahead], const image_chunk* from, u32 first, u32 step, u32 n) {
+    for (u32 k = 0; k < image_ahead; k++)
+        c[k] = from[first + k * step < n ? first + k * step : 0];
+}
+WM_FN void store_chunks(image_chunk* to, const image_chunk (&c)[image_ahead], u32 first, u32 step, u32 n) {
+    for (u32 k = 0; k < image_ahead; k++) {
+        if (first + k * step < n)
+            to[first + k * step] = c[k];
     }
 }
 
-// The working memory at `base` as the launch before left it. The stream's order is what makes that launch's image
-// visible: it has ended.
-template <class L> WM_FN void resume_image(L lanes, const wm_arbiter_args& args, u8* base) {
-    if (args.resume)
-        copy_image(lanes, base, at<const u8>(args.image), args.image_bytes);
+template <class L> WM_FN void copy_image(L lanes, void* to, const void* from, u32 bytes, u32 done = 0) {
+    image_chunk* t = static_cast<image_chunk*>(to);
+    const image_chunk* f = static_cast<const image_chunk*>(from);
+    const u32 n = bytes / sizeof(image_chunk), step = lanes.width();
+    for (u32 first = done + lanes.rank(); first < n; first += image_ahead * step) {
+        image_chunk c[image_ahead];
+        load_chunks(c, f, first, step, n);
+        store_chunks(t, c, first, step, n);
+    }
 }
+
+// The working memory as the launch before left it, asked for as soon as a launch begins and taken up when there is a
+// place for it. The stream's order is what makes that launch's image visible: it has ended.
+template <class L> class resumed_image {
+public:
+    WM_FN resumed_image(L lanes, const wm_arbiter_args& args) : lanes_(lanes), args_(args) {
+        if (args.resume)
+            load_chunks(front_, at<const image_chunk>(args.image), lanes.rank(), lanes.width(), count());
+    }
+    WM_FN void put(u8* base) const {
+        if (!args_.resume)
+            return;
+        store_chunks(reinterpret_cast<image_chunk*>(base), front_, lanes_.rank(), lanes_.width(), count());
+        copy_image(lanes_, base, at<const u8>(args_.image), args_.image_bytes, image_ahead * lanes_.width());
+    }
+
+private:
+    WM_FN u32 count() const {
+        return args_.image_bytes / sizeof(image_chunk);
+    }
+    L lanes_;
+    const wm_arbiter_args& args_;
+    image_chunk front_[image_ahead];
+};
 // Leaves it for the next launch, and says when that was done. By all lanes, when every role has returned.
 template <class L> WM_FN void leave_image(L lanes, const arbiter& a, const u8* base) {
     u8* image = at<u8>(a.args.image);
@@ -191,8 +217,8 @@ template <class L> WM_FN void leave_image(L lanes, const arbiter& a, const u8* b
 
 // The beginning of a launch at `begin_ns`, after `place`. Somebody waits for one that news has woken: it has a single
 // barrier, behind its image and what is not in it.
-template <class L> WM_FN void begin(L lanes, arbiter& a, u8* base, u64 begin_ns) {
-    resume_image(lanes, a.args, base);
+template <class L> WM_FN void begin(L lanes, arbiter& a, u8* base, u64 begin_ns, const resumed_image<L>& image) {
+    image.put(base);
     for (u32 w = lanes.rank(); w < words_for(a.args.n_modules); w += lanes.width())
         a.owned[w] = 0;
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())

@@ -35,15 +35,21 @@ WM_FN void ring(const wm_bell* bell, u64 parked) {
 }
 
 // By one thread of a device end, after its slots. The exchange's answer is used at once: a warp that goes on to wait
-// for a reply would wait longer for that.
+// for a reply would wait longer for that. Which door to ring at is looked up beside the exchange, so that the way to a
+// parked arbiter is one way to L2 and not three; that may be an old answer, so it is looked up again.
 WM_FN void publish_from_device(u64* word, u64 idx, u64 bell) {
     if (bell == 0)
         return store_relaxed_gpu(word, device_word(idx));
-    const u64 before = exchange_relaxed_gpu(word, device_word(idx)); // R1
+    const wm_bell* b = at<const wm_bell>(bell);
+    const u64 before = exchange_relaxed_gpu(word, device_word(idx));                     // R1
+    const u64 early = load_relaxed_gpu(&b->parked), doors = load_relaxed_gpu(&b->doors); // R1a
     if (before & WM_PARK_BIT) {
-        const wm_bell* b = at<const wm_bell>(bell);
-        fence_acquire(WM_SCOPE_GPU);           // ACQUIRE of P3: `parked` is at least as new as the bit
-        ring(b, load_relaxed_gpu(&b->parked)); // R2
+        if (early)
+            open_door(doors, early - 1);                 // R1b
+        fence_acquire(WM_SCOPE_GPU);                     // ACQUIRE of P3: `parked` is at least as new as the bit
+        const u64 parked = load_relaxed_gpu(&b->parked); // R2
+        if (parked != early)
+            ring(b, parked); // R3
     }
 }
 

@@ -35,7 +35,7 @@ template <class Steps> int cpu_arbiter(const wm_arbiter_args* args, Steps& steps
         std::vector<u64> memory(place(a, nullptr, kept_bytes) / 8 + 2);
         u8* const base = reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(memory.data())));
         place(a, base, kept_bytes);
-        begin(lanes, a, base, begin_ns);
+        begin(lanes, a, base, begin_ns, {lanes, a.args});
         std::vector<handed> servers;
         for (u32 s = 0; s < server_count(*args); s++)
             servers.push_back(hand_begin(a, s));

@@ -54,7 +54,7 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         std::vector<u64> memory(place(a, nullptr, kept_bytes) / 8 + 2);
         u8* const base = reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(memory.data())));
         place(a, base, kept_bytes);
-        begin(lanes, a, base, begin_ns);
+        begin(lanes, a, base, begin_ns, {lanes, a.args});
         servers.reserve(args->servers);
         try {
             for (u32 s = 0; s < args->servers; s++)

@@ -201,10 +201,14 @@ leave:
 
 /* A device end: R1 exchange the readiness word; R2 if it carried the park bit, see which door; R3 ring. */
 proctype device_end(byte me) {
-    byte k = 0, p;
+    byte k = 0, p, early = 0;
     bit was_parked;
     do
     :: k < PUSHES ->
+#ifdef EARLY_RING
+        /* R1a under way together with the exchange: what it says may be older than the bit */
+        early = memory[PARKED_DEVICE];
+#endif
 #ifdef PLANT_LOAD_EARLY
         p = memory[PARKED_DEVICE];
 #endif
@@ -216,6 +220,13 @@ proctype device_end(byte me) {
 #endif
         if
         :: was_parked ->
+#ifdef EARLY_RING
+            /* R1b rings in any case: too old a credit costs a launch that finds nothing */
+            if
+            :: early != 0 -> door[(early - 1) % DOORS] = 1
+            :: else
+            fi;
+#endif
 #ifndef PLANT_LOAD_EARLY
             p = memory[PARKED_DEVICE];
 #endif
@@ -225,7 +236,7 @@ proctype device_end(byte me) {
             fi
         :: else
         fi;
-        atomic { p = 0; k++ }
+        atomic { p = 0; early = 0; k++ }
     :: else -> break
     od;
     ends_done++

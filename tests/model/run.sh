@@ -67,6 +67,10 @@ sound $device STOPPING RESIDENCY PACER=1
 sound $device PUSHES=2 CLOSING=2
 sound $host PUSHES=2 CLOSING=2
 sound $both CLOSING=1
+sound $device PUSHES=2 EARLY_RING
+sound $device EARLY_RING RESIDENCY
+sound $device EARLY_RING STOPPING
+sound $device EARLY_RING CLOSING=1
 sound $device CLOSING=1 RESIDENCY PACER=1
 sound $host CLOSING=1 STOPPING
 
