@@ -14,6 +14,7 @@ import tempfile
 LAYERS = [
     ["include/warpmail/abi.h"],
     ["protocol/atomics.hpp", "include/warpmail/warpmail.h"],
+    ["protocol/lanes_host.hpp"],
     ["protocol/lanes.hpp", "protocol/bell.hpp"],
     ["protocol/slot.hpp", "protocol/lease.hpp"],
     ["protocol/slot_thread.hpp", "protocol/slot_warp.hpp"],
@@ -27,6 +28,7 @@ LAYERS = [
     ["protocol/context.hpp"],
     ["protocol/roles.hpp", "protocol/step.hpp"],
     ["protocol/hand.hpp", "protocol/builtin.hpp", "twin/idle.hpp"],
+    ["device/arbiter_block.hpp"],
     ["device/arbiter_kernel.cuh", "device/step_kernel.cuh", "twin/cpu_arbiter.hpp", "twin/twin_steps.hpp"],
     ["twin/twin_arbiter.hpp"],
     ["include/warpmail/handler.hpp", "twin/host.h"],

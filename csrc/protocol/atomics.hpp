@@ -28,6 +28,7 @@
 #define WM_DEV __device__ inline
 #else
 #define WM_FN inline
+#define WM_DEV inline
 #endif
 
 #if !defined(__CUDA_ARCH__)

@@ -166,7 +166,7 @@ WM_FN u32 pass_ready(one_lane lanes, arbiter& a, u32 server, u32 m, u64 from, u3
     return n;
 }
 
-#if defined(__CUDACC__)
+#if defined(WM_HAS_WARPS)
 // The same by a warp. Loads of several groups are under way at once, whether of one record or of several: one after the
 // other each would cost a way to L2 and back.
 WM_FN u32 pass_ready(warp_lanes lanes, arbiter& a, u32 server, u32 m, u64 from, u32 most) {

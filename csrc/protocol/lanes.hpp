@@ -10,6 +10,14 @@
 
 #include "protocol/atomics.hpp"
 
+// Whether the code of warps is compiled: on the device, and for the CPU in tests (lanes_host.hpp).
+#if defined(__CUDACC__) || defined(WARPMAIL_HOST_WARPS)
+#define WM_HAS_WARPS 1
+#endif
+#if defined(WARPMAIL_HOST_WARPS) && !defined(__CUDACC__)
+#include "protocol/lanes_host.hpp"
+#endif
+
 namespace warpmail {
 
 // One thread.

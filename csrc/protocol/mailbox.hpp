@@ -109,11 +109,14 @@ WM_FN void publish_read(const wm_consumer& c) {
 
 // Whether it is worth looking at the next slot. On the host a look at a slot takes its line away from the producer that
 // is filling it; write_idx, stored once a record, says when there is something to see. It is a hint: the tags decide.
-WM_FN bool seems_ready(wm_consumer& c) {
+// A warp does not ask: its lanes would look at different moments.
+template <class L> WM_FN bool seems_ready(L, wm_consumer& c) {
 #if defined(__CUDA_ARCH__)
     (void)c;
     return true;
 #else
+    if (L::is_group())
+        return true;
     if (c.write_seen == c.read_idx)
         c.write_seen = load_relaxed(write_idx_of(c.mailbox), c.mailbox.scope);
     return c.write_seen != c.read_idx;
@@ -199,8 +202,8 @@ WM_FN wm_status try_push_batch(L lanes, wm_producer& p, const void* src, u64 src
 // Ordering: with order::ordered what its producer wrote before the push is visible from here on.
 template <order O = order::ordered, class L> WM_FN wm_status peek(L lanes, wm_consumer& c, u32& len, u32& type) {
     lanes.check();
-    if (!seems_ready(c) || !peek_slot<O>(lanes, slot_at(c.mailbox, c.read_idx), any_form(c.mailbox),
-                                         lap_tag(c.read_idx, c.mailbox.slots_log2), len, type))
+    if (!seems_ready(lanes, c) || !peek_slot<O>(lanes, slot_at(c.mailbox, c.read_idx), any_form(c.mailbox),
+                                                lap_tag(c.read_idx, c.mailbox.slots_log2), len, type))
         return WM_EMPTY;
     return len > payload_bytes(c.mailbox) ? WM_BAD_LENGTH : WM_OK;
 }
@@ -212,7 +215,7 @@ WM_FN wm_status get(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& len,
     lanes.check();
     if (dst == nullptr && dst_bytes != 0)
         return WM_BAD_ARGUMENT;
-    if (!seems_ready(c))
+    if (!seems_ready(lanes, c))
         return WM_EMPTY;
     const u64* slot = slot_at(c.mailbox, c.read_idx);
     const u64 tag = lap_tag(c.read_idx, c.mailbox.slots_log2);

@@ -6,7 +6,7 @@
 
 #include "protocol/slot.hpp"
 
-#if defined(__CUDACC__)
+#if defined(WM_HAS_WARPS)
 
 namespace warpmail {
 

@@ -22,7 +22,8 @@ template <class L, class F> WM_FN bool wait_until(L lanes, u64 budget_ns, F&& at
             if (lanes.any(looks != 0 && now - begin >= budget_ns))
                 return false;
         }
-        pause_after(looks);
+        if (lanes.rank() == 0)
+            pause_after(looks);
     }
 }
 

@@ -22,7 +22,7 @@
 
 #include "protocol/wait.hpp"
 
-#if defined(__CUDACC__)
+#if defined(WM_HAS_WARPS)
 
 namespace warpmail {
 

@@ -117,5 +117,5 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 fn main() -> ExitCode {
-    warpmail_testkit::harness::main(SCENARIOS, &["records_come_back_whole"], Duration::from_secs(120))
+    warpmail_testkit::harness::main(SCENARIOS, &["records_come_back_whole"], &[], Duration::from_secs(120))
 }

@@ -1,5 +1,5 @@
-//! Every form of the device API against every other, with random records: as threads on the twin, and by one thread, a
-//! warp and a block on a GPU. Each scenario runs in a child process that is killed if it hangs.
+//! Every form of the device API against every other, with random records, by one thread, a warp and a block: on a GPU, and on
+//! the CPU, where a thread runs all lanes of a block in turns (csrc/protocol/lanes_host.hpp). Each scenario runs in a child process that is killed if it hangs.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,11 +21,8 @@ fn one_of<T: Copy>(random: &mut fastrand::Rng, values: &[T]) -> T {
 }
 
 /// Forms that `lanes` can take for this mailbox, and orders.
-fn any_side(random: &mut fastrand::Rng, device: &Device, ends: bool) -> Side {
-    let lanes = match device.info().ordinal {
-        None => LANES_ONE,
-        Some(_) => one_of(random, &[LANES_ONE, LANES_WARP, LANES_WARP, LANES_BLOCK]),
-    };
+fn any_side(random: &mut fastrand::Rng, ends: bool) -> Side {
+    let lanes = one_of(random, &[LANES_ONE, LANES_WARP, LANES_WARP, LANES_BLOCK]);
     let forms = if ends && lanes == LANES_WARP { FORM_END_ALL + 1 } else { FORM_BATCH + 1 };
     let (form, order) = (random.u64(..forms), random.u64(..2));
     Side { form, lanes, order, ..Side::default() }
@@ -38,20 +35,25 @@ fn any_trial(random: &mut fastrand::Rng, device: &Device) -> Trial {
     } else {
         (one_of(random, &STRIDES), one_of(random, &[abi::WM_SCOPE_GPU, abi::WM_SCOPE_SYS]))
     };
-    let (mut push, mut pop) = (any_side(random, device, ends), any_side(random, device, ends));
+    let (mut push, mut pop) = (any_side(random, ends), any_side(random, ends));
     pop.order = push.order; // one order is both sides' agreement
-    let fence_is_known = device.info().ordinal.is_none() || push.lanes == LANES_WARP;
+    let fence_is_known = push.lanes == LANES_WARP || (device.info().ordinal.is_none() && push.lanes == LANES_ONE);
     if push.order == ORDER_ORDERED && fence_is_known && random.bool() {
         push.order = ORDER_FENCED;
     }
+    // Lane by lane on the CPU, a record takes far longer, the more so the larger the block.
+    let (records, threads) = match device.info().ordinal {
+        None if push.lanes != LANES_ONE || pop.lanes != LANES_ONE => (100, [32, 64, 64, 128]),
+        _ => (700, [32, 64, 128, 256]),
+    };
     Trial {
         stride,
         slots: one_of(random, &SLOTS),
         scope,
         start: one_of(random, &STARTS),
         seed: random.u64(..),
-        records: 700,
-        threads: one_of(random, &[32, 64, 128, 256]),
+        records,
+        threads: one_of(random, &threads),
         push,
         pop,
     }
@@ -75,9 +77,11 @@ fn many_records_cross(device: &Device) -> Outcome {
     let forms = Forms::new(device, LARGEST)?;
     let on_gpu = device.info().ordinal.is_some();
     let pairs = [(FORM_TRY, FORM_TRY), (FORM_BATCH, FORM_BATCH), (FORM_END, FORM_END), (FORM_END_ALL, FORM_END_ALL)];
-    for (i, (push, pop)) in pairs.into_iter().enumerate() {
-        let (push, pop) = if on_gpu { (push, pop) } else { (push % 4, pop % 4) };
-        let lanes = if on_gpu { LANES_WARP } else { LANES_ONE };
+    // Lane by lane a record takes far longer.
+    let ways = if on_gpu { &[(LANES_WARP, 100_000)][..] } else { &[(LANES_ONE, 100_000), (LANES_WARP, 5_000)] };
+    let all = pairs.into_iter().enumerate().flat_map(|pair| ways.iter().map(move |way| (pair, *way)));
+    for ((i, (push, pop)), (lanes, records)) in all {
+        let (push, pop) = if lanes == LANES_WARP { (push, pop) } else { (push % 4, pop % 4) };
         for order in [ORDER_ORDERED, ORDER_SELF_CONTAINED, ORDER_FENCED] {
             let seen = if order == ORDER_FENCED { ORDER_ORDERED } else { order };
             let trial = Trial {
@@ -86,7 +90,7 @@ fn many_records_cross(device: &Device) -> Outcome {
                 scope: abi::WM_SCOPE_GPU,
                 start: 0,
                 seed: 77 + i as u64,
-                records: 100_000,
+                records,
                 threads: 32,
                 push: Side { form: push, lanes, order, ..Side::default() },
                 pop: Side { form: pop, lanes, order: seen, ..Side::default() },
@@ -115,13 +119,9 @@ fn plain_trial(lanes: u64, slots: u32) -> Trial {
     }
 }
 
-fn all_lanes(device: &Device) -> &'static [u64] {
-    if device.info().ordinal.is_some() { &[LANES_ONE, LANES_WARP, LANES_BLOCK] } else { &[LANES_ONE] }
-}
-
 fn misuse_is_told(device: &Device) -> Outcome {
     let forms = Forms::new(device, LARGEST)?;
-    for &lanes in all_lanes(device) {
+    for lanes in [LANES_ONE, LANES_WARP, LANES_BLOCK] {
         for (call, [found, expected]) in forms.misuse(&plain_trial(lanes, 1))?.into_iter().enumerate() {
             if found != expected {
                 return Err(format!("lanes {lanes}, call {call}: status {found}, not {expected}"));
@@ -152,7 +152,18 @@ fn damaged_headers_are_told(device: &Device) -> Outcome {
     Ok(())
 }
 
+/// What the CPU's way of running lanes says of lanes that are not together is said.
+fn lanes_that_part_are_found(_device: &Device) -> Outcome {
+    for which in 0..MISTAKES {
+        if mistake_is_found(which) != (which + 1 < MISTAKES) {
+            return Err(format!("mistake {which}: not found, or found where there is none"));
+        }
+    }
+    Ok(())
+}
+
 const SCENARIOS: &[(&str, Scenario)] = &[
+    ("lanes_that_part_are_found", lanes_that_part_are_found),
     ("records_cross_in_every_form", records_cross_in_every_form),
     ("many_records_cross", many_records_cross),
     ("misuse_is_told", misuse_is_told),

@@ -125,6 +125,35 @@ const BLOCKING: &[&str] = &[
     "a_kernel_needs_a_place_to_stay",
 ];
 
+/// Of them, those that run on the twin with the persistent kernel's own block too, whose lanes a thread runs in turns.
+const WARPS: &[&str] = &[
+    "relay_keeps_every_record",
+    "every_stride_and_ring_size",
+    "ring_of_three_modules",
+    "all_rule_joins_two_inputs",
+    "pointers_are_safe_to_follow",
+    "any_rule_is_fair",
+    "urgent_classes_come_first",
+    "short_launches_starve_nobody",
+    "full_mailboxes_hold_back",
+    "short_residency_loses_nothing",
+    "pushes_to_a_parked_arbiter_arrive",
+    "a_slot_given_back_wakes_it",
+    "parked_arbiters_stop_and_pause",
+    "short_launches_and_parking_lose_nothing",
+    "steps_carry_every_record",
+    "steps_mix_with_resident_modules",
+    "taps_keep_every_record_in_order",
+    "bursts_pass_a_tap_whole",
+    "steps_journal_more_than_a_stage_holds",
+    "leases_travel_and_come_back",
+    "quiesce_while_records_flow",
+    "wrong_types_and_lengths_are_counted",
+    "no_progress_is_counted",
+    "broken_header_is_quarantined",
+    "wild_index_is_quarantined",
+];
+
 /// Whether the persistent kernel serves: then millions of steps take seconds.
 pub(crate) fn is_fast(device: &warpmail::Device) -> bool {
     let mode = warpmail::Builder::new(device.clone()).current_mode();
@@ -132,5 +161,5 @@ pub(crate) fn is_fast(device: &warpmail::Device) -> bool {
 }
 
 fn main() -> ExitCode {
-    warpmail_testkit::harness::main(SCENARIOS, BLOCKING, Duration::from_secs(120))
+    warpmail_testkit::harness::main(SCENARIOS, BLOCKING, WARPS, Duration::from_secs(120))
 }

@@ -24,7 +24,7 @@ check() {
     rm -f pan*
     spin "${flags[@]}" -a "$root/tests/model/park.pml" >log 2>&1 || { cat log >&2; return 1; }
     cc -O2 -DSAFETY -DCOLLAPSE -DVECTORSZ=2048 -DMEMLIM=4000 -w -o pan pan.c
-    timeout 300 ./pan -m2000000 >log 2>&1 || { cat log >&2; return 1; }
+    timeout 900 ./pan -m2000000 >log 2>&1 || { cat log >&2; return 1; }
     if grep -q 'max search depth too small\|memory limit\|out of memory' log; then cat log >&2; return 1; fi
     states=$(sed -n 's/^ *\([0-9.e+]*\) states, stored.*/\1/p' log | head -1)
     errors=$(sed -n 's/.*errors: \([0-9]*\).*/\1/p' log)

@@ -1,147 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-// The forms on the device. Block 0 pushes, block 1 pops; of each block one thread, one warp or all take part.
-#include "forms/forms.hpp"
-
-namespace forms {
-
-using warpmail::block_lanes;
-using warpmail::fragment;
-using warpmail::fragment_meta;
-using warpmail::u32;
-using warpmail::u64;
-using warpmail::warp_lanes;
-
-// As in src/forms.rs.
-constexpr u64 lanes_one = 0, lanes_block = 2;             // 1: a warp
-constexpr u64 order_self_contained = 1, order_fenced = 2; // 0: ordered
-
-// ---------------------------------------------------------------- warp ends
-WM_DEV fragment<1> fragment_of(const task& t, u64 n) {
-    const u32 lane = threadIdx.x & 31u, len = length_of(t, n), begin = lane == 0 ? len : (lane - 1) * 8;
-    u64 v = 0;
-    for (u32 i = 0; i < 8 && begin + i < len; i++)
-        v |= static_cast<u64>(byte_of(t, n, begin + i)) << (8 * i);
-    return {{v}};
-}
-
-template <order O> WM_DEV void produce_by_end(const task& t) {
-    worker<warp_lanes> w(t, t.push, {});
-    warpmail::warp_producer<> p(warpmail::attach_producer(t.mailbox));
-    const auto outside = [&](u64 n) {
-        if (w.lanes.rank() == 31)
-            *outside_of(t, n) = outside_value(t, n);
-    };
-    while (w.r.fault == fine && w.r.done < t.records) {
-        const u64 n = w.r.done;
-        if (t.push.form == form_end) {
-            outside(n);
-            if (O == order::fenced)
-                p.fence();
-            const wm_status s = p.push<O>(fragment_of(t, n), length_of(t, n), type_of(t, n), t.budget_ns);
-            w.r.done += s == WM_OK || w.fail_status(s);
-            continue;
-        }
-        const u64 left = t.records - n;
-        for (u64 i = 0; i < batch_most; i++)
-            outside(n + i);
-        if (O == order::fenced)
-            p.fence();
-        // The last batch may be short: a length beyond the payload ends it.
-        const u32 done = p.try_push_batch<O, batch_most>([&](u32 i, fragment<1>& f, u32& len, u32& type) {
-            f = fragment_of(t, n + i);
-            len = i < left ? length_of(t, n + i) : 0xFFFF;
-            type = type_of(t, n + i);
-        });
-        w.r.done += done;
-        if (done == 0 && w.late())
-            w.fail(timeout, 1, 0);
-    }
-    w.finish(0);
-}
-
-template <order O> WM_DEV bool check_fragment(worker<warp_lanes>& w, u64 n, const fragment<1>& f, fragment_meta meta) {
-    const u32 len = meta.len(), type = meta.type();
-    if (len != length_of(w.t, n))
-        return w.fail(length, length_of(w.t, n), len);
-    if (type != type_of(w.t, n))
-        return w.fail(fault::type, type_of(w.t, n), type);
-    const u64 expected = fragment_of(w.t, n).word[0];
-    const u32 lane = w.lanes.rank();
-    const u32 have = lane == 0 || (lane - 1) * 8 >= len ? 0 : len - (lane - 1) * 8;
-    const u64 mask = have >= 8 ? ~0ull : (1ull << (8 * have)) - 1;
-    if (w.lanes.any((f.word[0] & mask) != (expected & mask)))
-        return w.fail(bytes, 1, 0);
-    const u64 seen = *outside_of(w.t, n);
-    if (O != order::self_contained && w.lanes.any(seen != outside_value(w.t, n)))
-        return w.fail(ordering, outside_value(w.t, n), seen);
-    return true;
-}
-
-template <order O> WM_DEV void consume_by_end(const task& t) {
-    worker<warp_lanes> w(t, t.pop, {});
-    warpmail::warp_consumer<> c(warpmail::attach_consumer(t.mailbox));
-    while (w.r.fault == fine && w.r.done < t.records) {
-        if (t.pop.form == form_end) {
-            fragment<1> f;
-            fragment_meta meta;
-            const wm_status s = c.wait<O>(f, meta, t.budget_ns);
-            if (s != WM_OK)
-                w.fail_status(s);
-            else if (check_fragment<O>(w, w.r.done, f, meta)) {
-                c.release(1);
-                w.r.done++;
-            }
-            continue;
-        }
-        // Records are used before their slots are given back; what a fault says of them stays.
-        const u64 n = w.r.done;
-        const u32 got = c.try_pop_batch<O, batch_most>([&](u32 i, const fragment<1>& f, fragment_meta meta) {
-            if (w.r.fault == fine && check_fragment<O>(w, n + i, f, meta))
-                w.r.done++;
-        });
-        if (got == 0 && w.late())
-            w.fail(timeout, 1, 0);
-    }
-    w.finish(1);
-}
-
-// ---------------------------------------------------------------- who, in what order
-template <order O, class L> WM_DEV void either(const task& t, L lanes) {
-    if (blockIdx.x == 0)
-        produce<O>(t, lanes);
-    else
-        consume<O>(t, lanes);
-}
-template <order O> WM_DEV void either_warp(const task& t, const side& s) {
-    if (s.form < form_end)
-        either<O>(t, warp_lanes{});
-    else if (blockIdx.x == 0)
-        produce_by_end<O>(t);
-    else
-        consume_by_end<O>(t);
-}
-
-} // namespace forms
+// The forms on the device.
+#include "forms/lanes.hpp"
 
 extern "C" __global__ void forms_run(const __grid_constant__ forms::task t) {
-    using namespace forms;
-    using warpmail::order;
-    const side& s = blockIdx.x == 0 ? t.push : t.pop;
-    if (s.lanes == lanes_one) {
-        if (threadIdx.x == 0)
-            s.order == order_self_contained ? either<order::self_contained>(t, one_lane{})
-                                            : either<order::ordered>(t, one_lane{});
-    } else if (s.lanes == lanes_block) {
-        s.order == order_self_contained ? either<order::self_contained>(t, block_lanes{})
-                                        : either<order::ordered>(t, block_lanes{});
-    } else if (threadIdx.x < 32) {
-        if (s.order == order_self_contained)
-            either_warp<order::self_contained>(t, s);
-        else if (s.order == order_fenced)
-            either_warp<order::fenced>(t, s);
-        else
-            either_warp<order::ordered>(t, s);
-    }
+    forms::run_thread(t, blockIdx.x, threadIdx.x);
 }
 
 extern "C" __global__ void forms_push_durably(const __grid_constant__ forms::durable_task t) {
@@ -150,14 +12,7 @@ extern "C" __global__ void forms_push_durably(const __grid_constant__ forms::dur
 }
 
 extern "C" __global__ void forms_misuse(const __grid_constant__ forms::task t) {
-    using namespace forms;
-    if (t.push.lanes == lanes_one) {
-        if (threadIdx.x == 0)
-            misuse(t, one_lane{});
-    } else if (t.push.lanes == lanes_block)
-        misuse(t, block_lanes{});
-    else if (threadIdx.x < 32)
-        misuse(t, warp_lanes{});
+    forms::misuse_thread(t, threadIdx.x);
 }
 
 extern "C" __global__ void forms_clear(const __grid_constant__ forms::task t, warpmail::u64 start) {

@@ -91,7 +91,8 @@ template <class L> struct worker {
     }
     // Lanes may see different moments: all leave together.
     WM_FN bool late() const {
-        warpmail::pause_after(~0u);
+        if (lanes.rank() == 0)
+            warpmail::pause_after(~0u);
         return lanes.any(warpmail::now_ns() > until);
     }
     WM_FN bool fail(u64 what, u64 expected, u64 found) {

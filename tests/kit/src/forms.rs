@@ -123,8 +123,20 @@ unsafe extern "C" {
     fn forms_produce(task: *const Task);
     fn forms_consume(task: *const Task);
     fn forms_misuse(task: *const Task);
+    fn forms_run_block(task: *const Task, block: u32, threads: u32);
+    fn forms_misuse_block(task: *const Task, threads: u32);
+    fn forms_mistake_is_found(which: u32) -> std::ffi::c_int;
     fn forms_push_durably(task: *const DurableTask);
     fn forms_clear(task: *const Task, start: u64);
+}
+
+/// Mistakes of lanes that [`mistake_is_found`] knows; the last is none.
+pub const MISTAKES: u32 = 4;
+
+/// Whether running lanes in turns on the CPU finds a mistake.
+pub fn mistake_is_found(which: u32) -> bool {
+    // SAFETY: it forks and runs in the child what touches only the stack; the child ends without returning.
+    unsafe { forms_mistake_is_found(which) != 0 }
 }
 
 struct Kernels {
@@ -231,7 +243,7 @@ impl Forms {
             mailbox,
             seed: trial.seed,
             records: trial.records,
-            budget_ns: 5_000_000_000,
+            budget_ns: if self.kernels.is_some() { 5_000_000_000 } else { 30_000_000_000 },
             outside: self.outside.address(),
             outside_log2: u64::from(OUTSIDE_LOG2),
             group: if trial.push.form == FORM_BATCH { 8 } else { 1 },
@@ -274,12 +286,29 @@ impl Forms {
         let mut task = self.task(trial)?;
         match &self.kernels {
             None => std::thread::scope(|threads| {
-                let shared = &task;
-                // SAFETY: all addresses are this value's own buffers; the two sides share the mailbox as its protocol
-                // asks for, and the words outside as the test is about.
-                threads.spawn(move || unsafe { forms_produce(shared) });
-                // SAFETY: as above.
-                threads.spawn(move || unsafe { forms_consume(shared) });
+                let (shared, block) = (&task, trial.threads);
+                // A thread stands for one lane, or for all lanes of a block, which it runs in turns.
+                threads.spawn(move || {
+                    // SAFETY: all addresses are this value's own buffers; the two sides share the mailbox as its protocol
+                    // asks for, and the words outside as the test is about.
+                    unsafe {
+                        if shared.push.lanes == LANES_ONE {
+                            forms_produce(shared);
+                        } else {
+                            forms_run_block(shared, 0, block);
+                        }
+                    }
+                });
+                threads.spawn(move || {
+                    // SAFETY: as above.
+                    unsafe {
+                        if shared.pop.lanes == LANES_ONE {
+                            forms_consume(shared);
+                        } else {
+                            forms_run_block(shared, 1, block);
+                        }
+                    }
+                });
             }),
             Some(kernels) => kernels.run("forms_run", 2, trial.threads, &mut [param(&mut task)])?,
         }
@@ -293,7 +322,9 @@ impl Forms {
         let mut task = self.task(trial)?;
         match &self.kernels {
             // SAFETY: all addresses are this value's own buffers, used by this thread alone.
-            None => unsafe { forms_misuse(&task) },
+            None if trial.push.lanes == LANES_ONE => unsafe { forms_misuse(&task) },
+            // SAFETY: as above.
+            None => unsafe { forms_misuse_block(&task, trial.threads) },
             Some(kernels) => kernels.run("forms_misuse", 1, trial.threads, &mut [param(&mut task)])?,
         }
         let mut found = [[0; 2]; ATTEMPTS];

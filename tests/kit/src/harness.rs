@@ -21,33 +21,42 @@ struct Place {
     mode: Mode,
     /// Where no kernel can stay: launches that block, and one connection to the device.
     blocking: bool,
+    /// On the twin, but with the persistent kernel's own block, lane by lane.
+    warps: bool,
 }
 
-const PLACES: [Place; 5] = [
-    Place { name: "twin", cuda: false, mode: Mode::Device, blocking: false },
-    Place { name: "cuda", cuda: true, mode: Mode::Device, blocking: false },
-    Place { name: "twin-cpu", cuda: false, mode: Mode::Cpu, blocking: false },
-    Place { name: "cuda-cpu", cuda: true, mode: Mode::Cpu, blocking: false },
-    Place { name: "cuda-cpu-blocking", cuda: true, mode: Mode::Cpu, blocking: true },
+const TWIN: Place = Place { name: "twin", cuda: false, mode: Mode::Device, blocking: false, warps: false };
+const CUDA: Place = Place { name: "cuda", cuda: true, ..TWIN };
+const PLACES: [Place; 6] = [
+    TWIN,
+    CUDA,
+    Place { name: "twin-warps", warps: true, ..TWIN },
+    Place { name: "twin-cpu", mode: Mode::Cpu, ..TWIN },
+    Place { name: "cuda-cpu", mode: Mode::Cpu, ..CUDA },
+    Place { name: "cuda-cpu-blocking", mode: Mode::Cpu, blocking: true, ..CUDA },
 ];
+
+/// Set where the test handlers' twin is to be the persistent kernel's own block.
+pub(crate) const WARPS: &str = "WARPMAIL_TRIAL_WARPS";
 
 /// Runs every scenario on the twin and on CUDA device 0, arbitrated by the device and by the CPU, each in a child process
 /// that is killed after `limit`. Where the GPU cannot be used its trials are waived: reported as ignored, counted, with the
 /// reason at the end. On the GPU those named in `blocking` run once more with `CUDA_LAUNCH_BLOCKING=1` and
-/// `CUDA_DEVICE_MAX_CONNECTIONS=1`.
-pub fn main(scenarios: &[(&'static str, Scenario)], blocking: &[&str], limit: Duration) -> ExitCode {
-    main_in(&PLACES, scenarios, blocking, limit)
+/// `CUDA_DEVICE_MAX_CONNECTIONS=1`; on the twin those named in `warps` once more with the persistent kernel's own block.
+pub fn main(scenarios: &[(&'static str, Scenario)], blocking: &[&str], warps: &[&str], limit: Duration) -> ExitCode {
+    main_in(&PLACES, scenarios, blocking, warps, limit)
 }
 
 /// The same for scenarios that have no arbiter: on the twin and on the GPU, once.
 pub fn main_without_arbiter(scenarios: &[(&'static str, Scenario)], limit: Duration) -> ExitCode {
-    main_in(&PLACES[..2], scenarios, &[], limit)
+    main_in(&PLACES[..2], scenarios, &[], &[], limit)
 }
 
 fn main_in(
     places: &'static [Place],
     scenarios: &[(&'static str, Scenario)],
     blocking: &[&str],
+    warps: &[&str],
     limit: Duration,
 ) -> ExitCode {
     if let Ok(name) = std::env::var(CHILD) {
@@ -58,7 +67,9 @@ fn main_in(
     let (mut trials, mut reasons) = (Vec::new(), Vec::new());
     for place in places {
         let why_not = if place.cuda { probe.why_not(0, place.mode) } else { None };
-        let here = scenarios.iter().filter(|(name, _)| !place.blocking || blocking.contains(name));
+        let is_here =
+            |name: &&str| (!place.blocking || blocking.contains(name)) && (!place.warps || warps.contains(name));
+        let here = scenarios.iter().filter(|(name, _)| is_here(name));
         let before = trials.len();
         for (name, _) in here {
             let full = format!("{}::{name}", place.name);
@@ -114,6 +125,9 @@ fn parent(name: &str, place: &Place, limit: Duration) -> Result<(), Failed> {
     // Streams that wait hold up those that share their connection to the device; there are 8 unless this says otherwise.
     if !place.blocking {
         command.env("CUDA_DEVICE_MAX_CONNECTIONS", "32");
+    }
+    if place.warps {
+        command.env(WARPS, "1");
     }
     let mut child = command
         .env(CHILD, name)

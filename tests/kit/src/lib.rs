@@ -8,7 +8,17 @@ include!(concat!(env!("OUT_DIR"), "/kit.rs"));
 
 /// The test handlers: see `handlers/kit.hpp` for what each does and what its state words mean.
 pub fn image() -> warpmail::HandlerImage {
-    kit::image()
+    if std::env::var_os(harness::WARPS).is_some() { warps() } else { kit::image() }
+}
+
+unsafe extern "C" {
+    fn kit_warps(args: *const warpmail::abi::wm_arbiter_args) -> std::ffi::c_int;
+}
+
+/// The same on the twin as the persistent kernel's own block, whose lanes a thread of the host runs in turns.
+fn warps() -> warpmail::HandlerImage {
+    // SAFETY: `kit_warps` is an arbiter with the test handlers; there is no kernel.
+    unsafe { warpmail::HandlerImage::new("kit", None, "the block runs on the CPU", "kit_arbiter", kit_warps) }
 }
 
 /// A circle of modules that pass records on and check them.

@@ -116,5 +116,5 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 fn main() -> ExitCode {
-    warpmail_testkit::harness::main(SCENARIOS, &["run_gives_the_twins_answers"], Duration::from_secs(180))
+    warpmail_testkit::harness::main(SCENARIOS, &["run_gives_the_twins_answers"], &[], Duration::from_secs(180))
 }

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// The persistent kernel's one block, a role per warp: on the device, and in tests lane by lane on the CPU
+// (protocol/lanes_host.hpp).
+//   warp 0  keep        warp 1  inbox      then args.servers warps serve, and args.scanners scan
+#ifndef WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
+#define WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
+
+#include "protocol/roles.hpp"
+
+#if defined(WM_HAS_WARPS)
+
+namespace warpmail {
+
+constexpr u32 first_server_warp = 2;
+
+// Called by all threads of a block of (2 + args.servers + args.scanners) warps, with wm_host_shared_bytes(args) of
+// working memory at `memory`, 16-byte aligned.
+template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args, u8* memory) {
+    const u64 begin_ns = now_ns();
+    arbiter a(args);
+    const block_lanes block;
+    const warp_lanes lanes;
+    const u32 warp = block.rank() / 32;
+    const u32 first_scanner_warp = first_server_warp + args.servers;
+    const bool valid = args_are_valid(args) && args.plan == 0 && args.servers >= 1 && args.scanners >= 1 &&
+                       block.width() == (first_scanner_warp + args.scanners) * 32;
+    if (!valid)
+        return; // the host made these arguments; it sees that launches_ended did not move
+    const resumed_image<block_lanes> image(block, args);
+    u64 kept_bytes;
+    place(a, memory, kept_bytes);
+    begin(block, a, memory, begin_ns, image);
+
+    if (warp == 0) {
+        keep_state k = keep_begin(lanes, a, begin_ns);
+        while (keep_turn(lanes, a, k)) {
+        }
+    } else if (warp == 1) {
+        inbox_state b = inbox_begin(lanes, a);
+        while (inbox_turn(lanes, a, b)) {
+        }
+    } else if (warp >= first_scanner_warp) {
+        scan_begin(lanes, a, warp - first_scanner_warp, args.scanners);
+        while (scan_turn(lanes, a, warp - first_scanner_warp, args.scanners)) {
+        }
+    } else {
+        const u32 server = warp - first_server_warp;
+        serve_state state = serve_begin(lanes, a, server);
+        while (serve_turn<Handlers>(lanes, a, server, state) != served::left) {
+        }
+    }
+    block.sync();
+    leave_image(block, a, memory);
+}
+
+} // namespace warpmail
+
+#endif
+#endif
