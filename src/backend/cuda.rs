@@ -94,6 +94,23 @@ impl Stream {
     fn new() -> Result<Self> {
         result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream).map_err(driver("cuStreamCreate"))
     }
+
+    /// The same with the device's most urgent priority: a stream of the usual one that waits for a word was seen to slow
+    /// small kernels that others launch one by one (docs/figures.md, `park.chain.waiting_stream`).
+    fn urgent() -> Result<Self> {
+        let (mut least, mut most, mut stream) = (0, 0, std::ptr::null_mut());
+        // SAFETY: writes two integers.
+        unsafe { sys::cuCtxGetStreamPriorityRange(&mut least, &mut most) }
+            .result()
+            .map_err(driver("cuCtxGetStreamPriorityRange"))?;
+        // SAFETY: writes one handle, in the context that is current.
+        unsafe {
+            sys::cuStreamCreateWithPriority(&mut stream, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32, most)
+        }
+        .result()
+        .map_err(driver("cuStreamCreateWithPriority"))?;
+        Ok(Stream(stream))
+    }
 }
 
 impl Cuda {
@@ -292,7 +309,7 @@ impl Backend for Cuda {
             context: self.context.clone(),
             library: std::ptr::null_mut(),
             function: std::ptr::null_mut(),
-            stream: Stream::new()?,
+            stream: Stream::urgent()?,
             shared,
             footprint: None,
             running: 0,
