@@ -103,6 +103,12 @@ impl Runtime {
         output_of(&self.gate_of(module)?.args, output)
     }
 
+    /// Device address of a 64-bit word that is not 0 while the step has records, for bodies that are captured elsewhere and run
+    /// always: what [`StepStream::live`](crate::StepStream::live) gives to others.
+    pub fn step_live(&self, module: ModuleId) -> Result<u64> {
+        Ok(self.gate_of(module)?.args.state + std::mem::offset_of!(abi::wm_gate_state, live) as u64)
+    }
+
     /// Ends the steps of one stream module for good; those under way come to their end. Its records wait in its mailboxes, and
     /// what its body used may go when this has returned.
     pub fn close(&mut self, module: ModuleId, bound: Duration) -> Result<()> {

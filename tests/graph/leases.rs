@@ -258,7 +258,9 @@ fn hand_offs() -> u64 {
 pub(crate) fn hand_offs_in_any_order(device: &Device) -> Outcome {
     const READERS: usize = 3;
     let wanted = hand_offs();
-    let pool = Pool::new(device, PoolOptions { leases: 512, ..PoolOptions::limit(256 * 512) }).map_err(text)?;
+    // With poison, every check looks whether what it reads is free memory.
+    let poison = std::env::var_os("WARPMAIL_LEASE_POISON").is_some();
+    let pool = Pool::new(device, PoolOptions { leases: 512, poison, ..PoolOptions::limit(256 * 512) }).map_err(text)?;
     let mut graph = Builder::new(device.clone());
     graph.pool(&pool).map_err(text)?;
     let host = graph.host("host").map_err(text)?;
@@ -285,7 +287,13 @@ pub(crate) fn hand_offs_in_any_order(device: &Device) -> Outcome {
         expect(last.elapsed() < BOUND, || format!("nothing moves: {:?} {:?}", pool.stats(), runtime.stats()))?;
         if handed < wanted && waiting.is_none() {
             match pool.alloc("hand-off", &spec()) {
-                Ok(tensor) => waiting = Some(tensor.lease(1 + (word_of(leases, 1) % 8) as u8).map_err(text)?),
+                Ok(tensor) => {
+                    if poison {
+                        // The writer's check finds what was never written.
+                        tensor.upload(&content(leases)).map_err(text)?;
+                    }
+                    waiting = Some(tensor.lease(1 + (word_of(leases, 1) % 8) as u8).map_err(text)?);
+                }
                 Err(Error::PoolFull { .. }) => {}
                 Err(e) => return Err(text(e)),
             }

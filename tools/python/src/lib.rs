@@ -6,6 +6,7 @@
 mod dlpack;
 mod errors;
 mod graph;
+mod journal;
 mod owners;
 mod ports;
 mod runtime;
@@ -38,6 +39,9 @@ fn _warpmail(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("RELAY", warpmail::builtin::RELAY)?;
     m.add("DISCARD", warpmail::builtin::DISCARD)?;
+    m.add("TENSOR", warpmail::abi::WM_TYPE_TENSOR)?;
+    m.add("NOTHING", warpmail::abi::WM_STEP_NOTHING)?;
+    m.add("TENSOR_BYTES", size_of::<warpmail::abi::wm_tensor>())?;
     m.add_function(wrap_pyfunction!(probe, m)?)?;
     m.add_function(wrap_pyfunction!(runtime::_stop_all, m)?)?;
     m.add_class::<graph::Builder>()?;
@@ -46,6 +50,8 @@ fn _warpmail(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<runtime::Runtime>()?;
     m.add_class::<runtime::Quiesce>()?;
     m.add_class::<steps::StepBuffer>()?;
+    m.add_class::<journal::JournalReader>()?;
+    m.add_class::<journal::JournalRecord>()?;
     m.add_class::<ports::Sender>()?;
     m.add_class::<ports::Receiver>()?;
     m.add_class::<tensor::Pool>()?;

@@ -170,6 +170,14 @@ impl Runtime {
         Self::step_buffer(slf, module, false, output)
     }
 
+    /// A word of 64 bits that is not 0 while the launch has records: for bodies with `always=True`.
+    fn step_live(slf: &Bound<'_, Self>, module: &Module) -> PyResult<StepBuffer> {
+        let id = slf.get().own_module(module)?;
+        let (address, is_cuda) =
+            slf.get().with(slf.py(), |r| Ok((r.step_live(id)?, r.device().info().ordinal.is_some())))?;
+        Ok(StepBuffer::live(address, is_cuda, slf.clone().unbind()))
+    }
+
     /// Ends the steps of one stream module for good; its records wait in its mailboxes.
     #[pyo3(signature = (module, timeout = 10.0))]
     fn close(&self, py: Python<'_>, module: &Module, timeout: f64) -> PyResult<()> {

@@ -1,6 +1,6 @@
 //! Stream modules: their buffers as arrays, and what their bodies may be.
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use warpmail::{Body, Error, Push, Rule, StreamOptions};
@@ -39,22 +39,30 @@ pub(crate) fn options(
 /// `torch.as_tensor` (on a GPU) and `numpy.asarray` (on the twin), always at the same address.
 #[pyclass(frozen, module = "warpmail")]
 pub(crate) struct StepBuffer {
-    inner: warpmail::StepBuffer,
+    address: u64,
+    bytes: usize,
+    /// Address of the head in front of a payload.
+    head: Option<u64>,
     is_cuda: bool,
     /// Its memory.
-    _runtime: Py<Runtime>,
+    runtime: Py<Runtime>,
 }
 
 impl StepBuffer {
-    pub(crate) fn new(inner: warpmail::StepBuffer, is_cuda: bool, runtime: Py<Runtime>) -> Self {
-        StepBuffer { inner, is_cuda, _runtime: runtime }
+    pub(crate) fn new(end: warpmail::StepBuffer, is_cuda: bool, runtime: Py<Runtime>) -> Self {
+        StepBuffer { address: end.payload(), bytes: end.bytes, head: Some(end.head), is_cuda, runtime }
+    }
+
+    /// The word that says whether a launch has records.
+    pub(crate) fn live(address: u64, is_cuda: bool, runtime: Py<Runtime>) -> Self {
+        StepBuffer { address, bytes: 8, head: None, is_cuda, runtime }
     }
 
     fn array<'py>(&self, py: Python<'py>, version: u32) -> PyResult<Bound<'py, PyDict>> {
         let array = PyDict::new(py);
-        array.set_item("shape", (self.inner.bytes,))?;
+        array.set_item("shape", (self.bytes,))?;
         array.set_item("typestr", "|u1")?;
-        array.set_item("data", (self.inner.payload(), false))?;
+        array.set_item("data", (self.address, false))?;
         array.set_item("version", version)?;
         Ok(array)
     }
@@ -65,24 +73,32 @@ impl StepBuffer {
     /// Address of the payload.
     #[getter]
     fn address(&self) -> u64 {
-        self.inner.payload()
+        self.address
     }
 
     /// Address of the head in front of it: length and message type, 32 bits each, then the number of the step.
     #[getter]
-    fn head(&self) -> u64 {
-        self.inner.head
+    fn head(&self) -> PyResult<u64> {
+        self.head.ok_or_else(|| PyAttributeError::new_err("this buffer has no head"))
+    }
+
+    /// The head as a buffer of its own.
+    #[getter]
+    fn header(&self, py: Python<'_>) -> PyResult<StepBuffer> {
+        let (address, runtime) = (self.head()?, self.runtime.clone_ref(py));
+        let bytes = warpmail::abi::WM_STEP_HEAD_BYTES as usize;
+        Ok(StepBuffer { address, bytes, head: None, is_cuda: self.is_cuda, runtime })
     }
 
     #[getter]
     fn nbytes(&self) -> usize {
-        self.inner.bytes
+        self.bytes
     }
 
     #[getter]
     fn __cuda_array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         if !self.is_cuda {
-            return Err(pyo3::exceptions::PyAttributeError::new_err("this buffer is memory of the host: the twin's"));
+            return Err(PyAttributeError::new_err("this buffer is memory of the host: the twin's"));
         }
         self.array(py, 3)
     }
@@ -90,7 +106,7 @@ impl StepBuffer {
     #[getter]
     fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         if self.is_cuda {
-            return Err(pyo3::exceptions::PyAttributeError::new_err("this buffer is memory of a GPU"));
+            return Err(PyAttributeError::new_err("this buffer is memory of a GPU"));
         }
         self.array(py, 3)
     }

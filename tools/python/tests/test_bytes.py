@@ -246,3 +246,20 @@ threading.Thread(target=wait, daemon=True).start()
     finally:
         child.kill()
     assert (child.returncode, err) == (0, ""), (out, err)
+
+
+def test_a_journal_is_read_back(tmp_path):
+    graph = warpmail.Builder("twin")
+    host, relay = graph.host("host"), graph.resident("relay", warpmail.RELAY)
+    graph.mailbox(host, relay)
+    tapped, back = graph.mailbox(relay, host, tap="block"), None
+    runtime = graph.build()
+    with pytest.raises(warpmail.Error, match="no log"):
+        warpmail.JournalReader(tmp_path)
+    runtime.journal(tmp_path)
+    reader, found = None, []
+    with runtime:
+        mailboxes = [m["name"] for m in runtime.stats()["mailboxes"]]
+        assert len(mailboxes) == 2 and back is None
+    reader = warpmail.JournalReader(tmp_path)
+    assert list(reader) == found and tapped.name == mailboxes[1]

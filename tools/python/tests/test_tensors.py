@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import subprocess
 import sys
 
 import pytest
@@ -299,3 +300,125 @@ def test_tensors_reach_a_journal(tmp_path):
     assert (journal["tensors"], journal["tensors_missed"], journal["tensor_bytes"]) == (3, 0, 3 * array.nbytes)
     log = b"".join(segment.read_bytes() for segment in tmp_path.glob("*.wmlog"))
     assert log.count(array.tobytes()) == 3
+
+
+def test_what_the_producer_drops_before_the_take_stays():
+    with tensors() as (pool, sender, receiver):
+        array = np.arange(1000.0)
+        address = array.ctypes.data
+        sender.post(array)
+        del array
+        gc.collect()
+        others = [np.full(1000, -1.0) for _ in range(50)]  # memory of that size is asked for again
+        tensor = receiver.take(timeout=20).tensor
+        assert tensor.address == address and np.from_dlpack(tensor).sum() == 499500 and len(others) == 50
+        own = pool.alloc((8,), "int32")
+        np.from_dlpack(own)[:] = 4
+        sender.post(own)
+        own.release()
+        assert np.from_dlpack(receiver.take(timeout=20).tensor).sum() == 32
+
+
+def forwarded_twice(released_between):
+    """A step that sends a letter to both of its outputs: two records with one share."""
+    graph = warpmail.Builder("twin")
+    pool = graph.pool(1 << 16)
+    host = graph.host("host")
+    letter = (warpmail.TENSOR_BYTES, warpmail.TENSOR)
+    model = graph.steps("model", pushes=[letter, letter])
+    there, one, two = graph.mailbox(host, model), graph.mailbox(model, host), graph.mailbox(model, host)
+    runtime = graph.build()
+    source = np.asarray(runtime.step_input(model))
+    targets = [np.asarray(runtime.step_output(model, n)) for n in range(2)]
+
+    def call():
+        for target in targets:
+            target[: warpmail.TENSOR_BYTES] = source[: warpmail.TENSOR_BYTES]
+
+    runtime.body(model, call=call)
+    with runtime:
+        runtime.sender(there).post(np.ones(3), timeout=20)
+        first = runtime.receiver(one).take(timeout=20).tensor
+        if released_between:
+            first.release()
+            pool.collect()
+        with pytest.raises(warpmail.Error) as refused:
+            runtime.receiver(two).take(timeout=20)
+        del first
+        pool.collect()
+        return refused.value, pool.stats()
+
+
+def test_taken_twice_is_refused():
+    error, stats = forwarded_twice(released_between=False)
+    assert isinstance(error, (warpmail.StaleLease, warpmail.Refused)), repr(error)
+    error, stats = forwarded_twice(released_between=True)
+    assert isinstance(error, warpmail.StaleLease), repr(error)
+    assert stats["open"] == 0 and stats["opened"] == 1
+
+
+def test_a_dead_runtime_takes_and_gives_no_tensors():
+    array = np.ones(3)
+    before = sys.getrefcount(array)
+    with tensors() as (pool, sender, receiver):
+        pass
+    for call in (lambda: sender.post(array, timeout=0.2), lambda: receiver.take(timeout=0.2)):
+        with contextlib.suppress(warpmail.Error):
+            call()
+    with pytest.raises(warpmail.Error):
+        receiver.take(timeout=0.1)
+    tensor = pool.alloc((2,))  # the pool lives as long as its names
+    assert np.from_dlpack(tensor).shape == (2,)
+    del sender, receiver, tensor
+    gc.collect()
+    pool.collect()
+    assert sys.getrefcount(array) <= before + 1
+
+
+def test_an_interpreter_ends_with_tensors_in_flight():
+    code = """
+import numpy, warpmail
+graph = warpmail.Builder("twin")
+pool = graph.pool(1 << 20)
+host, relay = graph.host("host"), graph.resident("relay", warpmail.RELAY)
+there, back = graph.mailbox(host, relay), graph.mailbox(relay, host)
+runtime = graph.build()
+runtime.start()
+sender, receiver = runtime.sender(there), runtime.receiver(back)
+for n in range(20):
+    sender.post(numpy.full(1000, n), timeout=20)
+kept = numpy.from_dlpack(receiver.take(timeout=20).tensor)
+capsule = receiver.take(timeout=20).tensor.__dlpack__(max_version=(1, 0))
+print("done", flush=True)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "done"), ended.stderr
+
+
+def test_heads_and_the_live_word_are_arrays():
+    graph = warpmail.Builder("twin")
+    host, model = graph.host("host"), graph.steps("model", pushes=[(4, 7)])
+    there, back = graph.mailbox(host, model), graph.mailbox(model, host)
+    runtime = graph.build()
+    source, target = runtime.step_input(model), runtime.step_output(model)
+    head, answer = np.asarray(source.header).view("u4"), np.asarray(target.header).view("u4")
+    live, seen = np.asarray(runtime.step_live(model)).view("u8"), []
+    assert (source.header.address, source.header.nbytes) == (source.head, 16)
+    with pytest.raises(AttributeError, match="no head"):
+        _ = source.header.head
+
+    def call():
+        seen.append((int(head[0]), int(head[1]), int(live[0])))
+        if head[0] == 1:
+            answer[0] = warpmail.NOTHING
+        else:
+            answer[:2] = (2, 9)
+
+    runtime.body(model, call=call)
+    with runtime:
+        sender, receiver = runtime.sender(there), runtime.receiver(back)
+        sender.post(b"x", 3, timeout=20)
+        sender.post(b"yes", 4, timeout=20)
+        record = receiver.take(timeout=20)
+        assert (len(record.payload), record.msg_type) == (2, 9)
+    assert seen == [(1, 3, 1), (3, 4, 1)]

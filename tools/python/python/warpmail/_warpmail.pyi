@@ -9,6 +9,12 @@ RELAY: int
 """Built-in handler: passes every record on to all outputs."""
 DISCARD: int
 """Built-in handler: takes every record and drops it."""
+TENSOR: int
+"""Message type of records that carry a tensor."""
+TENSOR_BYTES: int
+"""Bytes of the descriptor that such a record begins with; its first two words are address and byte offset."""
+NOTHING: int
+"""Length in the head of a step's buffer: there is no record, or none is pushed."""
 
 class Error(Exception): ...
 class Full(Error): ...
@@ -164,6 +170,10 @@ class Runtime:
     def step_output(self, module: Module, output: int = 0) -> StepBuffer:
         """Where a stream module's steps leave what is pushed to an output."""
 
+    def step_live(self, module: Module) -> StepBuffer:
+        """A word of 64 bits that is not 0 while the launch has records: what a body with `always=True` looks at before it
+        changes anything but its outputs."""
+
     def close(self, module: Module, timeout: float = 10.0) -> None:
         """Ends the steps of one stream module for good; its records wait in its mailboxes."""
 
@@ -210,11 +220,49 @@ class StepBuffer:
         """Address of the head in front of it: length and message type, 32 bits each, then the number of the step."""
 
     @property
+    def header(self) -> StepBuffer:
+        """The head as a buffer of its own. A body tells by an input's length (`NOTHING`: none) which of its inputs the record
+        came from, and sets that of an output."""
+
+    @property
     def nbytes(self) -> int: ...
     @property
     def __cuda_array_interface__(self) -> Dict[str, Any]: ...
     @property
     def __array_interface__(self) -> Dict[str, Any]: ...
+
+class JournalRecord:
+    """A record of a journal."""
+
+    @property
+    def sequence(self) -> int:
+        """Its number in the log, from 1."""
+
+    @property
+    def mailbox(self) -> int:
+        """Which mailbox, by the order in which the graph got them, from 0."""
+
+    @property
+    def msg_type(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def tensor(self) -> bytes:
+        """The bytes of the tensor that went with it; empty if there is none."""
+
+    @property
+    def producer_ns(self) -> int:
+        """The producer's clock, nanoseconds."""
+
+class JournalReader:
+    """Reads the records of a journal's directory in order, each checked, also while it is written: the iteration stops where
+    nothing more is there, and goes on later."""
+
+    def __init__(self, dir: "os.PathLike[str] | str", first: int = 0) -> None:
+        """`first`: the sequence to begin with; 0: the oldest kept."""
+
+    def __iter__(self) -> JournalReader: ...
+    def __next__(self) -> JournalRecord: ...
 
 class Quiesce:
     """The context manager of `Runtime.quiesce`."""
