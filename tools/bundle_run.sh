@@ -78,6 +78,8 @@ if [ -z "$only" ] || [ "$only" = python ]; then
     [ "$n" -gt 0 ] || [ "$rc" -eq 0 ] || { n=1 && echo "run: python ended with exit code $rc (124 and 137: killed after ${limit}s)"; }
     passed=$((passed + $(count passed))) waived=$((waived + $(count skipped))) failed=$((failed + n))
     timeout -k 10 "$limit" python3 "$here/python/bench.py" --json || failed=$((failed + 1))
+    timeout -k 10 "$limit" python3 "$here/python/bench_tensors.py"
+    case $? in 0) ;; 77) waived=$((waived + 1)) ;; *) failed=$((failed + 1)) ;; esac
     [ -z "$logs" ] || cp "$scratch/log" "$logs/python.log"
 fi
 printf '\n%d passed, %d failed, %d waived\n' "$passed" "$failed" "$waived"

@@ -53,6 +53,7 @@ def talk(setting, said):
 
 
 def run_plain(setting, rounds, ahead):
+    """The plain program by itself; it is run again beside each of warpmail's."""
     with torch.inference_mode():
         plain = Plain(setting, ahead)
         plain.converse()
@@ -61,19 +62,22 @@ def run_plain(setting, rounds, ahead):
             plain.copied = 0
             spent, said = plain.converse()
             times.append(spent)
-    return {"seconds": times, "said": said, "tokens": tokens_of(said), "host_bytes": plain.copied}
+    return plain, {"seconds": times, "said": said, "tokens": tokens_of(said), "host_bytes": plain.copied}
 
 
-def run_pipeline(setting, rounds, mode):
-    """One mode's figures. The first conversation warms up, the last one is traced."""
+def run_pipeline(setting, rounds, plain, mode, parks=False):
+    """One mode's figures: rounds in turns with the plain program's, which has the GPU to itself. The first conversation warms
+    up, one at the end is traced."""
     from pipeline import Pipeline
 
-    pipeline = Pipeline(setting, mode)
+    pipeline = Pipeline(setting, mode, parks)
     with pipeline.runtime as runtime:
         pipeline.converse()
         said = pipeline.said()
-        times, hops, host, before = [], [], [], runtime.stats()
+        times, beside, hops, host, before = [], [], [], 0, runtime.stats()
         for _ in range(rounds):
+            with runtime.quiesce(), torch.inference_mode():
+                beside.append(plain.converse()[0])
             steps, busy = pipeline.work()
             times.append(pipeline.converse())
             more, longer = pipeline.work()
@@ -83,11 +87,12 @@ def run_pipeline(setting, rounds, mode):
         if again != said * rounds and setting.rows == 1:
             sys.exit("flagship: a conversation differs from the first")
         if setting.device == "cuda":
-            host = [host_bytes(lambda: pipeline.converse(max(0, setting.turns - 2)))]
+            setting.open(max(0, setting.turns - 3))
+            host = host_bytes(pipeline.letters)
         journal = runtime.journal_stats()
     return {
-        "seconds": times, "said": said, "tokens": tokens_of(said), "hops": hops, "steps": (more - steps),
-        "by_pointer": pointer // rounds, "host_bytes": host[0] if host else 0, "journal": journal["accepted"],
+        "seconds": times, "beside": beside, "said": said, "tokens": tokens_of(said), "hops": hops, "steps": more - steps,
+        "by_pointer": pointer // rounds, "host_bytes": host, "journal": journal["accepted"],
     }  # fmt: skip
 
 
@@ -99,14 +104,13 @@ def main():
             setting = Setting(device, options.tiny, options.conversations, options.chunk, options.turns)
     except Missing as e:
         sys.exit(f"flagship: {e}\nflagship: or try --tiny, which needs no weights")
-    runs = {}
-    runs["plain"] = run_plain(setting, options.rounds, ahead=device == "cuda")
-    runs["device"] = run_pipeline(setting, options.rounds, "device")
-    if device == "cuda":
-        again = run_plain(setting, options.rounds, ahead=True)
-        runs["plain"]["seconds"] += again["seconds"]
-        runs["plain_waits"] = run_plain(setting, options.rounds, ahead=False)
-    runs["cpu"] = run_pipeline(setting, options.rounds, "cpu")
+    runs, cuda = {}, device == "cuda"
+    plain, runs["plain"] = run_plain(setting, options.rounds, ahead=cuda)
+    for name, mode, parks in [("device", "device", False), ("device_parking", "device", True), ("cpu", "cpu", False)]:
+        if cuda or not parks:
+            runs[name] = run_pipeline(setting, options.rounds, plain, mode, parks)
+    if cuda:
+        _, runs["plain_waits"] = run_plain(setting, options.rounds, ahead=False)
     talk(setting, runs["device"]["said"])
     words = {name: sorted(map(str, run["said"])) for name, run in runs.items()}
     different = [name for name in runs if words[name] != words["plain"]]

@@ -1,7 +1,7 @@
 """What the modules do in a step. All of it is tensors, so it captures: nothing here waits for the host or decides there.
 
 Each `step(page, live)` changes a page and returns which of the module's letters goes out, by number, and a record for
-the journal with whether to write it. `live` is false for a launch without records, which must change nothing.
+the journal with whether to write it. `live` is false where there is no page to work on: then nothing may change.
 """
 
 import torch

@@ -59,7 +59,7 @@ class Page:
 
 
 class Desk:
-    """All pages, a row each. The last row is nobody's: launches without records write there."""
+    """All pages, a row each. The last row is nobody's: what has no page writes there."""
 
     def __init__(self, rows, layout, device):
         self.rows, self.layout = rows, layout

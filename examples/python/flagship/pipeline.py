@@ -43,14 +43,14 @@ def array(buffer):
 class Step:
     """A module between its ends."""
 
-    def __init__(self, module, desk, ins, outs, journal, live):
-        self.module, self.desk, self.ins, self.outs, self.journal, self.live = module, desk, ins, outs, journal, live
+    def __init__(self, module, desk, ins, outs, journal):
+        self.module, self.desk, self.ins, self.outs, self.journal = module, desk, ins, outs, journal
 
     def __call__(self):
         lengths = torch.cat([end.length for end in self.ins])
         which = (lengths == LETTER).int().argmax()  # the other inputs have nothing
         letter = torch.stack([end.words for end in self.ins]).index_select(0, which[None])[0]
-        live = (self.live != 0).all() & (lengths == LETTER).any()
+        live = (lengths == LETTER).any()  # not while it is captured
         row = self.desk.row_of(letter, live)
         page = self.desk.open(row)
         where, record = self.module.step(page, live)
@@ -65,20 +65,18 @@ class Step:
 
 
 class Pipeline:
-    MAX_WAIT, ALWAYS, AHEAD = 1.0, True, 4
-
-    def __init__(self, setting, mode="device"):
+    def __init__(self, setting, mode="device", parks=False):
+        """`parks`: the arbiter leaves its SM while the models compute, and each letter wakes it; else it waits there."""
         self.setting = setting
         self.graph = graph = warpmail.Builder("cuda" if setting.device == "cuda" else "twin", mode=mode)
-        # Parked launches are let go once in max_wait; they would run the models for nothing.
-        graph.budget(max_wait=self.MAX_WAIT)
+        graph.budget(max_wait=0.1, idle_spin="never" if setting.device == "cuda" and not parks else None)
         self.pool = graph.pool(1 << 20)
         self.host, scribe = graph.host("you"), graph.resident("scribe", warpmail.DISCARD)
         nodes, outs, journals = {None: self.host}, {}, {}
         for name, module in setting.modules.items():
             letters = [(LETTER, warpmail.TENSOR)] * len(module.letters)
             says = [] if name.endswith("read") else [(4 * RECORD, SAID_TYPE)]
-            nodes[name] = graph.steps(name, pushes=letters + says, ahead=self.AHEAD)
+            nodes[name] = graph.steps(name, pushes=letters + says)
         counts = {name: 1 if name == "ada.read" else 0 for name in nodes}
         self.boxes = []  # mailboxes between modules, and which part of a page their letters are about
         opening = graph.mailbox(self.host, nodes["ada.read"])
@@ -104,8 +102,7 @@ class Pipeline:
             ins = [End(runtime.step_input(node, n), LETTERS) for n in range(counts[name])]
             ends = [End(runtime.step_output(node, n), LETTERS) for n in outs[name]]
             journal = End(runtime.step_output(node, journals[name]), RECORDS) if name in journals else None
-            live = array(runtime.step_live(node)).view(torch.int64)
-            self.steps[name] = Step(module, setting.desk, ins, ends, journal, live)
+            self.steps[name] = Step(module, setting.desk, ins, ends, journal)
             self.give(node, self.steps[name])
 
     def give(self, node, step):
@@ -119,13 +116,16 @@ class Pipeline:
             self.runtime.body(node, call=call)
             return
         step.graph = captured(step)
-        self.runtime.body(node, graph=step.graph[0], always=self.ALWAYS)
+        self.runtime.body(node, graph=step.graph[0])
 
     def converse(self, turn=0, timeout=120.0):
         """One conversation a page, from the first letter to the last page home: seconds."""
-        setting = self.setting
-        setting.open(turn)
-        begin = time.perf_counter()
+        self.setting.open(turn)
+        return self.letters(timeout)
+
+    def letters(self, timeout=120.0):
+        """The same with the pages that are there."""
+        setting, begin = self.setting, time.perf_counter()
         for row in range(setting.rows):
             self.sender.post(setting.desk.words[row], timeout=timeout)
         for _ in range(setting.rows):

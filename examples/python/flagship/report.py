@@ -56,10 +56,17 @@ def figures(setting, runs, median):
         rows.append({"id": name, "value": value, "unit": unit, "floor": floor, "ratio": value / floor if floor else None,
                      "p50": at(0.5), "p99": at(0.99), "p999": None, **common})  # fmt: skip
 
-    for name in runs:
-        row(f"flagship.tokens.{name}", rate[name], "tokens/s", rate["plain"], [runs[name]["tokens"] / s for s in runs[name]["seconds"]])
-    row("flagship.tokens_ratio", rate["device"] / rate["plain"], "ratio", None)
-    for name in ("device", "cpu"):
+    for name, run in runs.items():
+        floor = median(run["tokens"] / s for s in run["beside"]) if "beside" in run else None
+        row(f"flagship.tokens.{name}", rate[name], "tokens/s", floor, [run["tokens"] / s for s in run["seconds"]])
+    if cuda:
+        # Of matched rounds, so that what drifts is in both.
+        pairs = [b / s for b, s in zip(runs["device"]["beside"], runs["device"]["seconds"])]
+        row("flagship.tokens_ratio", median(pairs), "ratio", spread=pairs)
+        row("flagship.tokens_ratio.waits", rate["device"] / rate["plain_waits"], "ratio")
+    for name in ("device", "device_parking", "cpu"):
+        if name not in runs:
+            continue
         run = runs[name]
         if setting.rows == 1:
             row(f"flagship.hop.{name}", median(run["hops"]), "us", None, run["hops"])

@@ -1,6 +1,6 @@
 """Trains the HRM on 4x4 Sudokus and prints how many held-out puzzles it solves: python3 examples/python/flagship/train.py
 
-The puzzles held out are those of 58 of the 288 solved grids: training never sees these grids. Two minutes on one GPU.
+The puzzles held out are those of 58 of the 288 solved grids: training never sees these grids. A minute on one GPU.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def accuracy(model, count=20000, device="cpu", seed=1):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seconds", type=float, default=120, help="how long to train")
+    options.add_argument("--seconds", type=float, default=60, help="how long to train")
     options.add_argument("--batch", type=int, default=2048)
     options.add_argument("--out", type=pathlib.Path, default=WEIGHTS)
     options.add_argument("--check", action="store_true", help="only says how good the kept weights are")

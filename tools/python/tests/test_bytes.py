@@ -251,15 +251,19 @@ threading.Thread(target=wait, daemon=True).start()
 def test_a_journal_is_read_back(tmp_path):
     graph = warpmail.Builder("twin")
     host, relay = graph.host("host"), graph.resident("relay", warpmail.RELAY)
-    graph.mailbox(host, relay)
-    tapped, back = graph.mailbox(relay, host, tap="block"), None
+    there, back = graph.mailbox(host, relay), graph.mailbox(relay, host, tap="block")
     runtime = graph.build()
     with pytest.raises(warpmail.Error, match="no log"):
         warpmail.JournalReader(tmp_path)
     runtime.journal(tmp_path)
-    reader, found = None, []
     with runtime:
-        mailboxes = [m["name"] for m in runtime.stats()["mailboxes"]]
-        assert len(mailboxes) == 2 and back is None
+        sender, receiver = runtime.sender(there), runtime.receiver(back)
+        for n in range(20):
+            sender.post(bytes([n] * n), n, timeout=20)
+            receiver.take(timeout=20)
     reader = warpmail.JournalReader(tmp_path)
-    assert list(reader) == found and tapped.name == mailboxes[1]
+    found = list(reader)
+    assert [r.sequence for r in found] == list(range(1, 21))
+    assert [(r.mailbox, r.msg_type, r.payload, r.tensor) for r in found] == [(1, n, bytes([n] * n), b"") for n in range(20)]
+    assert all(r.producer_ns > 0 for r in found) and list(reader) == []
+    assert [r.msg_type for r in warpmail.JournalReader(tmp_path, 15)] == list(range(14, 20))
