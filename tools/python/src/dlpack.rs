@@ -1,4 +1,4 @@
-//! The bytes of DLPack (versions before 1, and 1.x), and capsules with them in both directions.
+//! Capsules of DLPack (versions before 1, and 1.x) in both directions; their bytes are in dlpack_bytes.rs.
 //! <https://dmlc.github.io/dlpack/latest/python_spec.html>
 
 use std::ffi::{CStr, c_void};
@@ -8,6 +8,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use warpmail::{DType, Lease, TensorSpec};
 
+use crate::dlpack_bytes::{DLTensor, IS_COPIED, MAJOR, MINOR, READ_ONLY};
+pub(crate) use crate::dlpack_bytes::{Legacy, Versioned};
 use crate::errors::{Refused, raise};
 use crate::owners::Owner;
 
@@ -15,44 +17,6 @@ const VERSIONED: &CStr = c"dltensor_versioned";
 const LEGACY: &CStr = c"dltensor";
 const USED_VERSIONED: &CStr = c"used_dltensor_versioned";
 const USED_LEGACY: &CStr = c"used_dltensor";
-const READ_ONLY: u64 = 1;
-const IS_COPIED: u64 = 2;
-/// What this speaks.
-const MAJOR: u32 = 1;
-const MINOR: u32 = 1;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct DLTensor {
-    data: *mut c_void,
-    device_type: i32,
-    device_id: i32,
-    ndim: i32,
-    code: u8,
-    bits: u8,
-    lanes: u16,
-    shape: *const i64,
-    strides: *const i64,
-    byte_offset: u64,
-}
-
-#[repr(C)]
-pub(crate) struct Legacy {
-    tensor: DLTensor,
-    context: *mut c_void,
-    pub(crate) deleter: Option<unsafe extern "C" fn(*mut Legacy)>,
-}
-
-#[repr(C)]
-pub(crate) struct Versioned {
-    major: u32,
-    minor: u32,
-    context: *mut c_void,
-    pub(crate) deleter: Option<unsafe extern "C" fn(*mut Versioned)>,
-    flags: u64,
-    tensor: DLTensor,
-}
-
 /// What a capsule was read to.
 pub(crate) struct Imported {
     pub(crate) address: u64,

@@ -4,6 +4,7 @@
 //! of adopted memory go to a lock-free queue and are released later, with the lock (`owners.rs`).
 
 mod dlpack;
+mod dlpack_bytes;
 mod errors;
 mod graph;
 mod journal;
