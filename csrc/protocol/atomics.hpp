@@ -3,9 +3,9 @@
 // Memory orders, scopes, inline PTX, clocks and pauses: the only file that has any. Order and scope are in the name of
 // the function. On the host, `cta`, `gpu` and `sys` are the same: threads of one process.
 //
-// Every access is to an aligned 8-byte (or 4-byte) word, which PTX and the host promise to be single-copy atomic. One
-// word, one writer: read-modify-writes exist only on the arbiter's working memory (`_cta`) and its own device counters
-// (`_gpu`), never on memory that host and device share.
+// Every access is to an aligned 8-byte (or 4-byte) word, or to two neighbouring words at once, each of which PTX and
+// the host promise to be single-copy atomic. One word, one writer: read-modify-writes exist only on the arbiter's
+// working memory (`_cta`) and its own device counters (`_gpu`), never on memory that host and device share.
 //
 // Pairs (the table in docs/ordering.md lists them by name):
 //   store_release_* of a slot's first head word  ->  load_acquire_* of the same word by the consumer
@@ -95,6 +95,26 @@ WM_STORE_SHARED(store_release_cta, "st.release.cta.shared.u32", u32, "r", "memor
 #undef WM_STORE
 #undef WM_LOAD_SHARED
 #undef WM_STORE_SHARED
+
+// Two neighbouring words, aligned to 16 bytes, in one access.
+struct wide_word {
+    u64 low, high;
+};
+#define WM_WIDE(scope)                                                                                                 \
+    WM_FN wide_word load_relaxed_wide_##scope(const u64* p) {                                                          \
+        wide_word v;                                                                                                   \
+        asm volatile("{ .reg .b128 v; ld.relaxed." #scope ".global.b128 v, [%2]; mov.b128 {%0, %1}, v; }"              \
+                     : "=l"(v.low), "=l"(v.high)                                                                       \
+                     : "l"(p));                                                                                        \
+        return v;                                                                                                      \
+    }                                                                                                                  \
+    WM_FN void store_relaxed_wide_##scope(u64* p, wide_word v) {                                                       \
+        asm volatile("{ .reg .b128 v; mov.b128 v, {%1, %2}; st.relaxed." #scope ".global.b128 [%0], v; }" ::"l"(p),    \
+                     "l"(v.low), "l"(v.high));                                                                         \
+    }
+WM_WIDE(gpu)
+WM_WIDE(sys)
+#undef WM_WIDE
 
 // Sets bits. RELEASE: what the thread wrote before is seen by whoever takes the bits.
 WM_FN void or_release_cta(u32* p, u32 bits) {
@@ -188,6 +208,11 @@ WM_FN void pause() {}
 WM_FN void pause_after(u32 /*looks*/) {}
 
 #else // host
+
+// Only so that templates for a warp can be marked for both sides.
+struct wide_word {
+    u64 low, high;
+};
 
 WM_FN u64 load_relaxed_cta(const u64* p) {
     return __atomic_load_n(p, __ATOMIC_RELAXED);
@@ -362,6 +387,26 @@ WM_FN void store_release(u64* p, u64 v, u32 scope) {
         store_release_sys(p, v);
     }
 }
+#if defined(__CUDA_ARCH__)
+WM_FN wide_word load_relaxed_wide(const u64* p, u32 scope) {
+    return scope == WM_SCOPE_GPU ? load_relaxed_wide_gpu(p) : load_relaxed_wide_sys(p);
+}
+WM_FN void store_relaxed_wide(u64* p, wide_word v, u32 scope) {
+    if (scope == WM_SCOPE_GPU) {
+        store_relaxed_wide_gpu(p, v);
+    } else {
+        store_relaxed_wide_sys(p, v);
+    }
+}
+#else
+WM_FN wide_word load_relaxed_wide(const u64* p, u32 scope) {
+    return {load_relaxed(p, scope), load_relaxed(p + 1, scope)};
+}
+WM_FN void store_relaxed_wide(u64* p, wide_word v, u32 scope) {
+    store_relaxed(p, v.low, scope);
+    store_relaxed(p + 1, v.high, scope);
+}
+#endif
 
 } // namespace warpmail
 

@@ -15,8 +15,7 @@
 //   c.release(1);
 //
 // Every call is made by a converged warp. An end is attached once and dropped when done: the header has the indices.
-// What is waited for is polled with one load a lane at a time: several under way at once, tried on an H200, arrive
-// later.
+// Batches of 16 bytes a lane: warp_wide.hpp.
 #ifndef WARPMAIL_PROTOCOL_WARP_ENDS_HPP
 #define WARPMAIL_PROTOCOL_WARP_ENDS_HPP
 
@@ -48,6 +47,36 @@ public:
 
 private:
     u32 low_;
+};
+
+// A record that has come, as it stands in the lanes' registers: the words as they were in the slot, and the heads,
+// which are on their way to every lane. Its words cost three instructions each where they are first used, which need
+// not be before what others wait for.
+template <u32 Groups> class arrival {
+public:
+    WM_DEV arrival() : word_(), head_() {}
+    // The lane's slot words. By all lanes.
+    WM_DEV explicit arrival(const u64 (&word)[Groups]) {
+#pragma unroll
+        for (u32 g = 0; g < Groups; g++) {
+            word_[g] = word[g];
+            head_[g] = warp_lanes{}.broadcast(static_cast<u32>(word[g] >> WM_HEAD_BITS_SHIFT), 0);
+        }
+    }
+    WM_DEV fragment<Groups> payload() const {
+        fragment<Groups> f;
+#pragma unroll
+        for (u32 g = 0; g < Groups; g++)
+            f.word[g] = restored(warp_lanes{}, word_[g], head_[g]);
+        return f;
+    }
+    WM_DEV fragment_meta meta() const {
+        return fragment_meta(word_[0]);
+    }
+
+private:
+    u64 word_[Groups];
+    u32 head_[Groups];
 };
 
 // A lane's share of `len` bytes at src, and the way back. `Groups` as in the mailbox's slots.
@@ -108,7 +137,7 @@ private:
 };
 
 // The producer's end. Form: stride and scope of the mailbox; `matches` says whether they are.
-template <class F = default_form> class warp_producer : private warp_cursor<F> {
+template <class F = default_form> class warp_producer : protected warp_cursor<F> {
     using cursor = warp_cursor<F>;
 
 public:
@@ -249,7 +278,7 @@ private:
 };
 
 // The consumer's end.
-template <class F = default_form> class warp_consumer : private warp_cursor<F> {
+template <class F = default_form> class warp_consumer : protected warp_cursor<F> {
     using cursor = warp_cursor<F>;
 
 public:
@@ -272,29 +301,29 @@ public:
         if (!lanes.all(all_fresh(v)))
             return WM_EMPTY;
         acquire_slot<O>(lanes, F::scope());
-        take(v, f, meta);
+        const arrival<groups> a(v);
+        f = a.payload();
+        meta = a.meta();
         return WM_OK;
     }
-    // The same, waiting up to budget_ns: WM_OK, WM_TIMEOUT. The clock is read every 64 looks.
-    template <order O> WM_DEV wm_status wait(fragment<groups>& f, fragment_meta& meta, u64 budget_ns) {
+    // The same, waiting up to budget_ns: WM_OK, WM_TIMEOUT. The clock is read every 64 looks. What is given back on a
+    // timeout means nothing.
+    template <order O> WM_DEV wm_status wait(arrival<groups>& a, u64 budget_ns) {
         const warp_lanes lanes;
         lanes.check();
-        u64 v[groups], begin = 0;
-        for (;;) {
-#pragma unroll 16 // a jump at every look would make looks rarer
-            for (u32 k = 0; k < 64; k++) {
-                load(0, v);
-                if (lanes.all(all_fresh(v))) {
-                    acquire_slot<O>(lanes, F::scope());
-                    take(v, f, meta);
-                    return WM_OK;
-                }
-            }
-            const u64 now = lanes.broadcast(now_ns(), 0);
-            begin = begin ? begin : now;
-            if (now - begin >= budget_ns)
-                return WM_TIMEOUT;
-        }
+        u64 v[groups];
+        const bool came = poll(v, budget_ns);
+        if (came)
+            acquire_slot<O>(lanes, F::scope());
+        a = arrival<groups>(v);
+        return came ? WM_OK : WM_TIMEOUT;
+    }
+    template <order O> WM_DEV wm_status wait(fragment<groups>& f, fragment_meta& meta, u64 budget_ns) {
+        arrival<groups> a;
+        const wm_status s = wait<O>(a, budget_ns);
+        f = a.payload();
+        meta = a.meta();
+        return s;
     }
     // Gives n slots back. Precondition: peek saw them.
     WM_DEV void release(u32 n) {
@@ -325,15 +354,16 @@ public:
         lanes.check();
         const u32 limit = this->straight() < N ? this->straight() : N;
         u64 v[N][groups];
+        if (limit == N) {
 #pragma unroll
-        for (u32 i = 0; i < N; i++)
-            load(i < limit ? i : 0, v[i]); // the ring may end before
-        u32 fresh = 0;
+            for (u32 i = 0; i < N; i++)
+                load(i, v[i]);
+        } else {
 #pragma unroll
-        for (u32 i = 0; i < N; i++)
-            fresh |= static_cast<u32>(all_fresh(v[i])) << i;
-        fresh = lanes.common_bits(fresh);
-        const u32 ready = fresh == ~0u ? 32 : lowest_bit(~fresh), n = ready < limit ? ready : limit;
+            for (u32 i = 0; i < N; i++)
+                load(i < limit ? i : 0, v[i]); // the ring ends before
+        }
+        const u32 n = ready(v, limit);
         if (n == 0)
             return 0;
         acquire_slot<O>(lanes, F::scope()); // once for the batch
@@ -360,6 +390,24 @@ public:
     }
 
 private:
+    // Looks at the next slot until it is ready. Nothing but the vote stands between two looks: what else would be done
+    // beside it, or a second look under way, makes them rarer or the way out longer.
+    WM_DEV bool poll(u64 (&v)[groups], u64 budget_ns) const {
+        const warp_lanes lanes;
+        u64 begin = 0;
+        for (;;) {
+#pragma unroll 16 // a jump at every look would make looks rarer
+            for (u32 k = 0; k < 64; k++) {
+                load(0, v);
+                if (lanes.all(all_fresh(v)))
+                    return true;
+            }
+            const u64 now = lanes.broadcast(now_ns(), 0);
+            begin = begin ? begin : now;
+            if (now - begin >= budget_ns)
+                return false;
+        }
+    }
     // This lane's words of slot i from here.
     WM_DEV void load(u32 i, u64 (&v)[groups]) const {
         const u64* from = this->next_ + i * cursor::words;
@@ -374,18 +422,27 @@ private:
             fresh = fresh && is_fresh(v[g], this->tag_);
         return fresh;
     }
+    // How many of the first `limit` slots are ready, one behind the other.
+    template <u32 N> WM_DEV u32 ready(const u64 (&v)[N][groups], u32 limit) const {
+        const warp_lanes lanes;
+        bool all = limit == N;
+#pragma unroll
+        for (u32 i = 0; i < N; i++)
+            all = all && all_fresh(v[i]);
+        if (lanes.all(all))
+            return N;
+        u32 fresh = 0;
+#pragma unroll
+        for (u32 i = 0; i < N; i++)
+            fresh |= static_cast<u32>(all_fresh(v[i])) << i;
+        fresh = lanes.common_bits(fresh);
+        const u32 first = fresh == ~0u ? 32 : lowest_bit(~fresh);
+        return first < limit ? first : limit;
+    }
     WM_DEV static void heads(const u64 (&v)[groups], u32 (&head)[groups]) {
 #pragma unroll
         for (u32 g = 0; g < groups; g++)
             head[g] = warp_lanes{}.broadcast(static_cast<u32>(v[g] >> WM_HEAD_BITS_SHIFT), 0);
-    }
-    WM_DEV static void take(const u64 (&v)[groups], fragment<groups>& f, fragment_meta& meta) {
-        u32 head[groups];
-        heads(v, head);
-        meta = fragment_meta(v[0]);
-#pragma unroll
-        for (u32 g = 0; g < groups; g++)
-            f.word[g] = restored(warp_lanes{}, v[g], head[g]);
     }
     template <class Use>
     WM_DEV static void use_one(u32 i, const u64 (&v)[groups], const u32 (&head)[groups], Use& use) {

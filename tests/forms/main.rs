@@ -23,7 +23,7 @@ fn one_of<T: Copy>(random: &mut fastrand::Rng, values: &[T]) -> T {
 /// Forms that `lanes` can take for this mailbox, and orders.
 fn any_side(random: &mut fastrand::Rng, ends: bool) -> Side {
     let lanes = one_of(random, &[LANES_ONE, LANES_WARP, LANES_WARP, LANES_BLOCK]);
-    let forms = if ends && lanes == LANES_WARP { FORM_END_ALL + 1 } else { FORM_BATCH + 1 };
+    let forms = if ends && lanes == LANES_WARP { FORM_END_AHEAD + 1 } else { FORM_BATCH + 1 };
     let (form, order) = (random.u64(..forms), random.u64(..2));
     Side { form, lanes, order, ..Side::default() }
 }
@@ -76,7 +76,14 @@ fn records_cross_in_every_form(device: &Device) -> Outcome {
 fn many_records_cross(device: &Device) -> Outcome {
     let forms = Forms::new(device, LARGEST)?;
     let on_gpu = device.info().ordinal.is_some();
-    let pairs = [(FORM_TRY, FORM_TRY), (FORM_BATCH, FORM_BATCH), (FORM_END, FORM_END), (FORM_END_ALL, FORM_END_ALL)];
+    let pairs = [
+        (FORM_TRY, FORM_TRY),
+        (FORM_BATCH, FORM_BATCH),
+        (FORM_END, FORM_END),
+        (FORM_END_ALL, FORM_END_ALL),
+        (FORM_END_WIDE, FORM_END_WIDE),
+        (FORM_END_AHEAD, FORM_END_AHEAD),
+    ];
     // Lane by lane a record takes far longer.
     let ways = if on_gpu { &[(LANES_WARP, 100_000)][..] } else { &[(LANES_ONE, 100_000), (LANES_WARP, 5_000)] };
     let all = pairs.into_iter().enumerate().flat_map(|pair| ways.iter().map(move |way| (pair, *way)));

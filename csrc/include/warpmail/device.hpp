@@ -20,5 +20,6 @@
 #include "protocol/lease.hpp"
 #include "protocol/wait.hpp"
 #include "protocol/warp_ends.hpp"
+#include "protocol/warp_wide.hpp"
 
 #endif

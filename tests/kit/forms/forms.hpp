@@ -18,12 +18,14 @@ using warpmail::u64;
 using warpmail::u8;
 
 // How records are moved.
-constexpr u32 form_try = 0;     // try_push, try_pop
-constexpr u32 form_wait = 1;    // push, pop
-constexpr u32 form_place = 2;   // reserve - put - commit, peek - get - release
-constexpr u32 form_batch = 3;   // try_push_batch, try_pop_batch
-constexpr u32 form_end = 4;     // warp_producer, warp_consumer
-constexpr u32 form_end_all = 5; // their batches
+constexpr u32 form_try = 0;       // try_push, try_pop
+constexpr u32 form_wait = 1;      // push, pop
+constexpr u32 form_place = 2;     // reserve - put - commit, peek - get - release
+constexpr u32 form_batch = 3;     // try_push_batch, try_pop_batch
+constexpr u32 form_end = 4;       // warp_producer, warp_consumer
+constexpr u32 form_end_all = 5;   // their batches
+constexpr u32 form_end_wide = 6;  // wide_producer, wide_consumer
+constexpr u32 form_end_ahead = 7; // the same; the consumer asks ahead
 
 // Records of one batch have one length and type; and the most that one call moves.
 constexpr u32 batch_most = 8;

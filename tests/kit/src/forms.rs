@@ -22,6 +22,10 @@ pub const FORM_BATCH: u64 = 3;
 pub const FORM_END: u64 = 4;
 /// Their batches.
 pub const FORM_END_ALL: u64 = 5;
+/// `wide_producer` and `wide_consumer`; by whom and where as [`FORM_END`].
+pub const FORM_END_WIDE: u64 = 6;
+/// The same, the consumer asking ahead.
+pub const FORM_END_AHEAD: u64 = 7;
 
 /// Who makes a call: one thread.
 pub const LANES_ONE: u64 = 0;

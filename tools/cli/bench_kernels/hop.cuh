@@ -85,6 +85,7 @@ template <kind K> struct receiver {
     channel c;
     warp_consumer<> fast;
     wm_consumer general;
+    arrival<1> came;
     u64* staged;
     WM_DEV receiver(const channel& ch, u64* shared)
         : c(ch), fast(attach_consumer(ch.mailbox)), general(attach_consumer(ch.mailbox)), staged(shared) {}
@@ -126,18 +127,16 @@ template <kind K> struct receiver {
             word = staged[lane ? lane - 1 : 0];
         } else {
             constexpr order o = K == ours_self_contained ? order::self_contained : order::ordered;
-            fragment<1> f;
-            fragment_meta meta;
-            if (fast.wait<o>(f, meta, give_up_ns) != WM_OK)
-                return false;
-            word = f.word[0];
+            return fast.wait<o>(came, give_up_ns) == WM_OK;
         }
         return true;
     }
-    // The record was used; its slot may go back.
-    WM_DEV void done() {
-        if (K == ours_self_contained || K == ours_ordered || K == ours_fence_each)
+    // What came is used, and its slot goes back.
+    WM_DEV void done(u64& word) {
+        if (K == ours_self_contained || K == ours_ordered || K == ours_fence_each) {
+            word = came.payload().word[0];
             fast.release(1);
+        }
     }
     WM_DEV static bool carries(u32 lane) {
         return K == raw_flag ? false : K == tag_b128 ? lane != 0 && lane < 16 : lane != 0;
@@ -176,7 +175,7 @@ WM_DEV void ping_pong(u32 ping_sm, u32 pong_sm, const channel& there, const chan
         if (role == 2)
             tx.send(n, mine);
         const u64 end = cycles();
-        rx.done();
+        rx.done(word);
         wrong += rx.carries(lane) && word != mine;
         if (role == 1 && lane == 0)
             times[n] = end - begin;

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Pairs of warps per SM when all SMs take part
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=16))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4))]
     pairs_per_sm: u32,
     /// Slots of each ring when all SMs take part
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(32..=1024))]
@@ -78,10 +78,12 @@ impl Bench {
             self.clear()?;
             let (mut table, mut pairs, mut per_block) = (boxes.table.address(), shape.pairs, shape.per_sm);
             let (mut records, mut spans, mut faults) = (records, self.spans.address(), self.faults.address());
+            let mut apart = shape.apart;
             let params = &mut [
                 arg(&mut table),
                 arg(&mut pairs),
                 arg(&mut per_block),
+                arg(&mut apart),
                 arg(&mut records),
                 arg(&mut spans),
                 arg(&mut faults),
@@ -147,6 +149,8 @@ impl Bench {
 struct Shape {
     pairs: u32,
     per_sm: u32,
+    /// Blocks from a producer to its consumer: 1, or half the grid.
+    apart: u32,
     stride: u32,
     slots: u32,
 }
@@ -242,30 +246,41 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     };
     let bench = Bench::new(device)?;
     let mut figures = Figures::new(bench.device.info());
-    let one = Shape { pairs: 1, per_sm: 1, stride: 256, slots: 1024 };
+    let half = bench.sms / 2;
+    let one = Shape { pairs: 1, per_sm: 1, apart: 1, stride: 256, slots: 1024 };
     let naive = bench.naive(200_000, args.rounds)? * 1e3;
-    for (id, kernel, records) in [
-        ("throughput.pair", "move_256", 4_000_000),
-        ("throughput.pair.ordered", "move_256_ordered", 2_000_000),
-        ("throughput.pair.unbatched", "move_256_single", 400_000),
+    for (id, kernel, apart, records) in [
+        ("throughput.pair", "move_256_ahead", 1, 4_000_000),
+        ("throughput.pair.apart", "move_256_ahead", half, 4_000_000),
+        ("throughput.pair.ordered", "move_256_ahead_ordered", 1, 4_000_000),
+        ("throughput.pair.batches", "move_256", 1, 4_000_000),
+        ("throughput.pair.words", "move_256_words", 1, 4_000_000),
+        ("throughput.pair.unbatched", "move_256_single", 1, 400_000),
     ] {
-        figures.add(id, bench.pairs(kernel, one, records, args.rounds)? * 1e3, "M records/s", Some(naive));
+        let shape = Shape { apart, ..one };
+        figures.add(id, bench.pairs(kernel, shape, records, args.rounds)? * 1e3, "M records/s", Some(naive));
     }
     figures.add("throughput.baseline.naive_pair", naive, "M records/s", None);
 
     let pairs = bench.sms * args.pairs_per_sm;
-    let all = Shape { pairs, per_sm: args.pairs_per_sm, stride: 256, slots: args.slots.next_power_of_two() };
+    let slots = args.slots.next_power_of_two();
+    let all = Shape { pairs, per_sm: args.pairs_per_sm, apart: 1, stride: 256, slots };
     let ring_bytes = (pairs * all.slots * 256) as usize;
     let copy = bench.copy(ring_bytes / 2, args.rounds)?;
     println!("L2 copy of {:.1} MB: {copy:.0} GB/s read and written; {pairs} pairs", ring_bytes as f64 / 2e6);
     let rate = bench.pairs("move_256", all, 200_000, args.rounds)?;
     figures.add("throughput.all_sms", rate * 512.0, "GB/s", Some(copy));
     figures.add("throughput.all_sms.records", rate, "G records/s", None);
-    let rate = bench.pairs("move_256_ordered", all, 100_000, args.rounds)?;
-    figures.add("throughput.all_sms.ordered", rate * 512.0, "GB/s", Some(copy));
-    let large = Shape { stride: 4096, slots: 8, ..all };
-    let rate = bench.pairs("move_4096", large, 10_000, args.rounds)?;
-    figures.add("throughput.all_sms.stride_4096", rate * 8192.0, "GB/s", Some(copy));
+    for (id, kernel, shape, records) in [
+        ("ordered", "move_256_ordered", all, 100_000),
+        ("apart", "move_256", Shape { apart: half, ..all }, 100_000),
+        ("words", "move_256_words", all, 100_000),
+        ("stride_4096", "move_4096", Shape { stride: 4096, slots: 8, ..all }, 10_000),
+        ("stride_4096.two", "move_4096_two", Shape { stride: 4096, slots: 8, ..all }, 10_000),
+    ] {
+        let rate = bench.pairs(kernel, shape, records, args.rounds)?;
+        figures.add(&format!("throughput.all_sms.{id}"), rate * 2.0 * f64::from(shape.stride), "GB/s", Some(copy));
+    }
 
     for (id, run) in
         [("to_host.records", to_host as fn(&Bench, u64) -> Result<f64, String>), ("from_host.records", from_host)]
