@@ -7,7 +7,13 @@
 
 extern "C" __global__ void __launch_bounds__(32) warpmail_gate_begin(const __grid_constant__ wm_gate_args args) {
     if (warpmail::gate_is_valid(args))
-        warpmail::gate_begin(warpmail::warp_lanes{}, args);
+        warpmail::gate_begin<false>(warpmail::warp_lanes{}, args);
+}
+
+// The same where the inputs are plain; the host chooses.
+extern "C" __global__ void __launch_bounds__(32) warpmail_gate_begin_plain(const __grid_constant__ wm_gate_args args) {
+    if (warpmail::gate_is_valid(args))
+        warpmail::gate_begin<true>(warpmail::warp_lanes{}, args);
 }
 
 // Decides on the conditional node that holds a body. Not the gate itself: graphs with a conditional node run one after
@@ -20,5 +26,11 @@ extern "C" __global__ void __launch_bounds__(32)
 
 extern "C" __global__ void __launch_bounds__(32) warpmail_gate_end(const __grid_constant__ wm_gate_args args) {
     if (warpmail::gate_is_valid(args))
-        warpmail::gate_end(warpmail::warp_lanes{}, args);
+        warpmail::gate_end<false>(warpmail::warp_lanes{}, args);
+}
+
+// The same where the outputs are plain.
+extern "C" __global__ void __launch_bounds__(32) warpmail_gate_end_plain(const __grid_constant__ wm_gate_args args) {
+    if (warpmail::gate_is_valid(args))
+        warpmail::gate_end<true>(warpmail::warp_lanes{}, args);
 }

@@ -53,7 +53,8 @@ struct module_brief {
     u8 n_inputs;
     u8 n_outputs;
     u8 priority;
-    u8 reserved[3];
+    u8 ahead; // of a stream module: its gates may step ahead of their grants; whoever owns the module
+    u8 reserved[2];
     uint16_t inputs[WM_MAX_INPUTS]; // then, in one row with them for a warp's lanes:
     uint16_t outputs[WM_MAX_OUTPUTS];
     u32 granted; // of a stream module: steps granted, modulo 2^32; whoever owns the module

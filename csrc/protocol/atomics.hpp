@@ -189,6 +189,27 @@ WM_FN void fence_sc_sys() {
     asm volatile("fence.sc.sys;" ::: "memory");
 }
 
+// Asks for the line that an address is in, so that a plain load that follows soon finds it near. Orders nothing.
+WM_FN void touch(const void* p) {
+    u32 unused;
+    asm volatile("ld.global.u32 %0, [%1];" : "=r"(unused) : "l"(p));
+    static_cast<void>(unused);
+}
+
+// Programmatic dependent launch, for kernels of a warp between others of one stream. The first lets a kernel behind
+// this one begin, if that was launched so that it may; the second waits until the kernels before this one have ended
+// and what they wrote is visible. Where there is no such launch they do nothing.
+WM_FN void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+WM_FN void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // The upper half of a word. In PTX, because the compiler would otherwise make a comparison of it one of all 64 bits.
 WM_FN u32 upper_half(u64 v) {
     u32 high;
@@ -317,6 +338,10 @@ WM_FN void fence_release(u32 /*scope*/) {
     __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 #endif
+
+WM_FN void touch(const void* /*p*/) {}
+WM_FN void let_next_begin() {}
+WM_FN void wait_for_previous() {}
 
 WM_FN u32 upper_half(u64 v) {
     return static_cast<u32>(v >> 32);

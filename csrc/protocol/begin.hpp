@@ -37,6 +37,7 @@ template <class L> WM_FN void begin_modules(L lanes, arbiter& a) {
         to.n_outputs = static_cast<u8>(from.n_outputs);
         to.priority = static_cast<u8>(from.priority < WM_PRIORITIES ? from.priority : WM_PRIORITIES - 1);
         to.granted = 0;
+        to.ahead = 0;
         for (u32 k = 0; k < WM_MAX_INPUTS; k++)
             to.inputs[k] = static_cast<uint16_t>(from.inputs[k]);
         for (u32 k = 0; k < WM_MAX_OUTPUTS; k++)

@@ -8,6 +8,10 @@
 //
 // A step gives its input slots back when it has pushed: `consumed` of the inputs says how many steps have ended, and
 // what those pushed is in `written` of the outputs, which is loaded after it (ACQUIRE of gate_end's fence).
+//
+// Gates may take steps ahead of their grants (gate.hpp), so the steps that have ended can be more than those granted.
+// Steps are taken in order and a grant is a count of all of them: credit is worked out for the last one granted, no
+// matter which of them have begun, and grants catch up with what has been taken.
 #ifndef WARPMAIL_PROTOCOL_GRANT_HPP
 #define WARPMAIL_PROTOCOL_GRANT_HPP
 
@@ -29,8 +33,9 @@ WM_FN u32 consumed_now(const arbiter& a, u32 m) {
     return count_at(a, a.rows[m].consumed);
 }
 
-// Steps of a module that its inputs have records for, beyond those granted; 0 if an input is quarantined.
-template <class L> WM_FN u32 fireable(L lanes, const arbiter& a, const module_brief& mod) {
+// Steps of a module that its inputs have records for, beyond those granted; 0 if an input is not sound, but
+// quarantined.
+template <class L> WM_FN u32 fireable(L lanes, const arbiter& a, const module_brief& mod, bool& sound) {
     u32 sum = 0, least = ~0u, bad = 0;
     for (u32 i = lanes.rank(); i < mod.n_inputs; i += lanes.width()) {
         const u32 m = mod.inputs[i], written = static_cast<u32>(load_relaxed_cta(&a.written[m]));
@@ -38,7 +43,8 @@ template <class L> WM_FN u32 fireable(L lanes, const arbiter& a, const module_br
         sum += written;
         least = written - mod.granted < least ? written - mod.granted : least;
     }
-    if (lanes.any(bad != 0))
+    sound = !lanes.any(bad != 0);
+    if (!sound)
         return 0;
     return mod.rule == WM_RULE_ANY ? lanes.sum(sum) - mod.granted : lanes.min(least);
 }
@@ -54,8 +60,11 @@ WM_FN u32 credit_of(L lanes, const arbiter& a, const module_brief& mod, u32 sett
                   written = fresh ? written_now(a, m) : known;
         // A consumer can be ahead of the `written` that is known: that counts as none.
         const int32_t waiting = static_cast<int32_t>(written - static_cast<u32>(load_relaxed_cta(&a.consumed[m])));
-        const u32 used = (waiting > 0 ? static_cast<u32>(waiting) : 0) + (mod.granted - settled);
-        const u32 room = used < slots && !is_quarantined(a, m) ? slots - used : 0;
+        // Below zero: steps that were taken ahead, of which the record is counted and the grant is still to come.
+        const int32_t used = (waiting > 0 ? waiting : 0) + static_cast<int32_t>(mod.granted - settled);
+        const u32 room = used < static_cast<int32_t>(slots) && !is_quarantined(a, m)
+                             ? static_cast<u32>(static_cast<int32_t>(slots) - used)
+                             : 0;
         least = room < least ? room : least;
         behind |= written != known;
     }
@@ -75,13 +84,13 @@ template <class L> WM_FN u32 steps_ended(L lanes, const arbiter& a, const module
 }
 
 // Steps that may be granted to a stream module now. By whoever owns it.
-template <class L> WM_FN u32 grantable(L lanes, arbiter& a, module_brief& mod) {
-    const u32 wanted = fireable(lanes, a, mod);
+template <class L> WM_FN u32 grantable(L lanes, arbiter& a, module_brief& mod, bool& sound) {
+    const u32 wanted = fireable(lanes, a, mod, sound);
     if (wanted == 0 || mod.n_outputs == 0)
         return wanted;
     bool caught_up;
     u32 credit = credit_of(lanes, a, mod, mod.handler, false, caught_up);
-    if (credit == 0 && mod.handler != mod.granted) {
+    if ((credit == 0 && mod.handler != mod.granted) || (credit < wanted && mod.ahead != 0)) {
         const u32 settled = steps_ended(lanes, a, mod);
         fence_acquire(a.args.plan != 0 ? WM_SCOPE_SYS : WM_SCOPE_GPU); // ACQUIRE of gate_end
         credit = credit_of(lanes, a, mod, settled, true, caught_up);
@@ -94,19 +103,31 @@ template <class L> WM_FN u32 grantable(L lanes, arbiter& a, module_brief& mod) {
     return credit < wanted ? credit : wanted;
 }
 
-// Whether a module may run, or be granted steps, now. By whoever owns it.
+// Whether a module may run, or be granted steps, now; or whether its gates are to be told that they may step ahead no
+// more. By whoever owns it.
 template <class L> WM_FN bool may_be_granted(L lanes, arbiter& a, module_brief& mod) {
-    return mod.kind == WM_KIND_STREAM ? grantable(lanes, a, mod) != 0 : may_step(lanes, a, mod);
+    if (mod.kind != WM_KIND_STREAM)
+        return may_step(lanes, a, mod);
+    bool sound;
+    return grantable(lanes, a, mod, sound) != 0 || (!sound && mod.ahead != 0);
+}
+
+// By one thread: the word of a module's grants as it is to be now.
+WM_FN void publish_grants(const arbiter& a, const module_brief& mod) {
+    const u64 ahead = static_cast<u64>(mod.ahead) << WM_GRANT_AHEAD_BIT;
+    publish(at<u64>(mod.state), ahead | mod.granted, mod.state_bytes, a.args.plan != 0 ? WM_SIDE_HOST : WM_SIDE_DEVICE);
 }
 
 // Grants as many steps as there may be, with one publication.
 template <class L> WM_FN void grant_steps(L lanes, arbiter& a, u32 module) {
     module_brief& mod = a.modules[module];
-    const u32 granted = mod.granted + grantable(lanes, a, mod);
+    bool sound;
+    const u32 granted = mod.granted + grantable(lanes, a, mod, sound);
     lanes.sync();
     if (lanes.rank() == 0) {
         mod.granted = granted;
-        publish(at<u64>(mod.state), granted, mod.state_bytes, a.args.plan != 0 ? WM_SIDE_HOST : WM_SIDE_DEVICE);
+        mod.ahead = sound ? mod.ahead : 0;
+        publish_grants(a, mod);
     }
     lanes.sync();
 }
@@ -118,6 +139,10 @@ WM_FN void begin_steps(const arbiter& a, module_brief& mod) {
         return;
     mod.granted = count_at(a, mod.state);
     mod.handler = steps_ended(one_lane{}, a, mod);
+    bool sound;
+    fireable(one_lane{}, a, mod, sound);
+    mod.ahead = a.args.plan == 0 && sound;
+    publish_grants(a, mod);
 }
 
 } // namespace warpmail

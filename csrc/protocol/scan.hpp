@@ -65,8 +65,10 @@ WM_FN void take_news(arbiter& a, u32 what, u64 word, u32 scope) {
     u64 seen = index_in(word, scope);
     if (scope == WM_SCOPE_GPU)
         seen = near(seen, load_relaxed_cta(&mine[m]));
-    if (!is_plausible(a, m, of_producer, seen, load_relaxed_cta(&others[m])))
-        return quarantine(a, m, WM_REJECT_INDEX);
+    if (!is_plausible(a, m, of_producer, seen, load_relaxed_cta(&others[m]))) {
+        quarantine(a, m, WM_REJECT_INDEX);
+        return mark_consumer(a, m); // the gates of a stream module are told
+    }
     store_relaxed_cta(&mine[m], seen);
     if (of_producer)
         mark_consumer(a, m);

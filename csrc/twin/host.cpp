@@ -139,12 +139,12 @@ wm_status wm_host_lease_release(const wm_leases* leases, const wm_tensor* tensor
 }
 
 int32_t wm_host_gate_begin(const wm_gate_args* args) {
-    return gate_is_valid(*args) && gate_begin(one_lane{}, *args);
+    return gate_is_valid(*args) && gate_begin<false>(one_lane{}, *args);
 }
 
 void wm_host_gate_end(const wm_gate_args* args) {
     if (gate_is_valid(*args))
-        gate_end(one_lane{}, *args);
+        gate_end<false>(one_lane{}, *args);
 }
 
 int wm_builtin_twin(const wm_arbiter_args* args) {

@@ -355,7 +355,8 @@ impl Backend for Cuda {
         let kernels = match self.gates.get() {
             Some(kernels) => kernels.clone(),
             None => {
-                let loaded = std::sync::Arc::new(gates::Kernels::load(self.context.clone())?);
+                let early = self.info.compute_capability >= Some((9, 0));
+                let loaded = std::sync::Arc::new(gates::Kernels::load(self.context.clone(), early)?);
                 self.gates.get_or_init(|| loaded).clone()
             }
         };

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use warpmail::{
-    Body, Builder, Device, Error, HandlerImage, MailboxId, MailboxOptions, ModuleId, Receiver, Rule, Runtime, Sender,
-    SpinBudget, State, StreamOptions, builtin,
+    Body, Builder, Device, Error, HandlerImage, HostEnds, HostStep, MailboxId, MailboxOptions, ModuleId, Receiver,
+    Rule, Runtime, Sender, SpinBudget, State, StreamOptions, builtin,
 };
 use warpmail_testkit::ring_record;
 
@@ -107,6 +107,50 @@ pub(crate) fn mix_with_resident_modules(device: &Device) -> Outcome {
     echo(&mut sender, &mut receiver, 0, n).map_err(|e| format!("{e}; {:?}", runtime.failure()))?;
     finish(&mut runtime, "a", n)?;
     finish(&mut runtime, "b", n)
+}
+
+/// A thread of the host that passes records on, in between the others.
+fn pass_on(ends: &mut HostEnds) -> Result<HostStep, Error> {
+    let mut buffer = [0; 248];
+    while let Some(r) = ends.inputs[0].try_pop(&mut buffer)? {
+        ends.outputs[0].push(r.msg_type, &buffer[..r.len], BOUND)?;
+    }
+    Ok(HostStep::Continue)
+}
+
+/// host -> a resident module -> two stream modules, which wake one another -> a host module -> a stream module -> host.
+/// `WARPMAIL_STEPS` says how many steps of the four together.
+pub(crate) fn pass_many_through_a_mixed_pipeline(device: &Device) -> Outcome {
+    let n = count(device, 6000, 80_000) / 4;
+    let mut graph = Builder::new(device.clone());
+    let host = graph.host("host").map_err(text)?;
+    let resident = graph.resident("resident", builtin::RELAY).map_err(text)?;
+    let one = graph.steps("one", StreamOptions::default()).map_err(text)?;
+    let two = graph.steps("two", StreamOptions::default()).map_err(text)?;
+    let between = graph.host("between").map_err(text)?;
+    let three = graph.steps("three", StreamOptions::default()).map_err(text)?;
+    let ends = [host, resident, one, two, between, three, host];
+    let boxes: Result<Vec<MailboxId>, Error> =
+        ends.windows(2).map(|w| graph.mailbox(w[0], w[1], MailboxOptions::slots(16))).collect();
+    let boxes = boxes.map_err(text)?;
+    let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+    for module in [one, two, three] {
+        runtime.body(module, forward().always()).map_err(text)?;
+    }
+    runtime.spawn(between, Rule::Any, pass_on).map_err(text)?;
+    let (mut sender, mut receiver) =
+        (runtime.sender(boxes[0]).map_err(text)?, runtime.receiver(boxes[5]).map_err(text)?);
+    runtime.start().map_err(text)?;
+    for first in (0..n).step_by(10_000) {
+        let some = 10_000.min(n - first);
+        echo(&mut sender, &mut receiver, first, some).map_err(|e| format!("{e}; {:?}", runtime.failure()))?;
+    }
+    for module in ["resident", "one", "two", "three"] {
+        finish(&mut runtime, module, n)?;
+    }
+    // Of the stream modules exactly; a handler may take several records in a step.
+    let steps = |name: &str| runtime.stats().modules.iter().find(|m| m.name == name).map_or(0, |m| m.steps);
+    expect([steps("one"), steps("two"), steps("three")] == [n; 3], || format!("{:?}", runtime.stats()))
 }
 
 /// Two senders, two receivers, a module between them that forwards each input to its own output.
@@ -216,6 +260,65 @@ pub(crate) fn are_woken_from_parking(device: &Device) -> Outcome {
             expect(buffer[..r.len] == ring_record(k, k, 248), || format!("record {k} came changed"))?;
         }
         finish(&mut runtime, "steps", n)?;
+    }
+    Ok(())
+}
+
+/// The same of modules that wake one another, past the arbiter where they can: host -> two stream modules -> a third that joins
+/// what the second gives it twice -> host.
+pub(crate) fn wake_one_another_from_parking(device: &Device) -> Outcome {
+    let n = count(device, 1000, 20_000);
+    let parks = SpinBudget {
+        idle_spin: Some(Duration::from_micros(30)),
+        ..Builder::new(device.clone()).current_budget().clone()
+    };
+    for (budget, slots) in [(None, 8), (Some(parks), 1)] {
+        let mut graph = Builder::new(device.clone());
+        if let Some(budget) = budget {
+            graph.budget(budget).map_err(text)?;
+        }
+        graph.without_pacer();
+        let options = StreamOptions { spin: Some(Duration::from_micros(5)), ..StreamOptions::default() };
+        let mailbox = MailboxOptions::slots(slots);
+        let host = graph.host("host").map_err(text)?;
+        let first = graph.steps("first", options.clone()).map_err(text)?;
+        let second = graph.steps("second", options.clone()).map_err(text)?;
+        let join = graph.steps("join", options.with_rule(Rule::All)).map_err(text)?;
+        let there = graph.mailbox(host, first, mailbox.clone()).map_err(text)?;
+        graph.mailbox(first, second, mailbox.clone()).map_err(text)?;
+        graph.mailbox(second, join, mailbox.clone()).map_err(text)?;
+        graph.mailbox(second, join, mailbox.clone()).map_err(text)?;
+        let back = graph.mailbox(join, host, mailbox).map_err(text)?;
+        let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+        runtime.body(first, forward().always()).map_err(text)?;
+        let twice = Body::captured(|step| {
+            step.forward(0, 0)?;
+            step.forward(0, 1)
+        });
+        runtime.body(second, twice.always()).map_err(text)?;
+        runtime.body(join, Body::captured(|step| step.forward(1, 0)).always()).map_err(text)?;
+        let (mut sender, mut receiver) = (runtime.sender(there).map_err(text)?, runtime.receiver(back).map_err(text)?);
+        runtime.start().map_err(text)?;
+        let (mut buffer, mut random, mut sent) = ([0; 248], 1u64, 0);
+        for k in 0..n {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let until = Instant::now() + Duration::from_nanos((random >> 33) % 120_000);
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            while sent < n && sent < k + 1 + (random >> 20) % 3 {
+                sender.push(1, &ring_record(sent, sent, 248), BOUND).map_err(text)?;
+                sent += 1;
+            }
+            let r = receiver
+                .pop(&mut buffer, BOUND)
+                .map_err(|e| format!("{slots} slots, record {k}: {e}; {:?}", runtime.failure()))?;
+            expect(buffer[..r.len] == ring_record(k, k, 248), || format!("{slots} slots: record {k} came changed"))?;
+        }
+        finish(&mut runtime, "first", n)?;
+        let stats = runtime.stats();
+        let steps: Vec<u64> = stats.modules.iter().filter(|m| m.name != "host").map(|m| m.steps).collect();
+        expect(steps == [n; 3], || format!("{slots} slots: {steps:?} steps of {n}"))?;
     }
     Ok(())
 }

@@ -3,7 +3,8 @@
 // The twin under ThreadSanitizer: (1) a record hands over plain memory by pointer, through the ring alone; (2) the same
 // through the whole arbiter, with two servers, short launches and plain module state; (3) the same through an arbiter
 // that parks all the time and is woken by nobody but its ends, on the host's side and on the device's; (4) leases:
-// memory that is written again when all its readers have released it. Any missing
+// memory that is written again when all its readers have released it; (5) the gates of two stream modules in a row that
+// step ahead of their grants, with nothing but the mailbox between them. Any missing
 // order is a reported race, a lost wake-up is a record that does not arrive.
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "protocol/builtin.hpp"
+#include "protocol/gate.hpp"
 #include "protocol/lease.hpp"
 #include "twin/twin_arbiter.hpp"
 
@@ -282,10 +284,65 @@ void leases_go_round(u64 records) {
         reader.join();
 }
 
+// The words and buffers of one stream module; its stream is a thread.
+struct stream_module {
+    wm_gate_state state = {};
+    wm_gate_report report = {};
+    wm_control control = {};
+    wm_module_stats stats = {};
+    u64 grants = device_word(u64{1} << WM_GRANT_AHEAD_BIT); // none, and it may step ahead
+    alignas(16) u8 buffers[2][WM_STEP_HEAD_BYTES + 248] = {};
+    wm_gate_args args = {};
+
+    stream_module(const wm_mailbox& from, const wm_mailbox& to) {
+        const auto address = [](void* p) { return static_cast<u64>(reinterpret_cast<uintptr_t>(p)); };
+        args.magic = WM_ABI_MAGIC;
+        args.version = WM_ABI_VERSION;
+        args.n_inputs = args.n_outputs = args.ahead = 1;
+        args.word = address(&grants);
+        args.control = address(&control);
+        args.report = address(&report);
+        args.state = address(&state);
+        args.stats = address(&stats);
+        args.spin_ns = 1000000;
+        args.arrival_ns = wait_ns;
+        args.ends[0] = from;
+        args.ends[WM_MAX_INPUTS] = to;
+        args.buffers[0] = address(buffers[0]);
+        args.buffers[WM_MAX_INPUTS] = address(buffers[1]);
+    }
+    void run(u64 records) {
+        const u64 late = now_ns() + wait_ns;
+        while (state.taken < records && now_ns() < late) {
+            if (gate_begin<true>(one_lane{}, args))
+                std::memcpy(buffers[1], buffers[0], sizeof buffers[0]); // the body
+            gate_end<true>(one_lane{}, args);
+        }
+    }
+};
+
+void gates_in_a_row(u64 records) {
+    u64 words[8] = {};
+    box boxes[3] = {{0, 3, WM_SIDE_DEVICE, WM_SIDE_DEVICE, words},
+                    {1, 0, WM_SIDE_DEVICE, WM_SIDE_DEVICE, words + 1},
+                    {2, 2, WM_SIDE_DEVICE, WM_SIDE_DEVICE, words + 2}};
+    std::vector<item> items(records);
+    stream_module first(boxes[0].handle, boxes[1].handle), second(boxes[1].handle, boxes[2].handle);
+    std::thread producer([&] { produce(attach_producer(boxes[0].handle), records, items, 200); });
+    std::thread streams[2] = {std::thread([&] { first.run(records); }), std::thread([&] { second.run(records); })};
+    consume(attach_consumer(boxes[2].handle), records);
+    producer.join();
+    for (std::thread& stream : streams)
+        stream.join();
+    if (first.state.taken != records || second.state.taken != records || first.stats.records_out != records)
+        fail("steps of stream modules");
+}
+
 } // namespace
 
 int main() {
     ring_alone(50000);
+    gates_in_a_row(4000);
     leases_go_round(20000);
     whole_arbiter(4000, WM_SIDE_HOST, 2, 0);
     whole_arbiter(4000, WM_SIDE_DEVICE, 2, 0);

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 8u        /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 9u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u      /* a word that one side spins on stands alone on such a line */
@@ -432,6 +432,13 @@ typedef struct wm_step_args {
 #define WM_STEP_HEAD_BYTES 16u      /* of a bound buffer; the payload follows */
 #define WM_STEP_NOTHING 0xFFFFFFFFu /* wm_step_head.len: there is no record */
 
+/*
+ * The index of the readiness word of a stream module's grants: in its low half the steps granted, modulo 2^32, and this
+ * bit, which the arbiter sets once it has checked the module's mailboxes and takes away when it quarantines one. Gates
+ * that may (wm_gate_args.ahead) take steps ahead of their grants only while it is set.
+ */
+#define WM_GRANT_AHEAD_BIT 62u
+
 /* Head of a bound buffer. In: written by the gate. Out: set by the gate to what was agreed on, changed by the body. */
 typedef struct wm_step_head {
     uint32_t len;  /* payload bytes, or WM_STEP_NOTHING */
@@ -441,17 +448,20 @@ typedef struct wm_step_head {
 
 /* What a stream module's steps keep between two of them; device memory that they alone write. */
 typedef struct wm_gate_state {
-    uint64_t launches; /* launches that have ended, void ones too: the number of the running one */
-    uint64_t taken;    /* steps that have been taken up, each for one grant */
-    uint64_t live;     /* not 0: the running launch has records, which are the body's business */
-    uint64_t begin_ns; /* when it found them */
-    uint64_t cursor;   /* WM_RULE_ANY: the input to look at first */
-    uint64_t took;     /* a bit an input: the slot of its record is to be given back */
-    uint64_t credits;  /* of wm_control, as it was last seen */
-    uint64_t spun_ns;  /* time that gates have polled */
-    uint64_t parked;   /* whether the running launch has announced that the module parks */
-    uint64_t parks;    /* launches that did */
-    uint8_t pad0[WM_LINE_BYTES - 80];
+    uint64_t launches;                  /* launches that have ended, void ones too: the number of the running one */
+    uint64_t taken;                     /* steps that have been taken up, each for one grant */
+    uint64_t live;                      /* not 0: the running launch has records, which are the body's business */
+    uint64_t begin_ns;                  /* when it found them */
+    uint64_t cursor;                    /* WM_RULE_ANY: the input to look at first */
+    uint64_t took;                      /* a bit an input: the slot of its record is to be given back */
+    uint64_t credits;                   /* of wm_control, as it was last seen */
+    uint64_t spun_ns;                   /* time that gates have polled */
+    uint64_t parked;                    /* whether the running launch has announced that the module parks */
+    uint64_t parks;                     /* launches that did */
+    uint64_t read_idx[WM_MAX_INPUTS];   /* of the inputs, as the running launch found them */
+    uint64_t write_idx[WM_MAX_OUTPUTS]; /* of the outputs, likewise */
+    uint64_t read_seen[WM_MAX_OUTPUTS]; /* and how far their consumers were */
+    uint8_t pad0[3 * WM_LINE_BYTES - 272];
 } wm_gate_state;
 
 /* A stream module's steps to the host, in pinned memory; written by the steps alone. */
@@ -472,14 +482,16 @@ typedef struct wm_gate_args {
     uint32_t version;
     uint32_t n_inputs;
     uint32_t n_outputs;
-    uint32_t rule;    /* WM_RULE_* */
-    uint32_t scope;   /* WM_SCOPE_GPU: the arbiter is a kernel; WM_SCOPE_SYS: it is on the CPU */
-    uint32_t parks;   /* 0: the next launch never waits for a ring */
-    uint32_t calls;   /* not 0: the body calls functions of the host, which look at live_ns */
-    uint64_t word;    /* steps granted, modulo 2^32: a readiness word whose far end is the arbiter */
-    uint64_t bell;    /* wm_bell that the arbiter rings at */
-    uint64_t control; /* wm_control, pinned */
-    uint64_t report;  /* wm_gate_report, pinned */
+    uint32_t rule;      /* WM_RULE_* */
+    uint32_t scope;     /* WM_SCOPE_GPU: the arbiter is a kernel; WM_SCOPE_SYS: it is on the CPU */
+    uint32_t parks;     /* 0: the next launch never waits for a ring */
+    uint32_t calls;     /* not 0: the body calls functions of the host, which look at live_ns */
+    uint32_t ahead;     /* not 0: it need not wait for a grant where it sees for itself that its rule and credit hold */
+    uint32_t out_scope; /* WM_SCOPE_*: widest of the outputs' */
+    uint64_t word;      /* WM_GRANT_AHEAD_BIT and steps granted: a readiness word whose far end is the arbiter */
+    uint64_t bell;      /* wm_bell that the arbiter rings at */
+    uint64_t control;   /* wm_control, pinned */
+    uint64_t report;    /* wm_gate_report, pinned */
     uint64_t doors; /* wm_doorbell[WM_DOORS], pinned; 0: launches wait for none, the host enqueues granted ones only */
     uint64_t state; /* wm_gate_state, device memory */
     uint64_t stats; /* wm_module_stats of the module, device memory */
@@ -490,6 +502,8 @@ typedef struct wm_gate_args {
     uint64_t buffers[WM_MAX_ENDS];  /* the bound buffer of each: a wm_step_head and as much as a slot carries */
     uint32_t lens[WM_MAX_OUTPUTS];  /* what a step pushes unless its body says otherwise: bytes, or WM_STEP_NOTHING */
     uint32_t types[WM_MAX_OUTPUTS]; /* and the message type */
+    uint64_t
+        wakes[WM_MAX_OUTPUTS]; /* wm_bell of the stream module that a record there is for, if it may park; else 0 */
 } wm_gate_args;
 
 /* Arguments of one launch of the arbiter, passed by value. */
@@ -564,9 +578,9 @@ WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied 
 WM_STATIC_ASSERT(WM_MAX_ENDS == WM_MAX_INPUTS + WM_MAX_OUTPUTS, "a row for each end");
 WM_STATIC_ASSERT(sizeof(wm_step_args) == 1560, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_step_head) == WM_STEP_HEAD_BYTES, "the payload behind it is aligned for 16-byte accesses");
-WM_STATIC_ASSERT(sizeof(wm_gate_state) == WM_LINE_BYTES, "a line of the module's own");
+WM_STATIC_ASSERT(sizeof(wm_gate_state) == 3 * WM_LINE_BYTES, "lines of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_report) == WM_LINE_BYTES, "a line of the module's own");
-WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1328, "a kernel argument without padding, well below 4 KiB");
+WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1400, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 248,
                  "a kernel argument has no padding that two compilers could lay differently");
 

@@ -23,9 +23,13 @@ const THREADS: u32 = 32;
 pub(super) struct Kernels {
     context: Arc<Context>,
     library: sys::CUlibrary,
-    begin: sys::CUfunction,
+    /// In general, and where the inputs are plain (gate.hpp).
+    begin: [sys::CUfunction; 2],
     decide: sys::CUfunction,
-    end: sys::CUfunction,
+    /// Likewise, by the outputs.
+    end: [sys::CUfunction; 2],
+    /// Kernels of the device may begin before the one in front of them has ended.
+    early: bool,
 }
 
 // SAFETY: the driver's handles may be used from any thread.
@@ -35,13 +39,20 @@ unsafe impl Sync for Kernels {}
 
 impl Kernels {
     /// The context has been entered.
-    pub(super) fn load(context: Arc<Context>) -> Result<Self> {
+    pub(super) fn load(context: Arc<Context>, early: bool) -> Result<Self> {
         let missing =
             |reason: &str| Error::Unavailable { what: "stream modules on this device", reason: reason.into() };
         let library = load_library(HandlerImage::gates().map_err(missing)?)?;
         let none = std::ptr::null_mut();
-        let mut kernels = Kernels { context, library, begin: none, decide: none, end: none };
-        let wanted = [("begin", &mut kernels.begin), ("decide", &mut kernels.decide), ("end", &mut kernels.end)];
+        let mut kernels = Kernels { context, library, begin: [none; 2], decide: none, end: [none; 2], early };
+        let ([begin, begin_plain], [end, end_plain]) = (&mut kernels.begin, &mut kernels.end);
+        let wanted = [
+            ("begin", begin),
+            ("begin_plain", begin_plain),
+            ("decide", &mut kernels.decide),
+            ("end", end),
+            ("end_plain", end_plain),
+        ];
         for (name, function) in wanted {
             let name = CString::new(format!("warpmail_gate_{name}")).unwrap_or_default();
             *function = load_kernel(library, &name)?.ok_or_else(|| missing("its gates were not compiled in"))?;
@@ -125,6 +136,8 @@ pub(super) struct Gates {
     stream: sys::CUstream,
     is_own: bool,
     args: wm_gate_args,
+    begin: sys::CUfunction,
+    end: sys::CUfunction,
     live: Live,
     steps: Option<Steps>,
     /// Functions of launches that may not have ended, by launch, oldest first.
@@ -151,9 +164,17 @@ impl Gates {
             Some(raw) => raw as sys::CUstream,
             None => Stream::new()?.0,
         };
+        let (first, of_outputs) = (&plan.args.ends[0], &plan.args.ends[abi::WM_MAX_INPUTS as usize]);
+        let plain = |n, end: &abi::wm_mailbox| {
+            n == 1 && end.record_stride == abi::WM_STRIDE_DEFAULT && end.scope == abi::WM_SCOPE_GPU
+        };
+        let begin = kernels.begin[usize::from(plain(plan.args.n_inputs, first))];
+        let end = kernels.end[usize::from(plain(plan.args.n_outputs, of_outputs))];
         let mut gates = Gates {
             context,
             kernels,
+            begin,
+            end,
             stream,
             is_own: plan.stream.is_none(),
             args: abi::wm_gate_args { calls: u32::from(matches!(body.kind, Kind::EachStep(_))), ..plan.args },
@@ -167,12 +188,14 @@ impl Gates {
         };
         gates.steps = Some(match body.kind {
             Kind::EachStep(enqueue) => Steps::Each(enqueue),
-            Kind::Captured(enqueue) => {
-                let body_graph = gates.capture(enqueue)?;
-                let execs = gates.graphs(body_graph, body.skips, plan.under_way);
-                // SAFETY: captured above; what was made of it has copies.
-                let _ = unsafe { sys::cuGraphDestroy(body_graph) };
-                Steps::Graphs { execs: execs?, whole: !body.skips }
+            Kind::Captured(mut enqueue) => {
+                let (skips, n) = (body.skips, plan.under_way);
+                let mut execs = gates.captured(&mut enqueue, skips, n, gates.kernels.early);
+                if gates.kernels.early && matches!(execs, Err(Error::Driver { .. })) {
+                    tracing::debug!("a body was captured once more, with an end that does not begin early");
+                    execs = gates.captured(&mut enqueue, skips, n, false);
+                }
+                Steps::Graphs { execs: execs?, whole: !skips }
             }
             Kind::Graph(graph) => {
                 let execs = gates.graphs(graph as sys::CUgraph, body.skips, plan.under_way)?;
@@ -182,13 +205,27 @@ impl Gates {
         Ok(gates)
     }
 
-    /// Captures what `enqueue` enqueues, on a stream of its own: the module's may be the caller's, and have work.
-    fn capture(&self, mut enqueue: impl FnMut(&mut StepStream<'_>) -> Result<()>) -> Result<sys::CUgraph> {
+    /// Graphs of one step around what `enqueue` enqueues, as many as are under way at most.
+    fn captured(&self, enqueue: &mut Enqueue, skips: bool, n: usize, early: bool) -> Result<Vec<sys::CUgraphExec>> {
+        let graph = self.capture(enqueue, (!skips).then_some(early))?;
+        let execs = if skips { self.graphs(graph, true, n) } else { self.instances(graph, n) };
+        // SAFETY: captured above; what was made of it has copies.
+        let _ = unsafe { sys::cuGraphDestroy(graph) };
+        execs
+    }
+
+    /// Captures what `enqueue` enqueues, on a stream of its own: the module's may be the caller's, and have work. `whole`: with
+    /// the gate in front of it and the gate's end behind, which may begin early, if that is asked for and can be.
+    fn capture(&self, enqueue: &mut Enqueue, whole: Option<bool>) -> Result<sys::CUgraph> {
         let (side, mode) = (Stream::new()?, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
         // SAFETY: an idle stream of this context.
         unsafe { sys::cuStreamBeginCapture_v2(side.0, mode) }.result().map_err(driver("cuStreamBeginCapture"))?;
         let mut sink = Onto { stream: side.0, calls: None, live: self.live, failed: &self.failed };
-        let outcome = enqueue(&mut StepStream::new(&mut sink, &self.args));
+        let mut outcome = if whole.is_some() { self.launch(self.begin, side.0, false) } else { Ok(()) };
+        outcome = outcome.and_then(|()| enqueue(&mut StepStream::new(&mut sink, &self.args)));
+        if let (Some(early), Ok(())) = (whole, &outcome) {
+            outcome = self.launch(self.end, side.0, early && is_behind_a_kernel(side.0));
+        }
         let mut captured = std::ptr::null_mut();
         // SAFETY: ends what was begun above; nothing is enqueued on the stream, it only captured.
         let ended = unsafe {
@@ -196,15 +233,34 @@ impl Gates {
             let _ = result::stream::destroy(side.0);
             ended
         };
-        outcome?;
-        ended.result().map_err(|e| {
+        let unfit = |e| {
             let reason = format!(
                 "{}; a body must not wait for its stream, allocate, or use a stream that it did not fork from it",
                 crate::probe::driver_reason(e)
             );
             Error::Driver { call: "capturing the body", reason }
-        })?;
-        Ok(captured)
+        };
+        match (outcome, ended.result()) {
+            // What the body did shows in the launch behind it.
+            (Err(Error::Driver { call: "cuLaunchKernelEx", .. }), Err(e)) => Err(unfit(e)),
+            (Err(e), _) => Err(e),
+            (Ok(()), ended) => ended.map_err(unfit).map(|()| captured),
+        }
+    }
+
+    /// Instances of one graph, as many as are under way at most.
+    fn instances(&self, graph: sys::CUgraph, n: usize) -> Result<Vec<sys::CUgraphExec>> {
+        let mut execs = Vec::new();
+        for _ in 0..n {
+            match self.instantiate(graph) {
+                Ok(exec) => execs.push(exec),
+                Err(e) => {
+                    forget(execs);
+                    return Err(e);
+                }
+            }
+        }
+        Ok(execs)
     }
 
     /// Graphs of one step around copies of `body`, as many as are under way at most.
@@ -221,10 +277,7 @@ impl Gates {
             match exec {
                 Ok(exec) => execs.push(exec),
                 Err(e) => {
-                    for exec in execs {
-                        // SAFETY: instantiated above, and never launched.
-                        let _ = unsafe { sys::cuGraphExecDestroy(exec) };
-                    }
+                    forget(execs);
                     return Err(e);
                 }
             }
@@ -245,9 +298,9 @@ impl Gates {
 
     /// Gate, body, end.
     fn plain(&self, graph: sys::CUgraph, body: sys::CUgraph) -> Result<()> {
-        let begin = self.kernel_node(graph, None, self.kernels.begin, None)?;
+        let begin = self.kernel_node(graph, None, self.begin, None)?;
         let middle = child(graph, Some(begin), body)?;
-        self.kernel_node(graph, Some(middle), self.kernels.end, None).map(drop)
+        self.kernel_node(graph, Some(middle), self.end, None).map(drop)
     }
 
     /// Body and end, the body as a conditional node; the gate stands in front of this graph, see gates.cu.
@@ -281,7 +334,7 @@ impl Gates {
         // SAFETY: written by the call above, which made a conditional of one body.
         let inside = unsafe { *params.__bindgen_anon_1.conditional.phGraph_out };
         child(inside, None, body)?;
-        self.kernel_node(graph, Some(node), self.kernels.end, None).map(drop)
+        self.kernel_node(graph, Some(node), self.end, None).map(drop)
     }
 
     fn kernel_node(
@@ -325,17 +378,36 @@ impl Gates {
         Ok(node)
     }
 
-    fn launch(&self, function: sys::CUfunction) -> Result<()> {
+    /// `early`: the kernel may begin before the one in front of it has ended, for which it waits itself.
+    fn launch(&self, function: sys::CUfunction, stream: sys::CUstream, early: bool) -> Result<()> {
         let mut args = self.args;
         let mut params = [(&raw mut args).cast::<c_void>()];
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: 1,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: THREADS,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream,
+            attrs: &raw mut attribute,
+            numAttrs: u32::from(early),
+        };
         // SAFETY: the gate and its end take the arguments by value; the runtime keeps what they name alive until the launch
         // has ended.
-        unsafe { result::launch_kernel(function, (1, 1, 1), (THREADS, 1, 1), 0, self.stream, &mut params) }
-            .map_err(driver("cuLaunchKernel"))
+        unsafe { sys::cuLaunchKernelEx(&config, function, params.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(driver("cuLaunchKernelEx"))
     }
 
     fn launch_each(&mut self) -> Result<()> {
-        self.launch(self.kernels.begin)?;
+        self.launch(self.begin, self.stream, false)?;
         let mut calls = Vec::new();
         let mut outcome = Ok(());
         if let Some(Steps::Each(enqueue)) = &mut self.steps {
@@ -344,9 +416,35 @@ impl Gates {
             outcome = enqueue(&mut StepStream::new(&mut sink, &self.args));
         }
         self.calls.push_back(calls);
-        self.launch(self.kernels.end)?;
+        self.launch(self.end, self.stream, false)?;
         outcome
     }
+}
+
+/// Destroys graphs that were never launched.
+fn forget(execs: Vec<sys::CUgraphExec>) {
+    for exec in execs {
+        // SAFETY: instantiated by the caller, and never launched.
+        let _ = unsafe { sys::cuGraphExecDestroy(exec) };
+    }
+}
+
+/// Whether what is captured next on a stream follows one kernel and nothing else. Only then may it begin early.
+fn is_behind_a_kernel(stream: sys::CUstream) -> bool {
+    let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    let (mut id, mut graph, mut n) = (0, std::ptr::null_mut(), 0);
+    let (mut nodes, mut edges) = (std::ptr::null(), std::ptr::null());
+    // SAFETY: asks for what the stream has captured; the lists stay until the next call for it.
+    let asked = unsafe {
+        sys::cuStreamGetCaptureInfo_v3(stream, &mut status, &mut id, &mut graph, &mut nodes, &mut edges, &mut n)
+    };
+    if asked.result().is_err() || n != 1 || nodes.is_null() {
+        return false;
+    }
+    let mut kind = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
+    // SAFETY: the first of `n` nodes.
+    let asked = unsafe { sys::cuGraphNodeGetType(*nodes, &mut kind) };
+    asked.result().is_ok() && kind == sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_KERNEL
 }
 
 /// Adds a copy of `body` to a graph.
@@ -409,7 +507,7 @@ impl StepQueue for Gates {
         self.launched += 1;
         if let Some(Steps::Graphs { execs, whole }) = &self.steps {
             if !whole {
-                self.launch(self.kernels.begin)?;
+                self.launch(self.begin, self.stream, false)?;
             }
             // SAFETY: instantiated for this context; everything its nodes use outlives the steps.
             return unsafe { sys::cuGraphLaunch(execs[n % execs.len()], self.stream) }

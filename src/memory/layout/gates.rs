@@ -6,6 +6,7 @@ use super::{Memory, Plan};
 use crate::abi;
 use crate::graph::{Builder, ModulePlan};
 use crate::memory::gates::Gate;
+use crate::options::Rule;
 use crate::stream::StreamOptions;
 
 /// The longest that a gate waits for the bytes of a record whose index it was told.
@@ -64,6 +65,21 @@ fn rows(module: &ModulePlan) -> impl Iterator<Item = (usize, u32)> {
     module.inputs.iter().copied().enumerate().chain(outputs)
 }
 
+/// Whether a mailbox lies in pinned memory, where an end of the host can reach it.
+fn is_pinned(graph: &Builder, mailbox: u32) -> bool {
+    super::is_pinned(graph, &graph.mailboxes[mailbox as usize])
+}
+
+/// The bell of the stream module that a record of a mailbox wakes, if it may park and one record is enough to fire it; else 0.
+fn wakes(graph: &Builder, bells: &[(usize, u64)], mailbox: u32) -> u64 {
+    let consumer = graph.mailboxes[mailbox as usize].consumer as usize;
+    let module = &graph.modules[consumer];
+    let parks = module.steps.as_ref().is_some_and(|steps| steps.spin.is_some());
+    let one_is_enough = module.inputs.len() == 1 || module.options.rule == Rule::Any;
+    let bell = bells.iter().find(|(id, _)| *id == consumer).map_or(0, |&(_, bell)| bell);
+    if parks && one_is_enough { bell } else { 0 }
+}
+
 impl Memory {
     /// What the arbiter needs to know of each stream module: where its word and its bell are. By module.
     pub(super) fn gate_words(
@@ -84,6 +100,8 @@ impl Memory {
         let (arena, base) = (self.arena.0, self.pinned.device);
         let is_cpu = graph.is_cpu_arbitrated();
         let residency = graph.budget.residency.as_nanos() as u64;
+        let bells: Vec<(usize, u64)> =
+            of_steps(graph).zip(device).map(|((id, ..), d)| (id, if is_cpu { 0 } else { arena + d.bell })).collect();
         for ((id, module, steps), (d, p)) in of_steps(graph).zip(device.iter().zip(pinned)) {
             let mut args = abi::wm_gate_args::zeroed();
             (args.magic, args.version) = (abi::WM_ABI_MAGIC, abi::WM_ABI_VERSION);
@@ -91,6 +109,9 @@ impl Memory {
             args.rule = module.rule();
             args.scope = if is_cpu { abi::WM_SCOPE_SYS } else { abi::WM_SCOPE_GPU };
             args.parks = u32::from(steps.spin.is_some() && !is_cpu);
+            args.ahead = u32::from(!is_cpu && !module.inputs.iter().any(|&m| is_pinned(graph, m)));
+            let pinned_output = module.outputs.iter().any(|&m| is_pinned(graph, m));
+            args.out_scope = if pinned_output || is_cpu { abi::WM_SCOPE_SYS } else { abi::WM_SCOPE_GPU };
             args.word = if is_cpu { base + p.word } else { arena + d.word };
             args.bell = arena + d.bell;
             args.control = base + p.control;
@@ -107,8 +128,9 @@ impl Memory {
                 args.ends[row] = if is_cpu { super::as_far_end(handle) } else { handle };
                 args.buffers[row] = arena + d.buffers[row];
             }
-            for output in 0..module.outputs.len() {
+            for (output, &mailbox) in module.outputs.iter().enumerate() {
                 (args.lens[output], args.types[output]) = steps.preset(output);
+                args.wakes[output] = wakes(graph, &bells, mailbox);
             }
             self.gates.push(Gate {
                 module: id,

@@ -17,6 +17,7 @@ struct step_work {
     warpmail::u64 n_inputs;
     warpmail::u64 n_outputs;
     warpmail::u64 work_ns;
+    warpmail::u64 early;        // not 0: takes part in programmatic dependent launch, in front of it and behind
     warpmail::u64 leaves_after; // hops after which a record leaves by the last output alone; 0: it goes to all
 };
 
@@ -31,40 +32,45 @@ WM_DEV warpmail::u64* words_of(warpmail::u64 buffer) {
 
 } // namespace bench
 
+// Everything but the stamp of its end is in the output buffers before that is taken: what comes after it is the hop.
 extern "C" __global__ void __launch_bounds__(32) step_work(const bench::step_work w) {
     using warpmail::u32;
     using warpmail::u64;
-    if (threadIdx.x != 0)
-        return;
+    if (w.early != 0)
+        warpmail::let_next_begin();
+    warpmail::wait_for_previous();
     const u64 began = warpmail::now_ns();
-    u64* record = nullptr;
+    const u64* record = nullptr;
+    u64 latest = 0; // end of the step before; of several, the latest
     u32 type = 0;
     for (u64 i = 0; i < w.n_inputs; i++) {
         const wm_step_head* head = warpmail::at<wm_step_head>(w.inputs[i]);
-        u64* const words = bench::words_of(w.inputs[i]);
         if (head->len == WM_STEP_NOTHING)
             continue;
+        const u64* const words = bench::words_of(w.inputs[i]);
+        const u64 end = words[1 + 2 * words[1]];
+        latest = end > latest ? end : latest;
         type = head->type;
-        if (record && words[1 + 2 * words[1]] > record[1 + 2 * record[1]])
-            record[1 + 2 * record[1]] = words[1 + 2 * words[1]];
         record = record ? record : words;
     }
     if (record == nullptr)
         return;
-    bench::work_for(began, w.work_ns);
-    const u64 hops = record[1], ended = warpmail::now_ns();
-    const u64 first = w.leaves_after != 0 && hops + 1 >= w.leaves_after ? w.n_outputs - 1 : 0;
-    const u64 last = w.leaves_after != 0 ? first + 1 : w.n_outputs;
-    for (u64 o = first; o < last; o++) {
-        u64* const to = bench::words_of(w.outputs[o]);
-        to[0] = record[0];
-        to[1] = hops + 1;
-        for (u64 k = 0; k < 2 * hops; k++)
-            to[2 + k] = record[2 + k];
-        to[2 + 2 * hops] = began;
-        to[3 + 2 * hops] = ended;
-        *warpmail::at<wm_step_head>(w.outputs[o]) = {248, type, 0};
+    const u64 hops = record[1], first = w.leaves_after != 0 && hops + 1 >= w.leaves_after ? w.n_outputs - 1 : 0;
+    const u64 last = w.leaves_after != 0 ? first + 1 : w.n_outputs, lane = threadIdx.x;
+    if (lane < 3 + 2 * hops) {
+        u64 word = record[lane];
+        word = lane == 1 ? hops + 1 : hops != 0 && lane == 1 + 2 * hops ? latest : lane == 2 + 2 * hops ? began : word;
+        for (u64 o = first; o < last; o++)
+            bench::words_of(w.outputs[o])[lane] = word;
     }
+    if (lane != 0)
+        return;
+    for (u64 o = first; o < last; o++)
+        *warpmail::at<wm_step_head>(w.outputs[o]) = {248, type, 0};
+    bench::work_for(began, w.work_ns);
+    const u64 ended = warpmail::now_ns();
+    for (u64 o = first; o < last; o++)
+        bench::words_of(w.outputs[o])[3 + 2 * hops] = ended;
 }
 
 // One hop of a chain whose order is made in advance: {began, ended} at `stamps`.

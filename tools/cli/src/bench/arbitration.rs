@@ -43,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Resident, Kind::Stream, Kind::Mixed])]
     kinds: Vec<Kind>,
     /// How the bodies on streams are enqueued
-    #[arg(long, value_enum, default_value_t = How::Always)]
+    #[arg(long, value_enum, default_value_t = How::Early)]
     enqueue: How,
     #[command(flatten)]
     target: Target,
@@ -62,7 +62,9 @@ enum Kind {
 /// How a body is enqueued.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum How {
-    /// Captured once; launches without records run it too
+    /// Captured once, launches without records run it too; its kernel takes part in programmatic dependent launch
+    Early,
+    /// The same with a kernel that does not
     Always,
     /// Captured once, a conditional node that launches without records skip
     Conditional,

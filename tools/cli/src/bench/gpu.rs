@@ -141,16 +141,37 @@ impl Kernels {
             .map_err(failed("cuLaunchKernel"))
     }
 
-    /// The same on a stream of somebody else's.
+    /// The same on a stream of somebody else's, `(blocks, threads)`. `early`: the kernel may begin before the one in front of
+    /// it has ended, for which it waits itself.
     pub(crate) fn launch_on(
         &self,
         kernel: Kernel,
-        blocks: u32,
-        threads: u32,
+        (blocks, threads): (u32, u32),
+        early: bool,
         stream: u64,
         params: &mut [*mut c_void],
     ) -> Result<(), String> {
-        self.launch(kernel, blocks, threads, 0, Stream(stream as sys::CUstream), params)
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream as sys::CUstream,
+            attrs: &raw mut attribute,
+            numAttrs: u32::from(early),
+        };
+        // SAFETY: as above; the attribute is read by the call.
+        unsafe { sys::cuLaunchKernelEx(&config, kernel.0, params.as_mut_ptr(), std::ptr::null_mut()) }
+            .result()
+            .map_err(failed("cuLaunchKernelEx"))
     }
 
     /// Makes the stream wait until the mapped word at `address` is not 0. Whoever calls this opens it in any case.

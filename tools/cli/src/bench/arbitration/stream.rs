@@ -19,6 +19,7 @@ pub(super) struct Work {
     pub(super) n_inputs: u64,
     pub(super) n_outputs: u64,
     pub(super) work_ns: u64,
+    pub(super) early: u64,
     pub(super) leaves_after: u64,
 }
 
@@ -46,6 +47,10 @@ impl Bodies {
         if device.info().ordinal.is_none() {
             return Ok(Bodies { gpu: None, how });
         }
+        let how = match how {
+            How::Early if device.info().compute_capability < Some((9, 0)) => How::Always,
+            how => how,
+        };
         let kernels = Kernels::load(device)?;
         let kernel = kernels.get("step_work", 0)?;
         Ok(Bodies { gpu: Some((Arc::new(kernels), kernel)), how })
@@ -59,15 +64,15 @@ impl Bodies {
                 step.call(move || unsafe { on_the_host(&work) })
             });
         };
-        let (kernels, kernel) = (kernels.clone(), *kernel);
+        let (kernels, kernel, early) = (kernels.clone(), *kernel, self.how == How::Early);
         let enqueue = move |step: &mut StepStream<'_>| {
-            let mut work = work.bind(step)?;
+            let mut work = Work { early: u64::from(early), ..work.bind(step)? };
             let stream = step.raw().ok_or_else(|| Error::Failed("there is no stream".into()))?;
-            let outcome = kernels.launch_on(kernel, 1, 32, stream, &mut [arg(&mut work)]);
+            let outcome = kernels.launch_on(kernel, (1, 32), early, stream, &mut [arg(&mut work)]);
             outcome.map_err(Error::Failed)
         };
         match self.how {
-            How::Always => Body::captured(enqueue).always(),
+            How::Early | How::Always => Body::captured(enqueue).always(),
             How::Conditional => Body::captured(enqueue),
             How::EachStep => Body::each_step(enqueue),
         }
