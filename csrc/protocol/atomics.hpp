@@ -189,13 +189,6 @@ WM_FN void fence_sc_sys() {
     asm volatile("fence.sc.sys;" ::: "memory");
 }
 
-// Asks for the line that an address is in, so that a plain load that follows soon finds it near. Orders nothing.
-WM_FN void touch(const void* p) {
-    u32 unused;
-    asm volatile("ld.global.u32 %0, [%1];" : "=r"(unused) : "l"(p));
-    static_cast<void>(unused);
-}
-
 // Programmatic dependent launch, for kernels of a warp between others of one stream. The first lets a kernel behind
 // this one begin, if that was launched so that it may; the second waits until the kernels before this one have ended
 // and what they wrote is visible. Where there is no such launch they do nothing.
@@ -339,7 +332,6 @@ WM_FN void fence_release(u32 /*scope*/) {
 }
 #endif
 
-WM_FN void touch(const void* /*p*/) {}
 WM_FN void let_next_begin() {}
 WM_FN void wait_for_previous() {}
 

@@ -13,7 +13,7 @@
 #ifndef WARPMAIL_PROTOCOL_GATE_HPP
 #define WARPMAIL_PROTOCOL_GATE_HPP
 
-#include "protocol/wait.hpp"
+#include "protocol/warp_ends.hpp"
 
 namespace warpmail {
 
@@ -90,10 +90,7 @@ template <class L> WM_FN void gate_attach(L lanes, const wm_gate_args& g, wm_gat
 }
 
 // A module's inputs, or its outputs, are *plain* if there is one, with slots of the default stride in device memory.
-// Nearly all are; what is known while compiling is off the way from one body to the next.
-WM_FN bool is_plain(const wm_gate_args& g, u32 row, u32 n) {
-    return n == 1 && g.ends[row].record_stride == WM_STRIDE_DEFAULT && g.ends[row].scope == WM_SCOPE_GPU;
-}
+// Nearly all are; what is known while compiling is off the way from one body to the next. The host chooses the kernel.
 template <bool Plain> WM_FN u32 n_inputs(const wm_gate_args& g) {
     return Plain ? 1 : g.n_inputs;
 }
@@ -264,30 +261,37 @@ template <bool Plain, class L> WM_FN bool gate_begin(L lanes, const wm_gate_args
     return live;
 }
 
-// What a push to one output needs to know.
+// What a push to one output needs to know. `word`: where outputs are plain, the lane's word of the payload, which is
+// then under way with the rest.
 struct gate_output {
     wm_step_head head;
-    u64 write_idx, read_seen;
+    u64 write_idx, read_seen, word;
 };
 template <bool Plain, class L>
 WM_FN gate_output gate_look_at(L lanes, const wm_gate_args& g, const wm_gate_state& s, u32 o) {
     wm_step_head* head = buffer_of(g, WM_MAX_INPUTS + o);
-    if (lanes.rank() * 8 < payload_bytes(gate_mailbox<Plain>(g, WM_MAX_INPUTS + o)))
-        touch(payload_of(head) + lanes.rank() * 8);
-    return {*head, s.write_idx[o], s.read_seen[o]};
+    const bool has_word = Plain && L::is_group() && lanes.rank() != 0;
+    return {*head, s.write_idx[o], s.read_seen[o],
+            has_word ? reinterpret_cast<const u64*>(payload_of(head))[lanes.rank() - 1] : 0};
 }
 
 // Pushes what the body left in the buffer of output o, behind the fence of gate_end. The grant was credit for it, so
 // the mailbox has room.
 template <bool Plain, class L>
 WM_FN wm_status gate_give(L lanes, const wm_gate_args& g, const gate_output& out, u32 o) {
-    const u32 row = WM_MAX_INPUTS + o;
+    const u32 row = WM_MAX_INPUTS + o, len = out.head.len;
     wm_producer p{gate_mailbox<Plain>(g, row), out.write_idx, out.read_seen};
-    if (out.head.len == WM_STEP_NOTHING)
+    if (len == WM_STEP_NOTHING)
         return WM_EMPTY;
+#if defined(__CUDA_ARCH__)
+    if (Plain && L::is_group()) {
+        const fragment<1> words{{lanes.rank() * 8 < len + 8 ? out.word : 0}};
+        return warp_producer<>(p).try_push<order::fenced>(words, len, out.head.type);
+    }
+#endif
     // A single thread's release is in the store of the slot's head.
     constexpr order how = L::is_group() ? order::fenced : order::ordered;
-    return try_push<how>(lanes, p, payload_of(buffer_of(g, row)), out.head.len, out.head.type);
+    return try_push<how>(lanes, p, payload_of(buffer_of(g, row)), len, out.head.type);
 }
 
 // Wakes the modules that the records are for, if they are parked: sooner than the arbiter's grant will. A hint: a

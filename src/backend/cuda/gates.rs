@@ -169,7 +169,9 @@ impl Gates {
             n == 1 && end.record_stride == abi::WM_STRIDE_DEFAULT && end.scope == abi::WM_SCOPE_GPU
         };
         let begin = kernels.begin[usize::from(plain(plan.args.n_inputs, first))];
-        let end = kernels.end[usize::from(plain(plan.args.n_outputs, of_outputs))];
+        // Arbitrated by the CPU, an end is told of in pinned memory, as those of the host are.
+        let told_here = u32::from(of_outputs.producer_side) == abi::WM_SIDE_DEVICE;
+        let end = kernels.end[usize::from(plain(plan.args.n_outputs, of_outputs) && told_here)];
         let mut gates = Gates {
             context,
             kernels,
