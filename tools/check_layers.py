@@ -23,6 +23,7 @@ LAYERS = [
     ["protocol/warp_ends.hpp", "protocol/durable.hpp"],
     ["protocol/warp_wide.hpp"],
     ["include/warpmail/device.hpp", "protocol/arbiter.hpp", "protocol/gate.hpp"],
+    ["protocol/gate_begin.hpp", "protocol/gate_end.hpp"],
     ["protocol/grant.hpp"],
     ["protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/journal.hpp", "protocol/telemetry.hpp",
      "protocol/park.hpp", "protocol/budget.hpp"],

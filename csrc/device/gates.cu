@@ -3,7 +3,8 @@
 // The kernels around a stream module's body, a warp each. Linked with the device runtime, for the conditional node.
 #include <cuda_device_runtime_api.h>
 
-#include "protocol/gate.hpp"
+#include "protocol/gate_begin.hpp"
+#include "protocol/gate_end.hpp"
 
 extern "C" __global__ void __launch_bounds__(32) warpmail_gate_begin(const __grid_constant__ wm_gate_args args) {
     if (warpmail::gate_is_valid(args))

@@ -2,7 +2,8 @@
 #include "twin/host.h"
 
 #include "protocol/builtin.hpp"
-#include "protocol/gate.hpp"
+#include "protocol/gate_begin.hpp"
+#include "protocol/gate_end.hpp"
 #include "twin/twin_arbiter.hpp"
 
 using namespace warpmail;

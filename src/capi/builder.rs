@@ -62,7 +62,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_new(
 ///
 /// # Safety
 /// `name` and `id` are as the header asks.
-unsafe fn add(
+pub(super) unsafe fn add(
     builder: *mut warpmail_builder,
     name: *const c_char,
     id: *mut u32,
@@ -93,14 +93,17 @@ pub(super) unsafe extern "C" fn warpmail_builder_resident(
     unsafe { add(builder, name, module, resident) }
 }
 
+pub(super) fn rule(rule: u32) -> Result<Rule> {
+    match rule {
+        abi::WM_RULE_ANY => Ok(Rule::Any),
+        abi::WM_RULE_ALL => Ok(Rule::All),
+        other => Err(Fault::argument(format!("rule {other}: WM_RULE_ANY or WM_RULE_ALL"))),
+    }
+}
+
 /// # Safety
 /// The state is as the header asks.
 unsafe fn module_options(from: &warpmail_module_options) -> Result<ModuleOptions> {
-    let rule = match from.rule {
-        abi::WM_RULE_ANY => Rule::Any,
-        abi::WM_RULE_ALL => Rule::All,
-        other => return Err(Fault::argument(format!("rule {other}: WM_RULE_ANY or WM_RULE_ALL"))),
-    };
     let bytes = usize::try_from(from.state_bytes).unwrap_or(usize::MAX);
     let state = if from.state.is_null() {
         args::zeroes(bytes, "the module's state")?
@@ -110,7 +113,7 @@ unsafe fn module_options(from: &warpmail_module_options) -> Result<ModuleOptions
     };
     Ok(ModuleOptions {
         handler: from.handler,
-        rule,
+        rule: rule(from.rule)?,
         batch: from.batch,
         out_records: from.out_records,
         priority: from.priority.try_into().unwrap_or(u8::MAX), // the graph refuses it by its own rule

@@ -3,8 +3,8 @@
 //! (That there is no export beyond them, `tests/consumers/run.sh` checks in the finished libraries.)
 
 use super::{
-    builder::*, checkpoint::*, device::*, image::*, pool::*, receiver::*, runtime::*, sender::*, stats::*, sys,
-    tensor::*, version::*,
+    builder::*, checkpoint::*, device::*, image::*, pool::*, receiver::*, runtime::*, sender::*, stats::*, steps::*,
+    sys, tensor::*, version::*,
 };
 
 include!(concat!(env!("OUT_DIR"), "/capi_check.rs"));

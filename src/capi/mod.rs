@@ -19,6 +19,7 @@ mod receiver;
 mod runtime;
 mod sender;
 mod stats;
+mod steps;
 mod sys;
 mod table;
 mod tensor;

@@ -32,7 +32,8 @@ impl std::fmt::Debug for Body {
 impl Body {
     /// Calls `enqueue` once and captures what it enqueues as a CUDA graph, which each step launches again. A launch without
     /// records skips it, by a conditional node, unless [`always`](Self::always) says otherwise. Functions of the host
-    /// ([`StepStream::call`]) cannot be captured so.
+    /// ([`StepStream::call`]) cannot be captured so. Where the driver refuses what was captured, it is called once more, for a
+    /// graph whose parts do not overlap.
     pub fn captured(enqueue: impl FnMut(&mut StepStream<'_>) -> Result<()> + Send + 'static) -> Self {
         Body { kind: Kind::Captured(Box::new(enqueue)), skips: true }
     }

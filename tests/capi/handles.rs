@@ -26,10 +26,11 @@ const DEVICE: [Call<warpmail_device>; 5] = calls![
     warpmail_pool_new(std::ptr::null(), &mut null_mut()),
     warpmail_device_destroy(),
 ];
-const BUILDER: [Call<warpmail_builder>; 10] = calls![
+const BUILDER: [Call<warpmail_builder>; 11] = calls![
     warpmail_builder_resident(NAME, std::ptr::null(), &mut 0),
     warpmail_builder_host(NAME, &mut 0),
     warpmail_builder_stream(NAME, &mut 0),
+    warpmail_builder_steps(NAME, std::ptr::null(), &mut 0),
     warpmail_builder_mode(0),
     warpmail_builder_mailbox(0, 0, std::ptr::null(), &mut 0),
     warpmail_builder_state_memory(0, NAME, 4096, 8, &mut 0),
@@ -38,13 +39,18 @@ const BUILDER: [Call<warpmail_builder>; 10] = calls![
     warpmail_builder_build(null_mut(), &mut null_mut()),
     warpmail_builder_destroy(),
 ];
-const RUNTIME: [Call<warpmail_runtime>; 20] = calls![
+const RUNTIME: [Call<warpmail_runtime>; 25] = calls![
     warpmail_runtime_start(),
     warpmail_runtime_stop(BOUND),
     warpmail_runtime_drain(BOUND),
     warpmail_runtime_quiesce(BOUND, Some(quiet), null_mut()),
     warpmail_runtime_checkpoint(NAME, std::ptr::null(), 0, BOUND),
     warpmail_runtime_restore(NAME, null_mut()),
+    warpmail_runtime_body(0, 0, Some(body), null_mut()),
+    warpmail_runtime_body_graph(0, 0, 8),
+    warpmail_runtime_step_input(0, 0, &mut 0, null_mut()),
+    warpmail_runtime_step_output(0, 0, &mut 0, null_mut()),
+    warpmail_runtime_close(0, BOUND),
     warpmail_runtime_mode(&mut 0),
     warpmail_runtime_state(&mut 0),
     warpmail_runtime_failure([0; 4096].as_mut_ptr(), 4096, null_mut()),
@@ -109,11 +115,26 @@ const LEASE: [Call<warpmail_lease>; 9] = calls![
     warpmail_lease_release_on(0),
     warpmail_lease_into_raw(&mut wm_tensor::default()),
 ];
+const STEP: [Call<warpmail_step>; 7] = calls![
+    warpmail_step_stream(&mut 0),
+    warpmail_step_live(&mut 0),
+    warpmail_step_input(0, &mut 0, null_mut()),
+    warpmail_step_output(0, &mut 0, null_mut()),
+    warpmail_step_copy(4096, 4096, 0),
+    warpmail_step_forward(0, 0),
+    warpmail_step_call(Some(call), null_mut()),
+];
 const IMAGE: [Call<warpmail_image>; 1] = calls![warpmail_image_destroy()];
 
 unsafe extern "C" fn quiet(_: *mut warpmail_runtime, _: *mut std::ffi::c_void) -> i32 {
     0
 }
+
+unsafe extern "C" fn body(_: *mut warpmail_step, _: *mut std::ffi::c_void) -> i32 {
+    0
+}
+
+unsafe extern "C" fn call(_: *mut std::ffi::c_void) {}
 
 fn all<T>(calls: &[Call<T>], handle: *mut T, wanted: i32, words: &[&str]) -> Outcome {
     for (function, call) in calls {
@@ -132,6 +153,7 @@ fn everywhere(id: usize, wanted: i32, words: &[&str]) -> Outcome {
     all(&RECEIVER, id as *mut _, wanted, words)?;
     all(&POOL, id as *mut _, wanted, words)?;
     all(&TENSOR, id as *mut _, wanted, words)?;
+    all(&STEP, id as *mut _, wanted, words)?;
     all(&LEASE, id as *mut _, wanted, words)
 }
 

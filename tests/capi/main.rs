@@ -7,6 +7,7 @@ mod ends;
 mod graph;
 mod handles;
 mod life;
+mod steps;
 mod structs;
 mod sys;
 mod tensor;
@@ -109,6 +110,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("ends_of_tensors_say_what_is_wrong", tensor::ends_say_what_is_wrong),
     ("pools_say_what_is_wrong", tensor::pools_say_what_is_wrong),
     ("adopted_memory_is_told_when_free", tensor::adopted_memory_is_told_when_free),
+    ("steps_carry_records", steps::carry_records),
+    ("steps_push_what_was_agreed_on", steps::push_what_was_agreed_on),
+    ("mistakes_with_steps_are_told", steps::mistakes_are_told),
     ("states_only_at_rest", life::states_only_at_rest),
     ("stop_is_bounded_and_names_the_stuck", life::stop_is_bounded_and_names_the_stuck),
     ("a_failed_launch_is_told", life::a_failed_launch_is_told),

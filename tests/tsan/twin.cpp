@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "protocol/builtin.hpp"
-#include "protocol/gate.hpp"
+#include "protocol/gate_begin.hpp"
+#include "protocol/gate_end.hpp"
 #include "protocol/lease.hpp"
 #include "twin/twin_arbiter.hpp"
 

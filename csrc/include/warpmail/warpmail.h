@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that an older program could notice. */
-#define WARPMAIL_API_VERSION 3u
+#define WARPMAIL_API_VERSION 4u
 
 /* Statuses: those of wm_status in abi.h, and these. */
 typedef wm_status warpmail_status;
@@ -85,6 +85,7 @@ typedef struct warpmail_runtime warpmail_runtime;
 typedef struct warpmail_sender warpmail_sender;
 typedef struct warpmail_receiver warpmail_receiver;
 typedef struct warpmail_pool warpmail_pool;
+typedef struct warpmail_step warpmail_step;
 typedef struct warpmail_tensor warpmail_tensor;
 typedef struct warpmail_lease warpmail_lease;
 
@@ -115,6 +116,26 @@ typedef struct warpmail_module_options {
     uint64_t state_bytes; /* its size */
 } warpmail_module_options;
 #define WARPMAIL_MODULE_OPTIONS_INIT {sizeof(warpmail_module_options), 0, WM_RULE_ANY, 32, 0, 0, NULL, 0}
+
+/* How the steps of a stream module run; docs/stream-modules.md. */
+typedef struct warpmail_step_options {
+    uint32_t struct_size;
+    uint32_t rule; /* WM_RULE_ALL: a step takes a record from every input; WM_RULE_ANY: from one of them, in turns */
+    uint32_t priority; /* 0 (most urgent) to 3, of steps that wait for their grant */
+    uint32_t ahead;    /* steps that stand in the stream ahead of need, 1 to 12 */
+    uint64_t
+        spin_ns; /* its gate polls so long, then it parks: 1 us to less than the budget's residency; 0: never parks */
+    uint64_t stream; /* a CUstream of the caller's, which outlives the runtime; 0: one of the module's own */
+    const wm_step_head* outputs; /* what a step pushes to each output unless its body says otherwise: type, and length
+                                    or WM_STEP_NOTHING, which it is for outputs not named here; copied */
+    uint64_t n_outputs;          /* how many */
+} warpmail_step_options;
+#define WARPMAIL_STEP_OPTIONS_INIT {sizeof(warpmail_step_options), WM_RULE_ANY, 0, 4, 20000, 0, NULL, 0}
+
+/* How a body is enqueued. */
+#define WARPMAIL_BODY_CAPTURED 0u  /* once, captured as a CUDA graph, which steps without records skip */
+#define WARPMAIL_BODY_ALWAYS 1u    /* the same, but those run it over the buffers as they were: faster */
+#define WARPMAIL_BODY_EACH_STEP 2u /* for every step, ahead; steps without records run it too */
 
 /* Limits on the time the arbiter may hold an SM. docs/parking.md tells what it does while it has nothing to do. */
 typedef struct warpmail_budget {
@@ -304,6 +325,10 @@ warpmail_status warpmail_builder_resident(warpmail_builder* builder, const char*
 warpmail_status warpmail_builder_host(warpmail_builder* builder, const char* name, uint32_t* module);
 /* A module on the device that is not resident: kernels of the caller's, with the handles of warpmail_handle. */
 warpmail_status warpmail_builder_stream(warpmail_builder* builder, const char* name, uint32_t* module);
+/* A stream module: work on a CUDA stream, in steps that the arbiter grants. Null options: the defaults. Its body is
+ * given to the runtime, with warpmail_runtime_body. */
+warpmail_status warpmail_builder_steps(warpmail_builder* builder, const char* name,
+                                       const warpmail_step_options* options, uint32_t* module);
 /* A mailbox from its one producer to its one consumer: the next output of the one and the next input of the other.
  * Null options: the defaults. */
 warpmail_status warpmail_builder_mailbox(warpmail_builder* builder, uint32_t from, uint32_t to,
@@ -340,6 +365,43 @@ warpmail_status warpmail_runtime_journal(warpmail_runtime* runtime, const char* 
 /* What became of the records that taps saw, as JSON: accepted = durable + in_flight + dropped + lost. See
  * warpmail_probe_json for `text`, `size` and `needed`. */
 warpmail_status warpmail_runtime_journal_json(warpmail_runtime* runtime, char* text, size_t size, size_t* needed);
+/* Enqueues what a step does and returns, without waiting for the stream; not WM_OK: it could not. `step` is its own
+ * until it returns, on the thread that it is called on. A body that is captured is called inside warpmail_runtime_body,
+ * once, or a second time if the driver refuses what the first captured; one for each step by a thread of the runtime's,
+ * until the runtime is stopped. `user` must be good for that. */
+typedef warpmail_status (*warpmail_body_fn)(warpmail_step* step, void* user);
+/* Says what the steps of a stream module do: once for each, before the start. `kind`: WARPMAIL_BODY_*. */
+warpmail_status warpmail_runtime_body(warpmail_runtime* runtime, uint32_t module, uint32_t kind, warpmail_body_fn body,
+                                      void* user);
+/* The same with a CUgraph of the caller's, which is copied: WARPMAIL_BODY_CAPTURED or _ALWAYS. The memory that its
+ * nodes use stays until the runtime has stopped. */
+warpmail_status warpmail_runtime_body_graph(warpmail_runtime* runtime, uint32_t module, uint32_t kind, uint64_t graph);
+/* Where the records of a stream module's inputs are delivered, and what it pushes is taken from: device address of a
+ * wm_step_head, behind which the payload follows at WM_STEP_HEAD_BYTES, and how many bytes of that fit (may be null).
+ * The same for every step, as long as the runtime lives. */
+warpmail_status warpmail_runtime_step_input(warpmail_runtime* runtime, uint32_t module, uint32_t input, uint64_t* head,
+                                            uint64_t* bytes);
+warpmail_status warpmail_runtime_step_output(warpmail_runtime* runtime, uint32_t module, uint32_t output,
+                                             uint64_t* head, uint64_t* bytes);
+/* Ends the steps of one stream module for good; those under way come to their end. Its records wait in its mailboxes.
+ */
+warpmail_status warpmail_runtime_close(warpmail_runtime* runtime, uint32_t module, uint64_t bound_ns);
+/* Inside a body: the CUstream to enqueue kernels and library calls into. WARPMAIL_UNAVAILABLE on the twin. */
+warpmail_status warpmail_step_stream(warpmail_step* step, uint64_t* stream);
+/* Device address of a word that is not 0 while the step has records, for kernels that skip their work otherwise. */
+warpmail_status warpmail_step_live(warpmail_step* step, uint64_t* address);
+/* The buffers, as warpmail_runtime_step_input and _output. */
+warpmail_status warpmail_step_input(warpmail_step* step, uint32_t input, uint64_t* head, uint64_t* bytes);
+warpmail_status warpmail_step_output(warpmail_step* step, uint32_t output, uint64_t* head, uint64_t* bytes);
+/* Enqueues a copy inside device memory (on the twin: memory of this process), both of which stay until the runtime has
+ * stopped. */
+warpmail_status warpmail_step_copy(warpmail_step* step, uint64_t to, uint64_t from, uint64_t bytes);
+/* Enqueues a copy of a whole record from an input to an output. */
+warpmail_status warpmail_step_forward(warpmail_step* step, uint32_t input, uint32_t output);
+/* Enqueues a call of a function of the host's, in the stream's order, on another thread; left out by steps without
+ * records. Short, and without CUDA calls. Not where the body is captured. On the twin this is how a body computes. */
+typedef void (*warpmail_call_fn)(void* user);
+warpmail_status warpmail_step_call(warpmail_step* step, warpmail_call_fn call, void* user);
 /* Starts the arbiter: once in a runtime's life. */
 warpmail_status warpmail_runtime_start(warpmail_runtime* runtime);
 /* Ends the arbiter. Returns within about `bound_ns` whatever the handlers do; WARPMAIL_STUCK names one that does not
