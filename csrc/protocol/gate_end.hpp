@@ -31,7 +31,7 @@ WM_FN wm_status gate_give(L lanes, const wm_gate_args& g, const gate_output& out
     wm_producer p{gate_mailbox<Plain>(g, row), out.write_idx, out.read_seen};
     if (len == WM_STEP_NOTHING)
         return WM_EMPTY;
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) || defined(WARPMAIL_HOST_WARPS)
     if (Plain && L::is_group()) {
         const fragment<1> words{{lanes.rank() * 8 < len + 8 ? out.word : 0}};
         return warp_producer<>(p).try_push<order::fenced>(words, len, out.head.type);

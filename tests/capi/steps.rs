@@ -97,8 +97,9 @@ pub(crate) fn carry_records(on: &Device) -> Outcome {
         (WARPMAIL_BODY_EACH_STEP, Some(by_hand)),
     ];
     for (kind, body) in ways {
-        for options in [null(), &raw const OPTIONS] {
-            let graph = Graph::new(on, options)?;
+        for given in [false, true] {
+            let options = OPTIONS;
+            let graph = Graph::new(on, if given { &raw const options } else { null() })?;
             calls.store(0, Ordering::Relaxed);
             ok(graph.body(kind, body, user))?;
             ok(unsafe { warpmail_runtime_start(graph.runtime) })?;

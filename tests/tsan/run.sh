@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# The twin under ThreadSanitizer, which must find nothing; then with the release stores taken out, which it must report.
+# The gates of stream modules as warps run them; then the twin under ThreadSanitizer, which must find nothing; then with the
+# release stores taken out, which it must report.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 flags="-std=c++17 -g -O1 -fsanitize=thread -pthread -I$root/csrc/include -I$root/csrc"
+
+# The gates of stream modules, as warps run them.
+# shellcheck disable=SC2086
+c++ ${flags/-fsanitize=thread/} -DWARPMAIL_HOST_WARPS "$root/tests/tsan/gates.cpp" -o "$scratch/gates"
+timeout 120 "$scratch/gates"
 
 if ! echo 'int main() {}' | c++ -x c++ -fsanitize=thread -o "$scratch/probe" - 2>/dev/null; then
     echo "waived: this compiler has no ThreadSanitizer"
