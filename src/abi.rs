@@ -22,6 +22,7 @@ plain_bytes!(
     wm_module,
     wm_tensor,
     wm_leases,
+    wm_ring,
     wm_lease_row,
     wm_bell,
     wm_control,

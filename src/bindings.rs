@@ -5,7 +5,6 @@ pub const WM_ABI_VERSION: u32 = 9;
 pub const WM_LINE_BYTES: u32 = 128;
 pub const WM_STRIDE_MIN: u32 = 64;
 pub const WM_STRIDE_MAX: u32 = 4096;
-pub const WM_STRIDE_JOURNAL: u32 = 4160;
 pub const WM_STRIDE_STEP: u32 = 64;
 pub const WM_STRIDE_DEFAULT: u32 = 256;
 pub const WM_GROUP_WORDS: u32 = 32;
@@ -18,6 +17,7 @@ pub const WM_MAX_ENDS: u32 = 16;
 pub const WM_MAX_SERVERS: u32 = 13;
 pub const WM_MAX_SCANNERS: u32 = 4;
 pub const WM_MAX_WARPS: u32 = 16;
+pub const WM_RING_STEP: u32 = 64;
 pub const WM_MAX_DIMS: u32 = 8;
 pub const WM_MAX_SHARES: u32 = 8;
 pub const WM_REJECT_REASONS: u32 = 8;
@@ -84,6 +84,7 @@ pub const WM_LEASES_POISON: u32 = 1;
 pub const WM_POISON_BYTE: u32 = 219;
 pub const WM_GRANT_LEFT: u32 = 4294967295;
 pub const WM_TELEMETRY_NS: u32 = 100000;
+pub const WM_RING_HEADER_BYTES: u32 = 256;
 pub const WM_DURABLE_ENDED_BIT: u32 = 63;
 pub const WM_STEP_HEAD_BYTES: u32 = 16;
 pub const WM_STEP_NOTHING: u32 = 4294967295;
@@ -548,7 +549,8 @@ pub struct wm_journal_head {
     pub index: u64,
     pub time_ns: u64,
     pub mailbox_id: u32,
-    pub reserved: u32,
+    pub len: u16,
+    pub type_: u16,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -558,7 +560,51 @@ const _: () = {
     ["Offset of field: wm_journal_head::index"][::core::mem::offset_of!(wm_journal_head, index) - 8usize];
     ["Offset of field: wm_journal_head::time_ns"][::core::mem::offset_of!(wm_journal_head, time_ns) - 16usize];
     ["Offset of field: wm_journal_head::mailbox_id"][::core::mem::offset_of!(wm_journal_head, mailbox_id) - 24usize];
-    ["Offset of field: wm_journal_head::reserved"][::core::mem::offset_of!(wm_journal_head, reserved) - 28usize];
+    ["Offset of field: wm_journal_head::len"][::core::mem::offset_of!(wm_journal_head, len) - 28usize];
+    ["Offset of field: wm_journal_head::type_"][::core::mem::offset_of!(wm_journal_head, type_) - 30usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct wm_ring_header {
+    pub write_idx: u64,
+    pub announced: u64,
+    pub pad0: [u8; 112usize],
+    pub read_idx: u64,
+    pub pad1: [u8; 120usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_ring_header"][::core::mem::size_of::<wm_ring_header>() - 256usize];
+    ["Alignment of wm_ring_header"][::core::mem::align_of::<wm_ring_header>() - 8usize];
+    ["Offset of field: wm_ring_header::write_idx"][::core::mem::offset_of!(wm_ring_header, write_idx) - 0usize];
+    ["Offset of field: wm_ring_header::announced"][::core::mem::offset_of!(wm_ring_header, announced) - 8usize];
+    ["Offset of field: wm_ring_header::pad0"][::core::mem::offset_of!(wm_ring_header, pad0) - 16usize];
+    ["Offset of field: wm_ring_header::read_idx"][::core::mem::offset_of!(wm_ring_header, read_idx) - 128usize];
+    ["Offset of field: wm_ring_header::pad1"][::core::mem::offset_of!(wm_ring_header, pad1) - 136usize];
+};
+impl Default for wm_ring_header {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct wm_ring {
+    pub header: u64,
+    pub slot_bytes: u32,
+    pub slots_log2: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_ring"][::core::mem::size_of::<wm_ring>() - 16usize];
+    ["Alignment of wm_ring"][::core::mem::align_of::<wm_ring>() - 8usize];
+    ["Offset of field: wm_ring::header"][::core::mem::offset_of!(wm_ring, header) - 0usize];
+    ["Offset of field: wm_ring::slot_bytes"][::core::mem::offset_of!(wm_ring, slot_bytes) - 8usize];
+    ["Offset of field: wm_ring::slots_log2"][::core::mem::offset_of!(wm_ring, slots_log2) - 12usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -642,7 +688,7 @@ pub struct wm_step_args {
     pub ends: [wm_mailbox; 16usize],
     pub written: [u64; 16usize],
     pub consumed: [u64; 16usize],
-    pub journal: wm_mailbox,
+    pub journal: wm_ring,
     pub scratch_bytes: u32,
     pub journal_stage_bytes: u32,
     pub journal_need: u32,
@@ -651,7 +697,7 @@ pub struct wm_step_args {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_step_args"][::core::mem::size_of::<wm_step_args>() - 1560usize];
+    ["Size of wm_step_args"][::core::mem::size_of::<wm_step_args>() - 1512usize];
     ["Alignment of wm_step_args"][::core::mem::align_of::<wm_step_args>() - 8usize];
     ["Offset of field: wm_step_args::magic"][::core::mem::offset_of!(wm_step_args, magic) - 0usize];
     ["Offset of field: wm_step_args::version"][::core::mem::offset_of!(wm_step_args, version) - 4usize];
@@ -665,12 +711,12 @@ const _: () = {
     ["Offset of field: wm_step_args::written"][::core::mem::offset_of!(wm_step_args, written) - 1192usize];
     ["Offset of field: wm_step_args::consumed"][::core::mem::offset_of!(wm_step_args, consumed) - 1320usize];
     ["Offset of field: wm_step_args::journal"][::core::mem::offset_of!(wm_step_args, journal) - 1448usize];
-    ["Offset of field: wm_step_args::scratch_bytes"][::core::mem::offset_of!(wm_step_args, scratch_bytes) - 1512usize];
+    ["Offset of field: wm_step_args::scratch_bytes"][::core::mem::offset_of!(wm_step_args, scratch_bytes) - 1464usize];
     ["Offset of field: wm_step_args::journal_stage_bytes"]
-        [::core::mem::offset_of!(wm_step_args, journal_stage_bytes) - 1516usize];
-    ["Offset of field: wm_step_args::journal_need"][::core::mem::offset_of!(wm_step_args, journal_need) - 1520usize];
-    ["Offset of field: wm_step_args::behind"][::core::mem::offset_of!(wm_step_args, behind) - 1524usize];
-    ["Offset of field: wm_step_args::leases"][::core::mem::offset_of!(wm_step_args, leases) - 1528usize];
+        [::core::mem::offset_of!(wm_step_args, journal_stage_bytes) - 1468usize];
+    ["Offset of field: wm_step_args::journal_need"][::core::mem::offset_of!(wm_step_args, journal_need) - 1472usize];
+    ["Offset of field: wm_step_args::behind"][::core::mem::offset_of!(wm_step_args, behind) - 1476usize];
+    ["Offset of field: wm_step_args::leases"][::core::mem::offset_of!(wm_step_args, leases) - 1480usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -862,7 +908,8 @@ pub struct wm_arbiter_args {
     pub resume: u32,
     pub image_bytes: u32,
     pub adaptive: u32,
-    pub reserved: u32,
+    pub journal_places: u16,
+    pub journal_slot_bytes: u16,
     pub leases: wm_leases,
     pub plan: u64,
 }
@@ -915,7 +962,10 @@ const _: () = {
     ["Offset of field: wm_arbiter_args::resume"][::core::mem::offset_of!(wm_arbiter_args, resume) - 192usize];
     ["Offset of field: wm_arbiter_args::image_bytes"][::core::mem::offset_of!(wm_arbiter_args, image_bytes) - 196usize];
     ["Offset of field: wm_arbiter_args::adaptive"][::core::mem::offset_of!(wm_arbiter_args, adaptive) - 200usize];
-    ["Offset of field: wm_arbiter_args::reserved"][::core::mem::offset_of!(wm_arbiter_args, reserved) - 204usize];
+    ["Offset of field: wm_arbiter_args::journal_places"]
+        [::core::mem::offset_of!(wm_arbiter_args, journal_places) - 204usize];
+    ["Offset of field: wm_arbiter_args::journal_slot_bytes"]
+        [::core::mem::offset_of!(wm_arbiter_args, journal_slot_bytes) - 206usize];
     ["Offset of field: wm_arbiter_args::leases"][::core::mem::offset_of!(wm_arbiter_args, leases) - 208usize];
     ["Offset of field: wm_arbiter_args::plan"][::core::mem::offset_of!(wm_arbiter_args, plan) - 240usize];
 };
@@ -976,24 +1026,6 @@ unsafe extern "C" {
         types: *mut u32,
         n: u32,
         popped: *mut u32,
-    ) -> wm_status;
-}
-unsafe extern "C" {
-    pub fn wm_host_journal_look(
-        consumer: *mut wm_consumer,
-        heads: *mut wm_journal_head,
-        lens: *mut u32,
-        types: *mut u32,
-        n: u32,
-    ) -> u32;
-}
-unsafe extern "C" {
-    pub fn wm_host_journal_take(
-        consumer: *mut wm_consumer,
-        places: *const u64,
-        lens: *const u32,
-        n: u32,
-        bound_ns: u64,
     ) -> wm_status;
 }
 unsafe extern "C" {

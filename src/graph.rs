@@ -280,7 +280,8 @@ impl Builder {
     }
 
     /// Sends the records of a mailbox to the journal, where a resident module takes or gives them, see
-    /// [`Runtime::journal`]. A mailbox without a resident end is refused: the arbiter does not see its records.
+    /// [`Runtime::journal`]. A mailbox without a resident end is refused: the arbiter does not see its records. An arbiter that
+    /// journals has a warp for that, so it has at most 12 servers, unless it is on the CPU.
     pub fn tap(&mut self, mailbox: MailboxId, tap: Tap) -> Result<&mut Self> {
         let plan = self.mailboxes.get_mut(mailbox.index()).ok_or_else(|| {
             Error::refused(
@@ -336,12 +337,25 @@ impl Builder {
         if self.mailboxes.iter().all(|m| m.tap != Tap::Block) { 0 } else { self.journalled_a_step() }
     }
 
-    /// Bytes of a server's stage: records of a step wait in it until the step has ended. One that finds it full has the
-    /// others go first, so it holds what is common.
+    /// Bytes of a server's stage, for a batch of records as they lie in their mailbox: the longest stride of a tapped mailbox,
+    /// or several shorter ones; 0 without taps.
     pub(crate) fn journal_stage_bytes(&self) -> u32 {
-        const COMMON: u32 = 640; // two records of 256 bytes
-        let place = self.journal_stride().next_multiple_of(16);
-        if place == 0 { 0 } else { place * self.journalled_a_step().clamp(1, (COMMON / place).max(1)) }
+        const AT_LEAST: u32 = 2048;
+        let tapped = self.mailboxes.iter().filter(|m| m.tap != Tap::Off);
+        tapped.map(|m| m.options.stride.max(AT_LEAST)).max().unwrap_or(0)
+    }
+
+    /// Places in which records of a server wait for the journal's role: for those of a few steps, if they are not long.
+    pub(crate) fn journal_places(&self) -> u16 {
+        const MOST: u32 = 8;
+        const BYTES: u32 = 2048;
+        let fit = (BYTES / self.journal_slot_bytes().max(1)).clamp(1, MOST);
+        1 << fit.ilog2()
+    }
+
+    fn longest_tapped(&self) -> Option<usize> {
+        let tapped = self.mailboxes.iter().filter(|m| m.tap != Tap::Off);
+        tapped.map(|m| m.options.payload_bytes().unwrap_or(0)).max()
     }
 
     /// Records that one step may journal at most.
@@ -355,13 +369,9 @@ impl Builder {
     }
 
     /// Bytes of a slot of a journal ring, for the longest payload of a tapped mailbox behind its head; 0 without taps.
-    pub(crate) fn journal_stride(&self) -> u32 {
-        let payload = |m: &MailboxPlan| m.options.payload_bytes().unwrap_or(0);
-        let longest = self.mailboxes.iter().filter(|m| m.tap != Tap::Off).map(payload).max();
-        let Some(longest) = longest else { return 0 };
-        let needed = longest + size_of::<abi::wm_journal_head>();
-        let fits = |stride: &u32| (*stride as usize / 8 - (*stride as usize / 8).div_ceil(32)) * 8 >= needed;
-        (abi::WM_STRIDE_MIN..=abi::WM_STRIDE_JOURNAL).step_by(abi::WM_STRIDE_STEP as usize).find(fits).unwrap_or(0)
+    pub(crate) fn journal_slot_bytes(&self) -> u32 {
+        let bytes = |longest| (size_of::<abi::wm_journal_head>() + longest) as u32;
+        self.longest_tapped().map_or(0, |longest| bytes(longest).next_multiple_of(abi::WM_RING_STEP))
     }
 
     /// Checks the graph as a whole, allocates everything, loads the handler set. Nothing runs yet.
@@ -395,6 +405,12 @@ impl Builder {
                 "0 servers",
                 "a GPU's arbiter needs at least one; only the twin can do without",
             ));
+        }
+        // Keeper, inbox, a scanner, and the journal's role.
+        let most_servers = abi::WM_MAX_WARPS - 4;
+        if self.journal_slot_bytes() > 0 && !self.is_cpu_arbitrated() && self.budget.servers > most_servers {
+            let rule = format!("at most {most_servers} where records are journalled, for which it needs a warp");
+            return Err(Error::refused(format!("{} servers", self.budget.servers), rule));
         }
         if self.journal_need() > self.journal_slots {
             return Err(Error::refused(

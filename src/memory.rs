@@ -42,7 +42,7 @@ pub(crate) struct Memory {
     /// Handles with addresses as the device uses them.
     pub(crate) handles: Vec<abi::wm_mailbox>,
     /// Of the journal, one for each server, as the host uses them.
-    pub(crate) journal_rings: Vec<abi::wm_mailbox>,
+    pub(crate) journal_rings: Vec<abi::wm_ring>,
     pub(crate) module_names: Vec<String>,
     pub(crate) mailbox_names: Vec<String>,
     /// Address and size of each module's state.

@@ -72,28 +72,6 @@ impl Pause {
     }
 }
 
-/// Records that stand in front of a journal ring, as far as their heads tell.
-pub(crate) struct Fronts {
-    n: usize,
-    heads: [abi::wm_journal_head; Fronts::MOST],
-    lens: [u32; Fronts::MOST],
-    kinds: [u32; Fronts::MOST],
-}
-
-impl Fronts {
-    /// As many are looked at together.
-    pub(crate) const MOST: usize = 64;
-
-    pub(crate) fn len(&self) -> usize {
-        self.n
-    }
-
-    /// The head of record `i`, with the bytes of head and payload, and its type.
-    pub(crate) fn get(&self, i: usize) -> (abi::wm_journal_head, Record) {
-        (self.heads[i], Record { len: self.lens[i] as usize, msg_type: self.kinds[i] as u16 })
-    }
-}
-
 impl Sender {
     pub(crate) fn attach(mailbox: &abi::wm_mailbox, memory: Arc<Memory>) -> Result<Self> {
         check(mailbox)?;
@@ -301,37 +279,6 @@ impl Receiver {
             s if s == abi::WM_EMPTY as i32 => Ok(0),
             abi::WM_TOO_SMALL => Err(Error::BufferTooSmall { mailbox, len: self.next_len(), room: step }),
             _ => Err(Error::BadRecord { mailbox, len: 0 }),
-        }
-    }
-
-    /// Looks at the records in front of a journal ring, as many as have arrived, up to `most`; they stay there.
-    pub(crate) fn look(&mut self, most: usize) -> Fronts {
-        let mut fronts = Fronts {
-            n: 0,
-            heads: [abi::wm_journal_head::default(); Fronts::MOST],
-            lens: [0; Fronts::MOST],
-            kinds: [0; Fronts::MOST],
-        };
-        let (heads, lens, kinds) = (fronts.heads.as_mut_ptr(), fronts.lens.as_mut_ptr(), fronts.kinds.as_mut_ptr());
-        let most = most.min(Fronts::MOST) as u32;
-        // SAFETY: as in `try_pop`; each array has `most` places at least.
-        fronts.n = unsafe { abi::wm_host_journal_look(&mut self.end, heads, lens, kinds, most) } as usize;
-        fronts
-    }
-
-    /// Takes the first of the records that were looked at: head and payload of each to where `places` says, the others
-    /// nowhere. Waits for bytes that are still on their way; their slots are given back also when some never come.
-    ///
-    /// # Safety
-    /// Each place is 0, or has room for as many bytes as were found, which nobody else uses.
-    pub(crate) unsafe fn take_fronts(&mut self, fronts: &Fronts, places: &[u64], bound: Duration) -> Result<()> {
-        let n = places.len().min(fronts.n);
-        let (places, lens, ns) = (places.as_ptr(), fronts.lens.as_ptr(), bound.as_nanos() as u64);
-        // SAFETY: as in `try_pop`; the places are the caller's promise, and there are `n` of them and of lengths.
-        match unsafe { abi::wm_host_journal_take(&mut self.end, places, lens, n as u32, ns) } {
-            0 => Ok(()),
-            abi::WM_BAD_LENGTH => Err(Error::BadRecord { mailbox: self.mailbox_id(), len: 0 }),
-            _ => Err(Error::Timeout { what: "the bytes of a journalled record".into(), waited: bound }),
         }
     }
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use warpmail::{
-    Builder, Device, Error, HandlerImage, HostStep, MailboxOptions, ModuleOptions, Rule, SpinBudget, State, builtin,
-    direct_mailbox,
+    Builder, Device, Error, HandlerImage, HostStep, MailboxOptions, Mode, ModuleOptions, Rule, SpinBudget, State, Tap,
+    builtin, direct_mailbox,
 };
 
 fn refused<T: std::fmt::Debug>(result: Result<T, Error>, words: &[&str]) {
@@ -58,6 +58,30 @@ fn budgets() {
     refused(budget(SpinBudget { sm_share: 0.009, max_wait: ms(2), ..usual() }), &["sm_share 0.009", "max_wait 2ms"]);
     budget(SpinBudget { sm_share: 0.01, max_wait: ms(2), adaptive: true, ..usual() }).unwrap();
     budget(SpinBudget { servers: 13, idle_spin: Some(ms(1)), sm_share: 0.01, max_wait: ms(1000), ..usual() }).unwrap();
+}
+
+/// The journal's role needs a warp of the arbiter's block.
+#[test]
+fn servers_beside_a_journal() {
+    for (servers, tap, mode) in [
+        (13, Tap::Off, Mode::Device),
+        (12, Tap::Block, Mode::Device),
+        (13, Tap::Block, Mode::Cpu),
+        (13, Tap::Drop, Mode::Device),
+    ] {
+        let mut graph = graph();
+        graph.mode(mode).budget(SpinBudget { servers, ..SpinBudget::default() }).unwrap();
+        let host = graph.host("host").unwrap();
+        let sink = graph.resident("sink", builtin::DISCARD).unwrap();
+        let mailbox = graph.mailbox(host, sink, MailboxOptions::default()).unwrap();
+        graph.tap(mailbox, tap).unwrap();
+        let built = graph.build(HandlerImage::builtin());
+        if tap == Tap::Drop {
+            refused(built, &["13 servers", "at most 12", "journalled"]);
+        } else {
+            built.unwrap();
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //
 // The persistent kernel's one block, a role per warp: on the device, and in tests lane by lane on the CPU
 // (protocol/lanes_host.hpp).
-//   warp 0  keep        warp 1  inbox      then args.servers warps serve, and args.scanners scan
+//   warp 0  keep        warp 1  inbox      then args.servers warps serve, args.scanners scan, and one is the journal's,
+//   if args.journal_places is not 0
 #ifndef WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
 #define WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
 
@@ -14,7 +15,11 @@ namespace warpmail {
 
 constexpr u32 first_server_warp = 2;
 
-// Called by all threads of a block of (2 + args.servers + args.scanners) warps, with wm_host_shared_bytes(args) of
+WM_FN u32 block_warps(const wm_arbiter_args& args) {
+    return first_server_warp + args.servers + args.scanners + has_journal_role(args);
+}
+
+// Called by all threads of a block of as many warps, with wm_host_shared_bytes(args) of
 // working memory at `memory`, 16-byte aligned.
 template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args, u8* memory) {
     const u64 begin_ns = now_ns();
@@ -22,9 +27,9 @@ template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args,
     const block_lanes block;
     const warp_lanes lanes;
     const u32 warp = block.rank() / 32;
-    const u32 first_scanner_warp = first_server_warp + args.servers;
+    const u32 first_scanner_warp = first_server_warp + args.servers, journal_warp = first_scanner_warp + args.scanners;
     const bool valid = args_are_valid(args) && args.plan == 0 && args.servers >= 1 && args.scanners >= 1 &&
-                       block.width() == (first_scanner_warp + args.scanners) * 32;
+                       block.width() == block_warps(args) * 32;
     if (!valid)
         return; // the host made these arguments; it sees that launches_ended did not move
     const resumed_image<block_lanes> image(block, args);
@@ -39,6 +44,9 @@ template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args,
     } else if (warp == 1) {
         inbox_state b = inbox_begin(lanes, a);
         while (inbox_turn(lanes, a, b)) {
+        }
+    } else if (warp >= journal_warp) {
+        while (journal_turn(lanes, a)) {
         }
     } else if (warp >= first_scanner_warp) {
         scan_begin(lanes, a, warp - first_scanner_warp, args.scanners);

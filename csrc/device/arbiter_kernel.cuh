@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// The persistent kernel. Launch with (2 + args.servers + args.scanners) * 32 threads, one block, and
+// The persistent kernel. Launch with as many warps as block_warps (arbiter_block.hpp) says, one block, and
 // wm_host_shared_bytes(args) of dynamic shared memory.
 #ifndef WARPMAIL_DEVICE_ARBITER_KERNEL_CUH
 #define WARPMAIL_DEVICE_ARBITER_KERNEL_CUH

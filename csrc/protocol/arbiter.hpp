@@ -24,6 +24,7 @@
 #ifndef WARPMAIL_PROTOCOL_ARBITER_HPP
 #define WARPMAIL_PROTOCOL_ARBITER_HPP
 
+#include "protocol/ring.hpp"
 #include "protocol/wait.hpp"
 
 namespace warpmail {
@@ -70,6 +71,13 @@ struct watch_list {
     u32 scope;
 };
 
+// A place begins with this; head and payload follow as they will lie in the ring.
+struct alignas(16) journal_place {
+    u64 idx;     // in the ring, or dropped
+    u32 mailbox; // row of the table, until the step ends
+    u32 chunks;  // of 16 bytes, those of the head included
+};
+
 // Where the parts of the working memory are: the same for every lane, each of which keeps its own copy, in registers as
 // far as it needs it. The arguments stay where they are: on the device in constant memory.
 struct arbiter {
@@ -91,15 +99,16 @@ struct arbiter {
     u64* flags;
     u64* kept;             // see the kept_ constants
     u32* looked;           // a bit for the inbox and one for each scanner: it has looked at all its words once
-    wm_producer* journals; // [servers]: each server's own end of its journal ring
+    ring_end* journals;    // [servers]: each server's end of its journal ring
     wm_tap_counts* tapped; // per mailbox; whoever owns the module that taps it
-    u8* stage;             // [servers][journal_stage_bytes]
+    u8* stage;             // [servers]: journal_stage_bytes, then journal_places of place_bytes
     u8* scratch;           // [servers][scratch_bytes]
 };
 
-constexpr u32 flag_stop = 0;    // scan of the host side -> keeper: the stop doorbell was rung
-constexpr u32 flag_closing = 1; // keeper -> servers: take no more grants
-constexpr u32 flag_leave = 2;   // keeper -> scans: all servers have left; the WM_EXIT_* reason
+constexpr u32 flag_stop = 0;       // scan of the host side -> keeper: the stop doorbell was rung
+constexpr u32 flag_closing = 1;    // keeper -> servers: take no more grants
+constexpr u32 flag_leave = 2;      // keeper -> scans: all servers have left; the WM_EXIT_* reason
+constexpr u32 flag_journalled = 3; // the journal's role -> inbox: all that the servers journalled is published
 constexpr u32 flag_count = 4;
 
 // What goes on over launches; the names are those of wm_telemetry. The keeper's:
@@ -151,6 +160,15 @@ WM_FN u32 words_for(u32 n) {
     return (n + 31) / 32;
 }
 
+// Whether there is a role of the journal's beside the servers.
+WM_FN bool has_journal_role(const wm_arbiter_args& args) {
+    return args.journal_places != 0;
+}
+// Bytes of a place for a record that waits for it, see journal.hpp.
+WM_FN u64 place_bytes(const wm_arbiter_args& args) {
+    return sizeof(journal_place) + args.journal_slot_bytes;
+}
+
 // The twin that serves on its own thread still has one server.
 WM_FN u32 server_count(const wm_arbiter_args& args) {
     return args.servers ? args.servers : 1;
@@ -194,14 +212,14 @@ WM_FN u64 place(arbiter& a, u8* base, u64& kept_bytes) {
     a.granted = wide(servers);
     a.kept = wide(kept_count);
     const u64 journals = args.journals ? servers : 0;
-    a.journals = reinterpret_cast<wm_producer*>(take(journals * sizeof(wm_producer)));
+    a.journals = reinterpret_cast<ring_end*>(take(journals * sizeof(ring_end)));
     a.tapped = reinterpret_cast<wm_tap_counts*>(take(args.journals ? mailboxes * sizeof(wm_tap_counts) : 0));
     kept_bytes = at_byte; // each launch begins the rest anew, or it means nothing between two steps
     a.owned = narrow(words_for(args.n_modules));
     a.grants = reinterpret_cast<wm_grant*>(take(servers * sizeof(wm_grant)));
     a.flags = wide(flag_count);
     a.looked = narrow(1);
-    a.stage = take(journals * args.journal_stage_bytes);
+    a.stage = take(journals * (args.journal_stage_bytes + args.journal_places * place_bytes(args)));
     a.scratch = take(servers * args.scratch_bytes);
     return at_byte;
 }

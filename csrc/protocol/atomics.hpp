@@ -15,6 +15,9 @@
 //   store_release_cta of a grant that says `left` ->  load_acquire_cta by the keeper
 //   store_release_cta of flag_leave              ->  load_acquire_cta by the scans
 //   store_release_cta of what a scan has seen    ->  load_acquire_cta by the keeper that parks
+//   store_release_cta of a ring's indices in working memory -> load_acquire_cta by the journal's role, and back
+//   store_release_sys of a ring's write_idx      ->  load_acquire_sys of the same word by the host's drain, and of
+//                                                    read_idx the other way round
 //   store_release_sys of a share's mail          ->  load_acquire_sys of the same word by the lease's owner
 //   store_release_sys of a lease's state         ->  the push of the record with the next lease on the memory
 //   fence_sc_sys between a store and a load      ->  fence_sc_sys between the other side's (bell.hpp, park.hpp)
@@ -29,6 +32,15 @@
 #else
 #define WM_FN inline
 #define WM_DEV inline
+#endif
+
+// What becomes of the loop behind them, where the device's compiler is asked.
+#if defined(__CUDA_ARCH__)
+#define WM_UNROLLED _Pragma("unroll")
+#define WM_ROLLED _Pragma("unroll 1")
+#else
+#define WM_UNROLLED
+#define WM_ROLLED
 #endif
 
 #if !defined(__CUDA_ARCH__)
@@ -382,6 +394,16 @@ WM_FN void store_release_pair(u64* p, word_pair v) {
     *reinterpret_cast<volatile word_pair*>(p) = v;
 }
 #endif
+
+// Two neighbouring words, aligned to 16 bytes, with one instruction on the device. Each is an access of its own.
+WM_FN void load_relaxed_two_sys(const u64* p, u64* v) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(v[0]), "=l"(v[1]) : "l"(p));
+#else
+    v[0] = load_relaxed_sys(p);
+    v[1] = load_relaxed_sys(p + 1);
+#endif
+}
 
 // The scope is a property of the mailbox, known at run time and the same for all lanes: the branch is uniform.
 WM_FN u64 load_relaxed(const u64* p, u32 scope) {

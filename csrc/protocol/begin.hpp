@@ -110,7 +110,7 @@ template <class L> WM_FN void begin_journal(L lanes, arbiter& a) {
     if (a.args.journals == 0)
         return;
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
-        a.journals[s] = attach_producer(at<const wm_mailbox>(a.args.journals)[s]);
+        a.journals[s] = attach_ring(at<const wm_ring>(a.args.journals)[s]);
     const wm_tap_counts* counts = at<const wm_tap_counts>(a.args.tap_counts);
     for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width())
         a.tapped[m] = {load_relaxed_sys(&counts[m].taken), load_relaxed_sys(&counts[m].dropped)};

@@ -86,8 +86,8 @@ public:
         const u64 waiting = lanes.broadcast(pending(arbiter_, m), 0);
         most = waiting < most ? static_cast<u32>(waiting) : most;
         const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
-        flush();
-        const u32 n = arbiter_.boxes[m].tap != WM_TAP_NONE ? journal_ready(lanes, arbiter_, server_, m, from, most)
+        hurry();
+        const u32 n = arbiter_.boxes[m].tap != WM_TAP_NONE ? journal_ready(lanes, arbiter_, server_, m, most)
                                                            : ready_records(lanes, arbiter_.rows[m], from, most);
         if (n == 0)
             return 0;
@@ -133,11 +133,11 @@ public:
     // Records of a tapped output (input) that are on disk, counted from the first that was journalled: a handler that
     // remembers how many it has given (taken) knows whether one of them is durable, and steps again later if not.
     WM_FN u64 durable_outputs(u32 output) {
-        flush();
+        hurry();
         return output < module_.n_outputs ? durable_of(arbiter_, module_.outputs[output]) : 0;
     }
     WM_FN u64 durable_inputs(u32 input) {
-        flush();
+        hurry();
         return input < module_.n_inputs ? durable_of(arbiter_, module_.inputs[input]) : 0;
     }
 
@@ -158,9 +158,9 @@ public:
             add_relaxed_gpu(&stats()->rejects[reason], 1);
     }
 
-    // Lets the records that this step has journalled so far go to their ring; done behind every step.
+    // Counts the records that this step has journalled so far; done behind every step.
     WM_FN void flush() {
-        journal_flush(lanes, arbiter_, server_, staged_);
+        commit_staged(lanes, arbiter_, server_, staged_);
         staged_ = 0;
     }
 
@@ -175,8 +175,14 @@ public:
         return load_relaxed_cta(&arbiter_.grants[server_].since_ns);
     }
 
+    // Lets what was journalled so far go to the host without waiting for the end of the step.
+    WM_FN void hurry() {
+        flush();
+        hurry_journal(lanes, arbiter_, server_);
+    }
+
     WM_FN u64 moved() const {
-        return records_in_ + records_out_;
+        return u64{records_in_} + records_out_;
     }
 
     // Adds this grant to the module's counters.
@@ -217,9 +223,9 @@ private:
     u32 index_;
     u32 server_;
     u8* scratch_;
-    u64 records_in_ = 0;
-    u64 records_out_ = 0;
-    u32 staged_ = 0; // records that are on their way to the journal's ring
+    u32 records_in_ = 0; // in this grant
+    u32 records_out_ = 0;
+    u32 staged_ = 0; // records of this step that have a place and are not counted yet
 };
 
 // Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
@@ -245,6 +251,7 @@ template <class H, class L> WM_FN void run_grant(L lanes, arbiter& a, u32 server
             break;
         }
     }
+    c.hurry();
     c.count(steps, now_ns() - begin_ns);
 }
 

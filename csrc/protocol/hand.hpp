@@ -59,7 +59,7 @@ WM_FN void fill_step(const arbiter& a, wm_step_args& s, u32 server, u32 module, 
         fill_end(a, s, WM_MAX_INPUTS + o, mod.outputs[o]);
     s.journal.header = 0;
     if (plan.journals)
-        s.journal = at<const wm_mailbox>(plan.journals)[server];
+        s.journal = at<const wm_ring>(plan.journals)[server];
     s.scratch_bytes = a.args.scratch_bytes;
     s.journal_stage_bytes = a.args.journal_stage_bytes;
     s.journal_need = a.args.journal_need;
@@ -87,7 +87,7 @@ WM_FN void take_back(arbiter& a, handed& h, u32 server) {
     const one_lane lanes;
     scan(lanes, a, a.host_side, 0, 1);
     if (a.args.journals)
-        a.journals[server].write_idx = load_relaxed_sys(write_idx_of(a.journals[server].mailbox));
+        a.journals[server].write_idx = load_relaxed_sys(&ring_header(a.journals[server].ring)->write_idx);
     // What is left is somebody else's turn first; without progress, only news are worth another look.
     if (own_indices(a, a.modules[h.module]) != h.moved)
         mark(a, h.module);

@@ -6,6 +6,7 @@
 //   scan     looks at the device side: readiness lines in device memory
 //   inbox    looks at the host side (pinned memory is slow to read, so it has its own warp) and writes telemetry
 //   serve    claims modules and runs resident handlers
+//   journal  tells the host of the records that servers have put into their rings (journal.hpp)
 #ifndef WARPMAIL_PROTOCOL_ROLES_HPP
 #define WARPMAIL_PROTOCOL_ROLES_HPP
 
@@ -22,10 +23,11 @@ namespace warpmail {
 WM_FN bool args_are_valid(const wm_arbiter_args& args) {
     return args.magic == WM_ABI_MAGIC && args.version == WM_ABI_VERSION && args.n_mailboxes <= WM_MAX_MAILBOXES &&
            args.n_modules <= WM_MAX_MODULES && args.servers <= WM_MAX_SERVERS && args.scanners <= WM_MAX_SCANNERS &&
-           2 + args.servers + args.scanners <= WM_MAX_WARPS && args.n_device_words <= 2 * WM_MAX_MAILBOXES &&
-           args.n_host_words <= 2 * WM_MAX_MAILBOXES && args.scratch_bytes % 16 == 0 &&
-           args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 && args.image != 0 &&
-           args.image_bytes % 16 == 0 && (args.plan == 0 || args.n_device_words == 0) &&
+           (args.journal_places & (args.journal_places - 1)) == 0 &&
+           2 + args.servers + args.scanners + has_journal_role(args) <= WM_MAX_WARPS &&
+           args.n_device_words <= 2 * WM_MAX_MAILBOXES && args.n_host_words <= 2 * WM_MAX_MAILBOXES &&
+           args.scratch_bytes % 16 == 0 && args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 &&
+           args.image != 0 && args.image_bytes % 16 == 0 && (args.plan == 0 || args.n_device_words == 0) &&
            (args.idle_spin_ns == 0 || (args.doors != 0 && args.device_bell != 0 && args.host_bell != 0));
 }
 
@@ -225,7 +227,9 @@ template <class L> WM_FN inbox_state inbox_begin(L lanes, arbiter& a) {
 template <class L> WM_FN bool inbox_turn(L lanes, arbiter& a, inbox_state& b) {
     const u64 reason = lanes.broadcast(load_acquire_cta(&a.flags[flag_leave]), 0); // ACQUIRE of keep_turn
     const u64 now = lanes.broadcast(now_ns(), 0);
-    if (reason != WM_EXIT_NONE) {
+    // ACQUIRE of journal_turn: who learns that the launch is over may count on what it journalled.
+    const bool told = !has_journal_role(a.args) || load_acquire_cta(&a.flags[flag_journalled]) != 0;
+    if (reason != WM_EXIT_NONE && lanes.all(told)) {
         telemetry_end(lanes, a, now, reason);
         return false;
     }

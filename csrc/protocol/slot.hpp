@@ -42,7 +42,7 @@ WM_FN u64 lap_tag(u64 idx, u32 slots_log2) {
 }
 
 WM_FN constexpr bool stride_is_valid(u32 stride) {
-    return stride >= WM_STRIDE_MIN && stride <= WM_STRIDE_JOURNAL && stride % WM_STRIDE_STEP == 0;
+    return stride >= WM_STRIDE_MIN && stride <= WM_STRIDE_MAX && stride % WM_STRIDE_STEP == 0;
 }
 
 // Stride and scope of a mailbox as a call knows them: at run time, or at compile time, which saves most of the

@@ -77,7 +77,7 @@ template <class L> WM_FN void step_begin(L lanes, arbiter& a, const wm_step_args
         m.n_outputs = static_cast<u8>(s.module.n_outputs);
         m.priority = 0;
         if (s.journal.header != 0)
-            a.journals[0] = attach_producer(s.journal);
+            a.journals[0] = attach_ring(s.journal);
     }
     lanes.sync();
 }

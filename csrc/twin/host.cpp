@@ -59,46 +59,6 @@ wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step,
     return try_pop_batch(one_lane{}, *consumer, dst, step, static_cast<u32>(step), lens, types, n, *popped);
 }
 
-uint32_t wm_host_journal_look(wm_consumer* consumer, wm_journal_head* heads, uint32_t* lens, uint32_t* types,
-                              uint32_t n) {
-    const wm_mailbox& ring = consumer->mailbox;
-    u32 found = 0;
-    for (; found < n; found++) {
-        const u64 idx = consumer->read_idx + found;
-        if (idx == consumer->write_seen)
-            consumer->write_seen = load_relaxed(write_idx_of(ring), ring.scope);
-        if (idx == consumer->write_seen ||
-            !look_journal(slot_at(ring, idx), any_form(ring), lap_tag(idx, ring.slots_log2), heads[found], lens[found],
-                          types[found]))
-            break;
-    }
-    return found;
-}
-
-wm_status wm_host_journal_take(wm_consumer* consumer, const uint64_t* places, const uint32_t* lens, uint32_t n,
-                               uint64_t bound_ns) {
-    const wm_mailbox& ring = consumer->mailbox;
-    wm_status outcome = WM_OK;
-    u64 since = 0;
-    for (u32 i = 0; i < n; i++) {
-        const u64 idx = consumer->read_idx + i;
-        u32 len = 0, type = 0;
-        // Its index is published, so it has arrived, or it is about to.
-        while (places[i] != 0 && outcome == WM_OK) {
-            if (read_slot<order::ordered>(one_lane{}, slot_at(ring, idx), any_form(ring), lap_tag(idx, ring.slots_log2),
-                                          at<void>(places[i]), lens[i], len, type)) {
-                outcome = len == lens[i] ? WM_OK : WM_BAD_LENGTH;
-                break;
-            }
-            since = since ? since : now_ns();
-            if (now_ns() - since > bound_ns)
-                outcome = WM_TIMEOUT;
-        }
-    }
-    release(one_lane{}, *consumer, n);
-    return outcome;
-}
-
 uint64_t wm_host_load_acquire(const uint64_t* word) {
     return load_acquire_sys(word);
 }

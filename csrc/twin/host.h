@@ -23,15 +23,6 @@ wm_status wm_host_try_push_batch(wm_producer* producer, const void* src, uint32_
                                  uint32_t* pushed);
 wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens, uint32_t* types,
                                 uint32_t n, uint32_t* popped);
-/* Looks at up to n records in front of a journal ring and leaves them there: the head of each, the length of head and
- * payload, the type. One counts as soon as its head has arrived. What cannot be a record has mailbox_id ~0. */
-uint32_t wm_host_journal_look(wm_consumer* consumer, wm_journal_head* heads, uint32_t* lens, uint32_t* types,
-                              uint32_t n);
-/* Takes n records that were looked at: each head and payload, of the length found, to the address in `places`, 0 for
- * none; waits for bytes that are still on their way, up to bound_ns in all. WM_OK, or for what did not come, or changed
- * its length, WM_TIMEOUT or WM_BAD_LENGTH; the slots are given back in any case. */
-wm_status wm_host_journal_take(wm_consumer* consumer, const uint64_t* places, const uint32_t* lens, uint32_t n,
-                               uint64_t bound_ns);
 uint64_t wm_host_load_acquire(const uint64_t* word);
 void wm_host_store_release(uint64_t* word, uint64_t value);
 uint64_t wm_host_now_ns(void);

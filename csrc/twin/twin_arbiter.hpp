@@ -80,6 +80,8 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
                 serving = serve_turn<Handlers>(lanes, a, 0, own) != served::left;
             if (keeping)
                 keeping = keep_turn(lanes, a, k);
+            if (has_journal_role(*args))
+                journal_turn(lanes, a);
             u64 now_granted = 0;
             for (u32 s = 0; s < server_count(*args); s++)
                 now_granted += load_relaxed_cta(&a.granted[s]);

@@ -93,12 +93,19 @@ fn header(entry: &Entry<'_>, summed: bool) -> RecordHeader {
     }
 }
 
-/// Completes a record that was laid out and whose payload of `len` bytes has arrived: `record` are its bytes.
-pub(super) fn fill(record: &mut [u8], len: usize, entry: &Entry<'_>, summed: bool) {
+/// Completes a record that was laid out: `record` are its bytes.
+pub(super) fn fill(record: &mut [u8], entry: &Entry<'_>, summed: bool) {
     let (head, rest) = record.split_at_mut(RECORD_HEADER as usize);
-    let (payload, padding) = rest.split_at_mut(len);
-    let header = header(&Entry { payload, tensor: &[], ..*entry }, summed);
-    head.copy_from_slice(bytemuck::bytes_of(&header));
+    let (payload, padding) = rest.split_at_mut(entry.payload.len());
+    payload.copy_from_slice(entry.payload);
+    head.copy_from_slice(bytemuck::bytes_of(&header(entry, summed)));
+    padding.fill(0);
+}
+
+/// The same for one whose payload is lent, and checksums are left for later: `record` is what is around it.
+pub(super) fn fill_lent(record: &mut [u8], entry: &Entry<'_>) {
+    let (head, padding) = record.split_at_mut(RECORD_HEADER as usize);
+    head.copy_from_slice(bytemuck::bytes_of(&header(entry, false)));
     padding.fill(0);
 }
 
@@ -176,12 +183,22 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds a record with a payload of `len` bytes and no tensor, for which there is room, and says where it stands:
-    /// somebody will write the payload [`RECORD_HEADER`] behind that, and call [`fill`]. Until then nobody looks at it.
+    /// somebody will call [`fill`]. Until then nobody looks at it.
     pub(super) fn lay(&mut self, len: usize) -> *mut u8 {
         let bytes = record_bytes(len as u64, 0);
         self.headers.push(self.bytes.len());
         self.total += bytes;
         self.bytes.lengthen(bytes as usize)
+    }
+
+    /// The same for a payload that is lent: there is room for what is around it. Somebody will call [`fill_lent`].
+    pub(super) fn lay_lent(&mut self, payload: &'a [u8]) -> *mut u8 {
+        let bytes = record_bytes(payload.len() as u64, 0);
+        let at = self.bytes.len();
+        self.headers.push(at);
+        self.total += bytes;
+        self.long.push((at + RECORD_HEADER as usize, false, Piece::Lent(payload)));
+        self.bytes.lengthen(bytes as usize - payload.len())
     }
 
     /// Adds a record whose tensor is, or will be, in pinned memory; `tensor_crc` is of it, if checksums are not left for

@@ -13,13 +13,14 @@ use super::counters::{Counts, JournalStats, TensorCounts};
 use super::drained::Drained;
 use super::guarded::Guarded;
 use super::merge::{Merge, Outlet};
+use super::ring::Ring;
 use super::sink::{Position, Sink};
 use super::tensors::{EndOfWatch, Tensors, Watch};
 use super::writer::Writer;
 use crate::abi;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
-use crate::port::{Pause, Receiver};
+use crate::port::Pause;
 use crate::tensor::Witness;
 
 /// Batches on their way to the writer; when they are as many, the drain waits and the rings fill.
@@ -67,9 +68,7 @@ pub(crate) struct Drain {
 
 impl Drain {
     pub(crate) fn start(memory: Arc<Memory>, sink: Box<dyn Sink>, blocks: bool, threads: Option<u32>) -> Result<Self> {
-        let rings: Result<Vec<_>> =
-            memory.journal_rings.iter().map(|ring| Receiver::attach(ring, memory.clone()).map(Mutex::new)).collect();
-        let rings = rings?;
+        let rings: Vec<_> = memory.journal_rings.iter().map(|ring| Ring::attach(ring, memory.clone())).collect();
         let shared = Arc::new(Shared { counts: Counts::of(memory.handles.len()), ..Shared::default() });
         let (to_writer, steps) = channel::bounded(BATCHES);
         let (asks, asked) = channel::unbounded();
@@ -86,7 +85,7 @@ impl Drain {
         };
         let checksums = sink.wants_checksums();
         let tensors = Tensors::of(&memory, checksums)?;
-        let watch = Arc::new(Watch::new(memory.clone()));
+        let watch = Arc::new(Watch::new(rings.iter().map(|ring| ring.slots().clone()).collect()));
         if let Some(tensors) = &tensors {
             let watch: Arc<dyn Witness> = watch.clone();
             tensors.pool().core.add_witness(Arc::downgrade(&watch));
@@ -94,6 +93,7 @@ impl Drain {
         let out = Outlet { to_writer, free };
         let drainers = if tensors.is_some() { 1 } else { drainers(threads, rings.len()) };
         let merge = Merge::new(memory.handles.len(), longest, checksums, tensors, out);
+        let rings = rings.into_iter().map(Mutex::new).collect();
         let rings = Arc::new(Rings { rings, merge, watch, shared: shared.clone() });
         let mut threads = Vec::new();
         for n in 1..drainers {
@@ -186,7 +186,7 @@ fn drainers(asked: Option<u32>, rings: usize) -> usize {
 
 /// What those who empty the rings share.
 struct Rings {
-    rings: Vec<Mutex<Receiver>>,
+    rings: Vec<Mutex<Ring>>,
     merge: Merge,
     watch: Arc<Watch>,
     shared: Arc<Shared>,
@@ -211,7 +211,7 @@ impl Rings {
                 Err(_) => locked(&self.rings[at]),
             };
             let (records, more) = self.merge.drain(&mut ring, any_number);
-            self.watch.saw(at, ring.popped());
+            self.watch.saw(at, ring.taken());
             found.records += records;
             found.more |= more;
         }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::batch::Batch;
 use super::options::Entry;
+use super::ring::Slots;
 use super::tensors::Taken;
 use crate::abi;
 use crate::error::{Error, Result};
-use crate::port::{Pause, Record};
+use crate::port::Pause;
 
 /// Longest wait for bytes of a record whose index was published, and for whoever copies them.
 pub(super) const ARRIVAL: Duration = Duration::from_secs(10);
@@ -30,6 +31,8 @@ pub(super) struct Drained {
     pub(super) records: Batch<'static>,
     /// Whose they are, in order.
     pub(super) runs: Vec<Run>,
+    /// Slots of rings that it holds, and up to where they are given back when it is done.
+    held: Vec<(Slots, u64)>,
     fills: Arc<Fills>,
 }
 
@@ -70,6 +73,19 @@ impl Drained {
         debug_assert_eq!(self.fills.under_way.load(Ordering::Relaxed), 0);
         self.records.clear();
         self.runs.clear();
+        self.give_back();
+    }
+
+    fn give_back(&mut self) {
+        self.held.drain(..).for_each(|(slots, before)| slots.give_back(before));
+    }
+
+    /// Slots are given back when the batch is done: those of this ring before a record.
+    pub(super) fn hold(&mut self, slots: &Slots, before: u64) {
+        match self.held.iter_mut().find(|(held, _)| held.is(slots)) {
+            Some(held) => held.1 = before,
+            None => self.held.push((slots.clone(), before)),
+        }
     }
 
     fn note(&mut self, mailbox: u32, number: u64) {
@@ -82,11 +98,17 @@ impl Drained {
         }
     }
 
-    /// Adds a record whose payload of `len` bytes will be filled in, by whoever has a [`begin_fill`](Self::begin_fill); there is
-    /// room for it. Gives its place.
-    pub(super) fn lay(&mut self, head: &abi::wm_journal_head, len: usize) -> *mut u8 {
+    /// Adds a record that will be filled in, by whoever has a [`begin_fill`](Self::begin_fill); there is room for it. Gives its
+    /// place.
+    pub(super) fn lay(&mut self, head: &abi::wm_journal_head) -> *mut u8 {
         self.note(head.mailbox_id, head.number);
-        self.records.lay(len)
+        self.records.lay(head.len.into())
+    }
+
+    /// The same for one whose payload is lent, as long as the batch [`hold`](Self::hold)s its slot.
+    pub(super) fn lay_lent(&mut self, head: &abi::wm_journal_head, payload: &'static [u8]) -> *mut u8 {
+        self.note(head.mailbox_id, head.number);
+        self.records.lay_lent(payload)
     }
 
     pub(super) fn begin_fill(&self) -> Fill {
@@ -120,9 +142,8 @@ impl Drained {
     }
 
     /// Adds a record that is there, with the tensor that it brings, if there is one.
-    pub(super) fn push(&mut self, head: &abi::wm_journal_head, kind: u16, payload: &[u8], tensor: Option<Taken>) {
-        let entry = entry_of(head, kind);
-        let entry = Entry { payload, ..entry };
+    pub(super) fn push(&mut self, head: &abi::wm_journal_head, payload: &[u8], tensor: Option<Taken>) {
+        let entry = Entry { payload, ..entry_of(head) };
         let pushed = match &tensor {
             None => self.records.push_copy(&entry),
             Some(Taken::Copied(tensor)) => self.records.push_tensor(&Entry { tensor, ..entry }),
@@ -146,17 +167,15 @@ impl Drop for Drained {
         if !self.is_settled_within(2 * ARRIVAL) {
             tracing::error!("a batch of the journal's is still being filled: its memory is kept");
             std::mem::forget(std::mem::take(&mut self.records));
+            return;
         }
+        self.records.clear();
+        self.give_back();
     }
 }
 
 /// What a record of the rings is in a log, but for its payload.
-pub(super) fn entry_of(head: &abi::wm_journal_head, msg_type: u16) -> Entry<'static> {
-    Entry { mailbox: head.mailbox_id, msg_type, producer_ns: head.time_ns, ..Entry::default() }
-}
-
-/// Bytes of a record's payload; none if it cannot be a record of one of so many mailboxes.
-pub(super) fn payload_of(head: &abi::wm_journal_head, record: Record, mailboxes: usize) -> Option<usize> {
-    let is_mailbox = (head.mailbox_id as usize) < mailboxes;
-    record.len.checked_sub(size_of::<abi::wm_journal_head>()).filter(|_| is_mailbox)
+pub(super) fn entry_of(head: &abi::wm_journal_head) -> Entry<'static> {
+    let abi::wm_journal_head { mailbox_id: mailbox, type_: msg_type, time_ns: producer_ns, .. } = *head;
+    Entry { mailbox, msg_type, producer_ns, ..Entry::default() }
 }

@@ -9,12 +9,13 @@ use crossbeam::channel::{Receiver as Steps, Sender as ToWriter};
 use super::batch;
 use super::counters::TensorCounts;
 use super::drain::{Asked, Step, locked};
-use super::drained::{ARRIVAL, Drained, Fill, entry_of, payload_of};
-use super::format::{RECORD_HEADER, record_bytes};
+use super::drained::{Drained, Fill, entry_of};
+use super::format::record_bytes;
+use super::options::Entry;
+use super::ring::{Fronts, Ring};
 use super::tensors::{Held, Tensors};
 use crate::abi;
 use crate::error::Error;
-use crate::port::{Fronts, Receiver};
 
 /// Where batches go, and where those that were written come back from.
 pub(super) struct Outlet {
@@ -29,7 +30,8 @@ pub(super) struct Outlet {
 ///
 /// Threads that drain different rings meet here only to find out which records come next, and to lay them out in the
 /// batch, one run behind the other. They copy payloads and reckon checksums at the same time, each where its own records
-/// will stay. Tensors are taken by one thread alone.
+/// will stay. To a sink that wants no checksums long payloads are lent instead: they stay in their slots, which are given back
+/// when the batch is done. Tensors are taken by one thread alone.
 pub(super) struct Merge {
     state: Mutex<State>,
     /// Records taken so far.
@@ -38,6 +40,8 @@ pub(super) struct Merge {
     /// Records that are taken out of a ring at once.
     at_once: usize,
     checksums: bool,
+    /// Whether batches hold slots of the rings.
+    lends: bool,
 }
 
 struct State {
@@ -46,8 +50,6 @@ struct State {
     batch: Drained,
     checksums: bool,
     tensors: Option<Tensors>,
-    /// For records that may bring tensors.
-    apart: Vec<u64>,
     out: Outlet,
     /// Nobody takes batches any more.
     over: bool,
@@ -55,8 +57,8 @@ struct State {
     faults: u64,
 }
 
-/// Bytes before the payload in a ring.
-const HEAD: usize = size_of::<abi::wm_journal_head>();
+/// Bytes from which on a payload is lent rather than copied, and rings of which slots are held for that.
+const LENT: usize = 1 << 10;
 /// Bytes that are taken out of a ring at once, about.
 const AT_ONCE: usize = 64 << 10;
 /// Bytes of a batch that goes to the writer although there is more: what a disk writes well at once.
@@ -77,20 +79,20 @@ impl Merge {
     ) -> Self {
         let mut batch = Drained::default();
         batch.records.leave_unsummed(!checksums);
-        let at_once = AT_ONCE / record_bytes(longest as u64, 0) as usize;
+        let lends = !checksums && tensors.is_none() && longest >= LENT;
+        let at_once = if lends { Fronts::MOST } else { AT_ONCE / record_bytes(longest as u64, 0) as usize };
         let state = State {
             last: vec![0; mailboxes],
             batch,
             checksums,
             tensors,
-            apart: Vec::new(),
             out,
             over: false,
             taken: TensorCounts::default(),
             faults: 0,
         };
         let at_once = at_once.clamp(1, Fronts::MOST);
-        Merge { state: Mutex::new(state), claimed: AtomicU64::new(0), mailboxes, at_once, checksums }
+        Merge { state: Mutex::new(state), claimed: AtomicU64::new(0), mailboxes, at_once, checksums, lends }
     }
 
     /// Hands on what is ready, if it is enough, or if `all` is to go. False: nobody takes it any more.
@@ -125,83 +127,100 @@ impl Merge {
 
     /// Takes what may come next out of a ring, up to what is taken at once; `any_number`: whatever is there. Returns the number
     /// of records, and whether there may be as many again.
-    pub(super) fn drain(&self, ring: &mut Receiver, any_number: bool) -> (usize, bool) {
+    pub(super) fn drain(&self, ring: &mut Ring, any_number: bool) -> (usize, bool) {
         let fronts = ring.look(self.at_once);
-        if fronts.len() == 0 {
+        if fronts.heads().is_empty() {
             return (0, false);
         }
-        let mut places = [0; Fronts::MOST];
+        let mut places = [std::ptr::null_mut(); Fronts::MOST];
         let (n, fill) = self.claim(ring, &fronts, any_number, &mut places);
-        let outcome = match fill {
-            // SAFETY: each place is that of a record which `claim` laid out, and before it room for the head.
-            Some(fill) => unsafe { ring.take_fronts(&fronts, &places[..n], ARRIVAL) }.map(|()| (fill, places)),
-            None => return (n, n == self.at_once),
-        };
-        match outcome {
-            Ok((fill, places)) => {
-                self.complete(&fronts, &places[..n]);
-                fill.done();
-            }
-            Err(error) => tracing::error!(%error, "a journal ring holds what cannot be"),
+        if let Some(fill) = fill {
+            self.complete(ring, &fronts, &places[..n]);
+            fill.done();
+        }
+        let before = ring.take(n);
+        if n > 0 && !self.lends {
+            ring.slots().give_back(before);
         }
         (n, n == self.at_once)
     }
 
-    /// Finds out which of the records in front of a ring come next, and gives them places in the batch: the address where
-    /// the head is to go, which stands before the payload. If tensors may come with them, takes them out as well.
+    /// Whether it can be a record of one of the mailboxes.
+    fn can_be(&self, head: &abi::wm_journal_head) -> bool {
+        (head.mailbox_id as usize) < self.mailboxes
+    }
+
+    fn is_lent(&self, head: &abi::wm_journal_head) -> bool {
+        self.lends && usize::from(head.len) >= LENT
+    }
+
+    /// Finds out which of the records in front of a ring come next, and gives them places in the batch. If tensors may come
+    /// with them, takes them out as well.
     fn claim(
         &self,
-        ring: &mut Receiver,
+        ring: &Ring,
         fronts: &Fronts,
         any_number: bool,
-        places: &mut [u64; Fronts::MOST],
+        places: &mut [*mut u8; Fronts::MOST],
     ) -> (usize, Option<Fill>) {
         let mut state = locked(&self.state);
-        let n = state.accept(fronts, any_number);
+        let n = state.accept(fronts.heads(), any_number);
         if n == 0 {
             return (0, None);
         }
         self.claimed.fetch_add(n as u64, Ordering::Relaxed);
+        let good = || (0..n).zip(fronts.heads()).filter(|(_, head)| self.can_be(head));
+        state.faults += (n - good().count()) as u64;
         if state.tensors.is_some() {
-            state.take_apart(ring, fronts, n);
+            for (i, head) in good() {
+                // SAFETY: the slot is given back when this thread has returned from here.
+                state.take_apart(head, unsafe { ring.payload(fronts, i) });
+            }
             return (n, None);
         }
-        let payload = |i: usize| {
-            let (head, record) = fronts.get(i);
-            payload_of(&head, record, self.mailboxes)
+        let laid = |head: &abi::wm_journal_head| {
+            record_bytes(head.len.into(), 0) as usize - if self.is_lent(head) { head.len.into() } else { 0 }
         };
-        let bytes = (0..n).filter_map(payload).map(|len| record_bytes(len as u64, 0) as usize).sum();
-        state.make_room(bytes);
-        for (i, place) in places.iter_mut().enumerate().take(n) {
-            match payload(i) {
-                Some(len) => {
-                    let at = state.batch.lay(&fronts.get(i).0, len);
-                    *place = at as u64 + RECORD_HEADER - HEAD as u64;
-                }
-                None => state.faults += 1,
-            }
+        state.make_room(good().map(|(_, head)| laid(head)).sum());
+        for (i, head) in good() {
+            places[i] = if self.is_lent(head) {
+                // SAFETY: the batch holds the slot, from here on, until its records have been cleared.
+                state.batch.lay_lent(head, unsafe { ring.payload(fronts, i) })
+            } else {
+                state.batch.lay(head)
+            };
+        }
+        if self.lends {
+            state.batch.hold(ring.slots(), ring.taken() + n as u64);
         }
         (n, Some(state.batch.begin_fill()))
     }
 
-    /// Encodes records whose payloads have arrived at their places.
-    fn complete(&self, fronts: &Fronts, places: &[u64]) {
-        for (i, place) in places.iter().enumerate().filter(|(_, place)| **place != 0) {
-            let (head, record) = fronts.get(i);
-            let len = record.len - HEAD;
-            let at = (*place + HEAD as u64 - RECORD_HEADER) as *mut u8;
-            // SAFETY: the bytes of a record that `claim` laid out for this thread; the batch keeps them until the fill ends.
-            let bytes = unsafe { std::slice::from_raw_parts_mut(at, record_bytes(len as u64, 0) as usize) };
-            batch::fill(bytes, len, &entry_of(&head, record.msg_type), self.checksums);
+    /// Encodes records at their places, with their payloads unless these are lent.
+    fn complete(&self, ring: &Ring, fronts: &Fronts, places: &[*mut u8]) {
+        for (i, (&place, head)) in
+            places.iter().zip(fronts.heads()).enumerate().filter(|(_, (place, _))| !place.is_null())
+        {
+            let bytes = record_bytes(head.len.into(), 0) as usize;
+            // SAFETY: the slot is given back after this, or by the batch that this fill is a part of.
+            let entry = Entry { payload: unsafe { ring.payload(fronts, i) }, ..entry_of(head) };
+            let lent = self.is_lent(head);
+            let laid = if lent { bytes - entry.payload.len() } else { bytes };
+            // SAFETY: what `claim` laid out for this thread; the batch keeps it until the fill ends.
+            let record = unsafe { std::slice::from_raw_parts_mut(place, laid) };
+            if lent {
+                batch::fill_lent(record, &entry);
+            } else {
+                batch::fill(record, &entry, self.checksums);
+            }
         }
     }
 }
 
 impl State {
     /// How many of the records come next, each in its mailbox.
-    fn accept(&mut self, fronts: &Fronts, any_number: bool) -> usize {
-        for i in 0..fronts.len() {
-            let head = fronts.get(i).0;
+    fn accept(&mut self, heads: &[abi::wm_journal_head], any_number: bool) -> usize {
+        for (i, head) in heads.iter().enumerate() {
             // What cannot be a record is taken and counted.
             let Some(last) = self.last.get_mut(head.mailbox_id as usize) else { continue };
             if !any_number && head.number != *last + 1 {
@@ -209,7 +228,7 @@ impl State {
             }
             *last = head.number;
         }
-        fronts.len()
+        heads.len()
     }
 
     fn send(&mut self, all: bool) -> bool {
@@ -243,38 +262,10 @@ impl State {
         self.batch.records.make_room(bytes);
     }
 
-    /// Takes n records out of a ring, with the tensors that they point to.
-    fn take_apart(&mut self, ring: &mut Receiver, fronts: &Fronts, n: usize) {
-        // Making room for a tensor may send the batch off, so these records cannot lie in it yet.
-        let mut apart = std::mem::take(&mut self.apart);
-        let words: usize = (0..n).map(|i| fronts.get(i).1.len.div_ceil(8)).sum();
-        apart.resize(apart.len().max(words), 0);
-        let (mut places, mut next) = ([0; Fronts::MOST], 0);
-        let mailboxes = self.last.len();
-        for (i, place) in places.iter_mut().enumerate().take(n) {
-            let (head, record) = fronts.get(i);
-            if payload_of(&head, record, mailboxes).is_some() {
-                *place = apart[next..].as_mut_ptr() as u64;
-                next += record.len.div_ceil(8);
-            } else {
-                self.faults += 1;
-            }
-        }
-        // SAFETY: the places are parts of `apart`, as long as the records are.
-        if let Err(error) = unsafe { ring.take_fronts(fronts, &places[..n], ARRIVAL) } {
-            tracing::error!(%error, "a journal ring holds what cannot be");
-            drop(self.batch.begin_fill()); // the batch will not do
-            return;
-        }
-        let mut next = 0;
-        for i in (0..n).filter(|i| places[*i] != 0) {
-            let (head, record) = fronts.get(i);
-            let bytes = &bytemuck::cast_slice::<u64, u8>(&apart[next..])[HEAD..record.len];
-            next += record.len.div_ceil(8);
-            let held = self.hold(head.mailbox_id, record.msg_type, bytes);
-            self.push(&head, record.msg_type, bytes, held);
-        }
-        self.apart = apart;
+    /// Takes a record out of a ring, with the tensor that it points to.
+    fn take_apart(&mut self, head: &abi::wm_journal_head, payload: &[u8]) {
+        let held = self.hold(head.mailbox_id, head.type_, payload);
+        self.push(head, payload, held);
     }
 
     fn hold(&mut self, mailbox: u32, msg_type: u16, payload: &[u8]) -> Option<Held> {
@@ -287,8 +278,8 @@ impl State {
         tracing::debug!(%error, "a tensor is not journalled: the log has its descriptor only");
     }
 
-    fn push(&mut self, head: &abi::wm_journal_head, kind: u16, payload: &[u8], held: Option<Held>) {
-        let Some(held) = held else { return self.batch.push(head, kind, payload, None) };
+    fn push(&mut self, head: &abi::wm_journal_head, payload: &[u8], held: Option<Held>) {
+        let Some(held) = held else { return self.batch.push(head, payload, None) };
         let Some(tensors) = self.tensors.take() else { return };
         let taken = tensors.take(&held, &mut || !self.batch.records.has_staged() || self.send(true));
         self.tensors = Some(tensors);
@@ -296,11 +287,11 @@ impl State {
             Ok(tensor) => {
                 self.taken.tensors += 1;
                 self.taken.bytes += held.1;
-                self.batch.push(head, kind, payload, Some(tensor));
+                self.batch.push(head, payload, Some(tensor));
             }
             Err(error) => {
                 self.miss(&error);
-                self.batch.push(head, kind, payload, None);
+                self.batch.push(head, payload, None);
             }
         }
     }
@@ -314,35 +305,33 @@ mod tests {
     use crossbeam::channel;
 
     use super::super::drained::Run;
+    use super::super::ring::HEAD;
+    use super::super::ring::tests::{Filler, ring};
     use super::*;
-    use crate::port::{Sender, direct_mailbox};
-    use crate::{Device, MailboxOptions};
 
     const SLOTS: u32 = 4096;
     /// Records of one mailbox that a server writes before another one takes the module.
     const RUN: u64 = 100;
 
     fn payload(mailbox: u32, number: u64, len: usize) -> Vec<u8> {
-        let head = abi::wm_journal_head {
-            number,
-            index: number - 1,
-            time_ns: number,
-            mailbox_id: mailbox,
-            ..Default::default()
-        };
-        let mut bytes = bytemuck::bytes_of(&head).to_vec();
-        bytes.extend((0..len).map(|i| (number as usize * 31 + i * 7 + mailbox as usize) as u8));
-        bytes
+        (0..len).map(|i| (number as usize * 31 + i * 7 + mailbox as usize) as u8).collect()
     }
 
-    fn rings(n: usize) -> (Vec<Sender>, Vec<Receiver>) {
-        let ring = |_| direct_mailbox(&Device::twin(), MailboxOptions { stride: 320, slots: SLOTS }).unwrap();
-        (0..n).map(ring).unzip()
+    /// A record as a server writes it.
+    fn record(mailbox_id: u32, number: u64, len: usize) -> (abi::wm_journal_head, Vec<u8>) {
+        let (len_word, index) = (len as u16, number - 1);
+        let head = abi::wm_journal_head { number, index, time_ns: number, mailbox_id, len: len_word, type_: 9 };
+        (head, payload(mailbox_id, number, len))
     }
 
-    fn merge(mailboxes: usize, summed: bool) -> (Merge, Steps<Step>, ToWriter<Drained>) {
+    /// Of slots for payloads of up to so many bytes.
+    fn rings(n: usize, longest: usize) -> (Vec<Filler>, Vec<Ring>) {
+        (0..n).map(|_| ring((longest + HEAD) as u32, SLOTS)).unzip()
+    }
+
+    fn merge(mailboxes: usize, longest: usize, summed: bool) -> (Merge, Steps<Step>, ToWriter<Drained>) {
         let ((to_writer, steps), (used, free)) = (channel::unbounded(), channel::bounded(64));
-        (Merge::new(mailboxes, 248, summed, None, Outlet { to_writer, free }), steps, used)
+        (Merge::new(mailboxes, longest, summed, None, Outlet { to_writer, free }), steps, used)
     }
 
     fn batches(steps: &Steps<Step>) -> Vec<Drained> {
@@ -353,17 +342,19 @@ mod tests {
         steps.try_iter().map(batch).collect()
     }
 
-    /// Two mailboxes whose records lie in runs over two rings come out in order, of all lengths; what has no record before it
-    /// stays in its ring until it is forced out; and what cannot be is counted.
+    /// Two mailboxes whose records lie in runs over two rings come out in order, of all lengths, copied or lent; what has no record
+    /// before it stays in its ring until it is forced out; and what cannot be is counted.
     #[test]
     fn runs_of_two_rings_come_out_in_order() {
-        for summed in [false, true] {
-            let ((mut senders, mut rings), (merge, steps, _used)) = (rings(2), merge(2, summed));
-            let len = |number: u64| if number.is_multiple_of(3) { 248 } else { (number * 37 % 249) as usize };
+        for (summed, longest) in [(false, 248), (true, 248), (false, 3968), (true, 3968)] {
+            let ((mut fillers, mut rings), (merge, steps, _used)) = (rings(2, longest), merge(2, longest, summed));
+            assert_eq!(merge.lends, !summed && longest > LENT);
+            let any = longest as u64 + 1;
+            let len = |number: u64| if number.is_multiple_of(3) { longest } else { (number * 37 % any) as usize };
             for number in 1..=3 * RUN {
                 for mailbox in 0..2 {
                     let ring = (number / RUN + u64::from(mailbox)) as usize % 2;
-                    senders[ring].try_push(9, &payload(mailbox, number, len(number))).unwrap();
+                    assert!(fillers[ring].try_push(&record(mailbox, number, len(number))));
                 }
             }
             while rings.iter_mut().map(|ring| merge.drain(ring, false).0).sum::<usize>() > 0 {
@@ -375,7 +366,7 @@ mod tests {
                 for entry in batch.records.entries() {
                     let (m, number) = (entry.mailbox as usize, next[entry.mailbox as usize]);
                     let bytes = payload(entry.mailbox, number, len(number));
-                    assert!(entry.payload == &bytes[HEAD..] && entry.producer_ns == number && entry.msg_type == 9);
+                    assert!(entry.payload == bytes && entry.producer_ns == number && entry.msg_type == 9);
                     next[m] += 1;
                 }
                 for run in &batch.runs {
@@ -384,11 +375,14 @@ mod tests {
                 }
             }
             assert!(next == [3 * RUN + 1; 2] && noted == next && merge.faults() == 0);
+            // Those batches are gone, and every slot is the device's again.
+            assert!(fillers.iter().zip(&rings).all(|(filler, ring)| filler.given_back() == ring.taken()));
 
-            senders[0].try_push(9, &payload(0, 3 * RUN + 2, 8)).unwrap();
+            assert!(fillers[0].try_push(&record(0, 3 * RUN + 2, 8)));
             assert_eq!((merge.drain(&mut rings[0], false).0, merge.drain(&mut rings[0], true).0), (0, 1));
-            senders[0].try_push(9, b"short").unwrap();
-            senders[0].try_push(9, &payload(7, 1, 8)).unwrap();
+            let (mut head, bytes) = record(0, 3 * RUN + 3, 8);
+            head.len = u16::MAX; // longer than a slot
+            assert!(fillers[0].try_push(&(head, bytes)) && fillers[0].try_push(&record(7, 1, 8)));
             assert_eq!((merge.drain(&mut rings[0], false).0, merge.faults()), (2, 2));
             assert!(merge.send(true) && batches(&steps)[0].records.len() == 1);
         }
@@ -399,11 +393,11 @@ mod tests {
     #[test]
     fn threads_keep_the_order() {
         const RECORDS: u64 = if cfg!(debug_assertions) { 6_000 } else { 60_000 };
-        for summed in [true, false] {
-            let ((senders, rings), (merge, steps, used)) = (rings(4), merge(3, summed));
+        for (summed, longest) in [(true, 248), (false, 248), (false, 2000)] {
+            let ((fillers, rings), (merge, steps, used)) = (rings(4, longest), merge(3, longest, summed));
             let rings: Vec<_> = rings.into_iter().map(Mutex::new).collect();
             let (all, begin) = (3 * RECORDS, Instant::now());
-            let len = |number: u64| (number * 37 % 249) as usize;
+            let len = |number: u64| number as usize * 37 % (longest + 1);
             let drain = |from: usize| {
                 while merge.claimed() < all && begin.elapsed() < Duration::from_secs(60) {
                     for at in 0..rings.len() {
@@ -425,14 +419,14 @@ mod tests {
                     let run: Run = in_run.take().unwrap_or_else(|| *runs.next().unwrap());
                     assert_eq!((run.mailbox, run.last + 1 - run.count), (entry.mailbox, number));
                     in_run = (run.count > 1).then_some(Run { count: run.count - 1, ..run });
-                    assert!(entry.payload == &payload(entry.mailbox, number, len(number))[HEAD..]);
+                    assert!(entry.payload == payload(entry.mailbox, number, len(number)));
                     next[m] += 1;
                 }
                 batch.records.len() as u64
             };
             std::thread::scope(|scope| {
                 (0..3).for_each(|from| drop(scope.spawn(move || drain(from))));
-                scope.spawn(move || produce(senders, RECORDS, len));
+                scope.spawn(move || produce(fillers, RECORDS, len));
                 let mut seen = 0;
                 while let Ok(Step::Write(mut batch)) = steps.recv_timeout(Duration::from_secs(10)) {
                     seen += look(&batch);
@@ -449,14 +443,17 @@ mod tests {
     }
 
     /// As servers do: runs of each mailbox, one after the other, each into another ring than the one before.
-    fn produce(mut senders: Vec<Sender>, records: u64, len: impl Fn(u64) -> usize) {
+    fn produce(mut fillers: Vec<Filler>, records: u64, len: impl Fn(u64) -> usize) {
         let mut rng = fastrand::Rng::with_seed(7);
         let mut next = [1u64; 3];
         while next.iter().any(|n| *n <= records) {
-            let (m, ring) = (rng.usize(..3), rng.usize(..senders.len()));
+            let (m, ring) = (rng.usize(..3), rng.usize(..fillers.len()));
             for _ in 0..rng.u64(1..200).min(records + 1 - next[m]) {
-                let bytes = payload(m as u32, next[m], len(next[m]));
-                senders[ring].push(9, &bytes, Duration::from_secs(10)).unwrap();
+                let (record, begin) = (record(m as u32, next[m], len(next[m])), Instant::now());
+                while !fillers[ring].try_push(&record) {
+                    assert!(begin.elapsed() < Duration::from_secs(10));
+                    std::thread::yield_now();
+                }
                 next[m] += 1;
             }
         }
@@ -478,24 +475,29 @@ mod tests {
     /// What one thread takes out of rings that are full; `cargo test --release -p warpmail full_rings -- --nocapture` tells it.
     #[test]
     fn full_rings_are_emptied() {
-        let ((mut senders, mut rings), (merge, steps, used)) = (rings(1), merge(2, false));
-        let (mut number, mut spent) = (0, Duration::ZERO);
-        let rounds = if cfg!(debug_assertions) { 2 } else { 200 };
-        for _ in 0..rounds {
-            for _ in 0..SLOTS / 64 {
-                let many: Vec<u8> = (1..=64).flat_map(|i| payload(0, number + i, 248)).collect();
-                assert_eq!(senders[0].try_push_batch(1, &many, HEAD + 248).unwrap(), 64);
-                number += 64;
+        for longest in [248, 3968] {
+            let ((mut fillers, mut rings), (merge, steps, used)) = (rings(1, longest), merge(2, longest, false));
+            let (mut number, mut spent) = (0, Duration::ZERO);
+            let rounds = if cfg!(debug_assertions) { 2 } else { 100 };
+            for _ in 0..rounds {
+                for _ in 0..SLOTS {
+                    number += 1;
+                    assert!(fillers[0].try_push(&record(0, number, longest)));
+                }
+                let begin = Instant::now();
+                while merge.drain(&mut rings[0], false).0 > 0 {
+                    assert!(merge.send(false));
+                }
+                assert!(merge.send(true));
+                spent += begin.elapsed();
+                for mut batch in batches(&steps) {
+                    batch.clear();
+                    let _ = used.try_send(batch);
+                }
             }
-            let begin = Instant::now();
-            while merge.drain(&mut rings[0], false).0 > 0 {
-                assert!(merge.send(false));
-            }
-            spent += begin.elapsed();
-            batches(&steps).into_iter().for_each(|batch| drop(used.try_send(batch)));
+            let last = locked(&merge.state).last[0];
+            assert_eq!((last, merge.faults()), (u64::from(SLOTS) * rounds, 0));
+            eprintln!("{:.1} ns a record of {longest} bytes", spent.as_nanos() as f64 / number as f64);
         }
-        let last = locked(&merge.state).last[0];
-        assert_eq!((last, merge.faults()), (u64::from(SLOTS) * rounds, 0));
-        eprintln!("{:.1} ns a record", spent.as_nanos() as f64 / number as f64);
     }
 }

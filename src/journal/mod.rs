@@ -46,6 +46,7 @@ mod reader;
 mod recover;
 mod replay;
 mod retention;
+mod ring;
 mod scan;
 mod segment;
 mod sink;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytemuck::pod_read_unaligned;
 
+use super::ring::Slots;
 use super::staging::{ARENA, Arena, PART, Room};
 use crate::abi;
 use crate::error::{Error, Result};
@@ -14,16 +15,15 @@ use crate::tensor::{Pool, Tensor, Witness};
 
 /// What the drain has seen of the rings: leases do not end before it has seen the records that carry them.
 pub(super) struct Watch {
-    /// Kept for the rings.
-    memory: Arc<Memory>,
+    rings: Vec<Slots>,
     seen: Vec<AtomicU64>,
     over: AtomicBool,
 }
 
 impl Watch {
-    pub(super) fn new(memory: Arc<Memory>) -> Self {
-        let seen = memory.journal_rings.iter().map(|_| AtomicU64::new(0)).collect();
-        Watch { memory, seen, over: AtomicBool::new(false) }
+    pub(super) fn new(rings: Vec<Slots>) -> Self {
+        let seen = rings.iter().map(|_| AtomicU64::new(0)).collect();
+        Watch { rings, seen, over: AtomicBool::new(false) }
     }
 
     /// So many records of a ring were seen, and what they point to is held.
@@ -39,12 +39,7 @@ impl Watch {
 
 impl Witness for Watch {
     fn now(&self) -> Box<[u64]> {
-        let word = |ring: &abi::wm_mailbox| {
-            let at = ring.header + std::mem::offset_of!(abi::wm_mailbox_header, write_idx) as u64;
-            // SAFETY: an aligned word of a ring, which `memory` keeps.
-            unsafe { abi::wm_host_load_acquire(at as *const u64) }
-        };
-        self.memory.journal_rings.iter().map(word).collect()
+        self.rings.iter().map(Slots::announced).collect()
     }
 
     fn has_seen(&self, moment: &[u64]) -> bool {

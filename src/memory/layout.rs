@@ -10,7 +10,6 @@ use crate::abi;
 use crate::budget::SpinBudget;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxPlan};
-use crate::options::MailboxOptions;
 use crate::tensor::Pool;
 
 pub(super) use cpu::as_far_end;
@@ -82,7 +81,7 @@ impl OnDevice {
             module_stats: plan.array::<abi::wm_module_stats>(graph.modules.len()),
             words: plan.array::<u64>(words_of(graph).0),
             bell: plan.array::<abi::wm_bell>(1),
-            journals: plan.array::<abi::wm_mailbox>(rings(graph)),
+            journals: plan.array::<abi::wm_ring>(rings(graph)),
             image: plan.take(image_bytes.into(), 256),
             gates: gates::on_device(graph, &mut plan),
             states: graph.modules.iter().map(|m| plan.take(m.options.state.len() as u64, 256)).collect(),
@@ -124,7 +123,7 @@ impl InPinned {
             tap_counts: plan.array::<abi::wm_tap_counts>(graph.mailboxes.len()),
             durable: plan.array::<u64>(graph.mailboxes.len()),
             gates: gates::in_pinned(graph, &mut plan),
-            rings: (0..rings(graph)).map(|_| plan.take(ring_options(graph).bytes(), 512)).collect(),
+            rings: (0..rings(graph)).map(|_| plan.take(ring_bytes(graph), 512)).collect(),
             boxes: boxes(graph, &mut plan, true),
             cpu: graph.is_cpu_arbitrated().then(|| cpu::OfArbiter::of(graph, &mut plan, image_bytes)),
             bytes: plan.0,
@@ -134,11 +133,11 @@ impl InPinned {
 
 /// Journal rings: one for each server, if anything is tapped.
 fn rings(graph: &Builder) -> usize {
-    if graph.journal_stride() == 0 { 0 } else { graph.budget.servers.max(1) as usize }
+    if graph.journal_slot_bytes() == 0 { 0 } else { graph.budget.servers.max(1) as usize }
 }
 
-fn ring_options(graph: &Builder) -> MailboxOptions {
-    MailboxOptions { stride: graph.journal_stride(), slots: graph.journal_slots }
+fn ring_bytes(graph: &Builder) -> u64 {
+    u64::from(abi::WM_RING_HEADER_BYTES) + u64::from(graph.journal_slot_bytes()) * u64::from(graph.journal_slots)
 }
 
 /// Offsets of the mailboxes of one kind of memory; 0 for the others.
@@ -272,13 +271,11 @@ impl Memory {
 
     fn fill_journals(&mut self, graph: &Builder, device: &OnDevice, pinned: &InPinned, image: &mut [u8]) {
         for (server, &offset) in pinned.rings.iter().enumerate() {
-            let header = header_of(server as u32, server as u32, 0, &ring_options(graph), true);
-            let mut handle = handle_of(&header, self.pinned.device + offset);
-            (handle.producer_side, handle.consumer_side) = (abi::WM_SIDE_RESIDENT as u16, abi::WM_SIDE_HOST as u16);
-            self.write_pinned(offset as usize, bytes_of(&header));
-            let at = (server * size_of::<abi::wm_mailbox>()) as u64;
+            let (slot_bytes, slots_log2) = (graph.journal_slot_bytes(), graph.journal_slots.trailing_zeros());
+            let handle = abi::wm_ring { header: self.pinned.device + offset, slot_bytes, slots_log2 };
+            let host = abi::wm_ring { header: self.pinned.host as u64 + offset, ..handle };
+            let at = (server * size_of::<abi::wm_ring>()) as u64;
             put(image, device.journals + at, bytes_of(&handle));
-            let host = self.to_host(handle);
             if let Some(cpu) = &pinned.cpu {
                 self.write_pinned((cpu.rings + at) as usize, bytes_of(&host));
                 self.write_pinned((cpu.step_rings + at) as usize, bytes_of(&handle));
@@ -338,6 +335,9 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
     let (device_words, host_words) = words_of(graph);
     let n_device_words = device_words as u32;
     let SpinBudget { idle_spin, adaptive, sm_share, residency, servers, .. } = graph.budget;
+    // Steps of an arbiter on the CPU see to it themselves.
+    let journal_role = u32::from(rings(graph) > 0 && !graph.is_cpu_arbitrated());
+    let most_scanners = abi::WM_MAX_SCANNERS.min(abi::WM_MAX_WARPS - 2 - servers - journal_role);
     let mut counts = abi::wm_arbiter_args {
         magic: abi::WM_ABI_MAGIC,
         version: abi::WM_ABI_VERSION,
@@ -347,7 +347,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         idle_spin_ns: idle_spin.map_or(0, |d| d.as_nanos() as u64),
         residency_ns: residency.as_nanos() as u64,
         servers,
-        scanners: n_device_words.div_ceil(2048).clamp(1, abi::WM_MAX_SCANNERS.min(abi::WM_MAX_WARPS - 2 - servers)),
+        scanners: n_device_words.div_ceil(2048).clamp(1, most_scanners),
         scratch_bytes: graph.scratch_bytes(),
         n_device_words,
         n_host_words: host_words as u32,
@@ -356,6 +356,8 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         journal_stage_bytes: graph.journal_stage_bytes(),
         journal_need: graph.journal_need(),
         adaptive: u32::from(adaptive),
+        journal_places: if journal_role == 0 { 0 } else { graph.journal_places() },
+        journal_slot_bytes: graph.journal_slot_bytes() as u16,
         ..abi::wm_arbiter_args::zeroed()
     };
     // SAFETY: a pure function of the counts.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The gates of stream modules as warps run them; then the twin under ThreadSanitizer, which must find nothing; then with the
-# release stores taken out, which it must report.
+# The gates of stream modules as warps run them; then the twin, and the journal's warps by threads, under ThreadSanitizer, which
+# must find nothing; then with the release stores taken out, which it must report.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -20,18 +20,20 @@ fi
 # The sanitizer cannot live with the wide address randomisation of some kernels.
 fixed="setarch $(uname -m) -R"
 $fixed true 2>/dev/null || fixed=
-# shellcheck disable=SC2086
-c++ $flags "$root/tests/tsan/twin.cpp" -o "$scratch/clean"
-TSAN_OPTIONS="halt_on_error=1" timeout 120 $fixed "$scratch/clean"
-# shellcheck disable=SC2086
-c++ $flags -DWARPMAIL_PLANT_RACE "$root/tests/tsan/twin.cpp" -o "$scratch/planted"
-if TSAN_OPTIONS="halt_on_error=1" timeout 120 $fixed "$scratch/planted" >"$scratch/log" 2>&1; then
-    echo "the planted race was not reported"
-    exit 1
-fi
-if ! grep -q 'WARNING: ThreadSanitizer: data race' "$scratch/log"; then
-    cat "$scratch/log"
-    echo "the planted race ended the program, but not by a report"
-    exit 1
-fi
-echo "the twin is free of races; the planted race was reported"
+for program in twin taps; do
+    # shellcheck disable=SC2086
+    c++ $flags "$root/tests/tsan/$program.cpp" -o "$scratch/clean"
+    TSAN_OPTIONS="halt_on_error=1" timeout 120 $fixed "$scratch/clean"
+    # shellcheck disable=SC2086
+    c++ $flags -DWARPMAIL_PLANT_RACE "$root/tests/tsan/$program.cpp" -o "$scratch/planted"
+    if TSAN_OPTIONS="halt_on_error=1" timeout 120 $fixed "$scratch/planted" >"$scratch/log" 2>&1; then
+        echo "$program: the planted race was not reported"
+        exit 1
+    fi
+    if ! grep -q 'WARNING: ThreadSanitizer: data race' "$scratch/log"; then
+        cat "$scratch/log"
+        echo "$program: the planted race ended the program, but not by a report"
+        exit 1
+    fi
+done
+echo "the twin is free of races; the planted races were reported"

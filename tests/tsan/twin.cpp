@@ -4,8 +4,9 @@
 // through the whole arbiter, with two servers, short launches and plain module state; (3) the same through an arbiter
 // that parks all the time and is woken by nobody but its ends, on the host's side and on the device's; (4) leases:
 // memory that is written again when all its readers have released it; (5) the gates of two stream modules in a row that
-// step ahead of their grants, with nothing but the mailbox between them. Any missing
-// order is a reported race, a lost wake-up is a record that does not arrive.
+// step ahead of their grants, with nothing but the mailbox between them; (6) all that passes an arbiter, whichever, goes
+// to journal rings of plain memory, a few slots each, that another thread reads. Any missing order is a reported race,
+// a lost wake-up is a record that does not arrive.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -130,9 +131,51 @@ wm_mailbox far_end(const box& b, u64* word, wm_mailbox& row) {
     return end;
 }
 
+// Journal rings, one a server, and the thread that empties them.
+struct tapped_rings {
+    static constexpr u32 slots_log2 = 2, slot_bytes = 320, boxes = 3;
+    u64 ring_bytes = WM_RING_HEADER_BYTES + (slot_bytes << slots_log2);
+    std::vector<u64> memory;
+    std::vector<wm_ring> rings;
+    wm_tap_counts counts[boxes] = {};
+    u64 taken[boxes] = {};
+
+    explicit tapped_rings(u32 servers) : memory(servers * ring_bytes / 8) {
+        for (u32 s = 0; s < servers; s++)
+            rings.push_back({reinterpret_cast<uintptr_t>(memory.data()) + s * ring_bytes, slot_bytes, slots_log2});
+    }
+    // Until all `records` of each mailbox have come: in any order over the rings, with what they point to.
+    void drain(u64 records) {
+        const u64 since = now_ns();
+        for (u64 left = boxes * records; left != 0;) {
+            for (const wm_ring& ring : rings) {
+                wm_ring_header* const h = ring_header(ring);
+                const u64 wrote = load_acquire_sys(&h->write_idx);
+                for (u64 idx = h->read_idx; idx != wrote; idx++, left--) {
+                    const auto* head = reinterpret_cast<const wm_journal_head*>(ring_slot(ring, idx)); // plain loads
+                    const item* it = *reinterpret_cast<const item* const*>(head + 1);
+                    if (head->mailbox_id >= boxes || head->len != sizeof(it) || it->content[7] != head->index * 8 + 7 ||
+                        head->number != head->index + 1)
+                        fail("a journalled record");
+                    taken[head->mailbox_id]++;
+                    store_release_sys(&h->read_idx, idx + 1);
+                }
+            }
+            if (now_ns() - since > wait_ns)
+                fail("the journal");
+            std::this_thread::yield();
+        }
+        for (u64 n : taken) {
+            if (n != records)
+                fail("records of a mailbox in the journal");
+        }
+    }
+};
+
 // Through two relays, with the outer ends on `side`; arbitrated by the twin of the persistent kernel, or, with
 // `on_cpu`, by the arbiter on the CPU, which has threads run its grants.
-u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_cpu = false) {
+u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_cpu = false, bool tapped = false) {
+    tapped_rings journal(servers ? servers : 1);
     u64 words[8] = {}, state[2] = {};
     wm_doorbell doors[WM_DOORS] = {};
     wm_bell bells[2] = {};
@@ -141,6 +184,8 @@ u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_
     box boxes[3] = {{0, 3, side, WM_SIDE_RESIDENT, words},
                     {1, 3, WM_SIDE_RESIDENT, WM_SIDE_RESIDENT, words + 1},
                     {2, 3, WM_SIDE_RESIDENT, side, words + 2}};
+    for (box& b : boxes)
+        b.handle.tap = tapped ? WM_TAP_BLOCK : WM_TAP_NONE;
     for (box& b : boxes)
         b.handle.bell = idle_spin_ns ? reinterpret_cast<uintptr_t>(&bells[side == WM_SIDE_HOST]) : 0;
     wm_mailbox table[3] = {boxes[0].handle, boxes[1].handle, boxes[2].handle};
@@ -184,7 +229,14 @@ u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_
     wm_mailbox given[3] = {ends[0], ends[1], ends[2]}; // while a grant is out nobody rings
     for (wm_mailbox& m : given)
         m.bell = 0;
-    wm_step_plan plan = {address(given), 0, address(stats), address(stats_out), 0, 0};
+    const u64 rings = tapped ? address(journal.rings.data()) : 0;
+    wm_step_plan plan = {address(given), rings, address(stats), address(stats_out), address(journal.counts), 0};
+    args.journals = rings;
+    args.tap_counts = address(journal.counts);
+    args.journal_places = tapped && !on_cpu ? 2 : 0;
+    args.journal_slot_bytes = tapped_rings::slot_bytes;
+    args.journal_need = tapped ? 2 : 0;
+    args.journal_stage_bytes = 256;
     args.plan = on_cpu ? address(&plan) : 0;
     args.residency_ns = 2000000;
     args.device_bell = address(&bells[0]);
@@ -204,8 +256,13 @@ u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_
     std::thread arbiter_thread([&] { launch_all(args, control, telemetry, doors); });
     const wm_mailbox outer[2] = {on_cpu ? ends[0] : table[0], on_cpu ? ends[2] : table[2]};
     std::thread producer([&] { produce(attach_producer(outer[0]), records, items, idle_spin_ns); });
+    std::thread drain([&] {
+        if (tapped)
+            journal.drain(records);
+    });
     consume(attach_consumer(outer[1]), records);
     producer.join();
+    drain.join();
     store_release_sys(&control.stop.rung, 1);
     arbiter_thread.join();
     if (state[0] != records || state[1] != records)
@@ -355,6 +412,10 @@ int main() {
     whole_arbiter(2000, WM_SIDE_HOST, 1, 0, true);
     whole_arbiter(2000, WM_SIDE_HOST, 3, 0, true);
     parks += whole_arbiter(1000, WM_SIDE_DEVICE, 2, 2000, true);
+    for (bool on_cpu : {false, true}) {
+        whole_arbiter(2000, WM_SIDE_HOST, 2, 0, on_cpu, true);
+        parks += whole_arbiter(1000, WM_SIDE_DEVICE, on_cpu ? 1 : 0, 2000, on_cpu, true);
+    }
     if (parks == 0)
         fail("none of them ever parked");
     std::puts("every record arrived");

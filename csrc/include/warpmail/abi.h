@@ -19,28 +19,28 @@
 #define WM_ABI_VERSION 9u        /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
-#define WM_LINE_BYTES 128u      /* a word that one side spins on stands alone on such a line */
-#define WM_STRIDE_MIN 64u       /* bytes per slot, smallest */
-#define WM_STRIDE_MAX 4096u     /* bytes per slot, largest */
-#define WM_STRIDE_JOURNAL 4160u /* bytes per slot of a journal ring, largest: a 4 KiB slot's payload and a head */
-#define WM_STRIDE_STEP 64u      /* a stride is a multiple of this */
-#define WM_STRIDE_DEFAULT 256u  /* 248 payload bytes */
-#define WM_GROUP_WORDS 32u      /* 8-byte words that share one head word inside a slot */
-#define WM_SLOTS_LOG2_MAX 24u   /* at most 2^24 slots a mailbox */
-#define WM_MAX_MAILBOXES 4096u  /* rows of the mailbox table */
-#define WM_MAX_MODULES 4096u    /* rows of the module table */
-#define WM_MAX_INPUTS 8u        /* inputs of one module */
-#define WM_MAX_OUTPUTS 8u       /* outputs of one module */
-#define WM_MAX_ENDS 16u         /* inputs and outputs of one module */
-#define WM_MAX_SERVERS 13u      /* serving warps (twin: threads) of one arbiter */
-#define WM_MAX_SCANNERS 4u      /* scanning warps of one arbiter */
-#define WM_MAX_WARPS 16u        /* of the arbiter's block: keeper, inbox, servers, scanners; bounds its registers */
-#define WM_MAX_DIMS 8u          /* dimensions of a tensor descriptor */
-#define WM_MAX_SHARES 8u        /* readers of one lease */
-#define WM_REJECT_REASONS 8u    /* see WM_REJECT_* */
-#define WM_PRIORITIES 4u        /* priority classes; 0 is the most urgent */
-#define WM_DOORS 16u            /* doors that the arbiter's credits use in turn */
-#define WM_FAIR_TURNS 16u       /* every so many grants of a server the search begins at another class in turn */
+#define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */
+#define WM_STRIDE_MIN 64u      /* bytes per slot, smallest */
+#define WM_STRIDE_MAX 4096u    /* bytes per slot, largest */
+#define WM_STRIDE_STEP 64u     /* a stride is a multiple of this */
+#define WM_STRIDE_DEFAULT 256u /* 248 payload bytes */
+#define WM_GROUP_WORDS 32u     /* 8-byte words that share one head word inside a slot */
+#define WM_SLOTS_LOG2_MAX 24u  /* at most 2^24 slots a mailbox */
+#define WM_MAX_MAILBOXES 4096u /* rows of the mailbox table */
+#define WM_MAX_MODULES 4096u   /* rows of the module table */
+#define WM_MAX_INPUTS 8u       /* inputs of one module */
+#define WM_MAX_OUTPUTS 8u      /* outputs of one module */
+#define WM_MAX_ENDS 16u        /* inputs and outputs of one module */
+#define WM_MAX_SERVERS 13u     /* serving warps (twin: threads) of one arbiter */
+#define WM_MAX_SCANNERS 4u     /* scanning warps of one arbiter */
+#define WM_MAX_WARPS 16u       /* of the arbiter's block, of all its roles; bounds its registers */
+#define WM_RING_STEP 64u       /* bytes of a journal ring's slot are a multiple of this */
+#define WM_MAX_DIMS 8u         /* dimensions of a tensor descriptor */
+#define WM_MAX_SHARES 8u       /* readers of one lease */
+#define WM_REJECT_REASONS 8u   /* see WM_REJECT_* */
+#define WM_PRIORITIES 4u       /* priority classes; 0 is the most urgent */
+#define WM_DOORS 16u           /* doors that the arbiter's credits use in turn */
+#define WM_FAIR_TURNS 16u      /* every so many grants of a server the search begins at another class in turn */
 
 /* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
 typedef int32_t wm_status;
@@ -352,15 +352,38 @@ typedef struct wm_mailbox_stats {
 
 /*
  * A record on its way to the journal: this head, then the payload, in a slot of the ring of the server that saw it
- * pass. There is a ring for each server, in pinned memory; the host is its consumer.
+ * pass.
  */
 typedef struct wm_journal_head {
     uint64_t number;  /* from 1, consecutive in the mailbox: servers take turns, and this restores the order */
     uint64_t index;   /* of the record in the mailbox */
-    uint64_t time_ns; /* clock of the arbiter at the end of the step in which it passed */
+    uint64_t time_ns; /* clock of the arbiter when it passed */
     uint32_t mailbox_id;
-    uint32_t reserved;
+    uint16_t len; /* payload bytes */
+    uint16_t type;
 } wm_journal_head;
+
+/*
+ * A journal ring, in pinned memory: one server of the arbiter fills it, the host reads it. Its bytes are the records'
+ * own, without tags: a record is there when write_idx says so, which is stored with release behind it. The slots follow
+ * at WM_RING_HEADER_BYTES. Zero-filled indices are a valid empty ring. csrc/protocol/ring.hpp writes it,
+ * src/journal/ring.rs reads it.
+ */
+typedef struct wm_ring_header {
+    uint64_t write_idx; /* records that are there; the arbiter's journal role alone writes it, or whoever runs a step */
+    uint64_t announced; /* up to this one there are descriptors of tensors that are there, or about to be; the server */
+    uint8_t pad0[WM_LINE_BYTES - 16];
+    uint64_t read_idx; /* slots given back so far; the host alone writes it */
+    uint8_t pad1[WM_LINE_BYTES - 8];
+} wm_ring_header;
+#define WM_RING_HEADER_BYTES 256u
+
+/* Handle of a journal ring. */
+typedef struct wm_ring {
+    uint64_t header;     /* address of the wm_ring_header */
+    uint32_t slot_bytes; /* a multiple of WM_RING_STEP */
+    uint32_t slots_log2; /* the ring has 2^slots_log2 slots */
+} wm_ring;
 
 /* Per mailbox; written by the arbiter alone, and what it begins the next launch with. */
 typedef struct wm_tap_counts {
@@ -393,7 +416,7 @@ typedef struct wm_module_stats {
  */
 typedef struct wm_step_plan {
     uint64_t mailboxes;        /* wm_mailbox[n_mailboxes], host memory: the handles that steps use */
-    uint64_t journals;         /* wm_mailbox[servers], host memory: likewise; 0: nothing is tapped */
+    uint64_t journals;         /* wm_ring[servers], host memory: likewise; 0: nothing is tapped */
     uint64_t module_stats;     /* wm_module_stats[n_modules], device memory */
     uint64_t module_stats_out; /* wm_module_stats[n_modules], pinned */
     uint64_t tap_counts;       /* wm_tap_counts[n_mailboxes], pinned */
@@ -415,7 +438,7 @@ typedef struct wm_step_args {
     wm_mailbox ends[WM_MAX_ENDS];
     uint64_t written[WM_MAX_ENDS];  /* indices when it was granted */
     uint64_t consumed[WM_MAX_ENDS]; /* likewise */
-    wm_mailbox journal;             /* ring of the server that was granted it; header 0: nothing is tapped */
+    wm_ring journal;                /* ring of the server that was granted it; header 0: nothing is tapped */
     uint32_t scratch_bytes;         /* a multiple of 16 */
     uint32_t journal_stage_bytes;   /* a multiple of 16 */
     uint32_t journal_need;          /* as in wm_arbiter_args */
@@ -524,7 +547,7 @@ typedef struct wm_arbiter_args {
     uint64_t device_bell;       /* wm_bell, device memory */
     uint64_t host_bell;         /* wm_bell, pinned */
     uint64_t doors;             /* wm_doorbell[WM_DOORS], pinned */
-    uint64_t journals;          /* wm_mailbox[servers], device memory: journal rings; 0: nothing is tapped */
+    uint64_t journals;          /* wm_ring[servers], device memory: journal rings; 0: nothing is tapped */
     uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;           /* uint64_t[n_mailboxes], pinned: see wm_durable */
     uint64_t image;          /* device memory for what the arbiter knows, between two launches; wm_host_image_bytes */
@@ -535,14 +558,17 @@ typedef struct wm_arbiter_args {
     uint32_t scratch_bytes;  /* scratch memory of each server, a multiple of 16 */
     uint32_t n_device_words; /* a word for each `written` and `consumed` of a mailbox with an end outside */
     uint32_t n_host_words;
-    uint32_t sm_share_ppm;        /* idle polling allowed in the long run, in millionths of the time */
-    uint32_t journal_stage_bytes; /* staging memory of each server, a multiple of 16 */
-    uint32_t journal_need;        /* free slots that a step needs in its server's ring; 0: none blocks */
-    uint32_t resume;      /* not 0: the launch before left its image, and nobody but the modules changed anything */
-    uint32_t image_bytes; /* a multiple of 16 */
-    uint32_t adaptive;    /* not 0: it parks at once where news has been coming later than after idle_spin_ns */
-    uint32_t reserved;    /* 0 */
-    wm_leases leases;     /* of the pool that the graph's tensors come from */
+    uint32_t sm_share_ppm; /* idle polling allowed in the long run, in millionths of the time */
+    uint32_t
+        journal_stage_bytes; /* of each server, for batches of records on their way to its ring; a multiple of 16 */
+    uint32_t journal_need;   /* free slots that a step needs in its server's ring; 0: none blocks */
+    uint32_t resume;         /* not 0: the launch before left its image, and nobody but the modules changed anything */
+    uint32_t image_bytes;    /* a multiple of 16 */
+    uint32_t adaptive;       /* not 0: it parks at once where news has been coming later than after idle_spin_ns */
+    uint16_t journal_places; /* a power of two: each server has as many places in which records wait for the journal's
+                                role; 0: there is no such role, and whoever runs a step publishes what it journals */
+    uint16_t journal_slot_bytes; /* of a ring */
+    wm_leases leases;            /* of the pool that the graph's tensors come from */
     uint64_t plan; /* wm_step_plan, host memory: the arbiter is on the CPU and others run its grants; 0: it runs them */
 } wm_arbiter_args;
 
@@ -571,12 +597,15 @@ WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes
 WM_STATIC_ASSERT(sizeof(wm_budget_counts) == 64, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 6 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
 WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
-WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it stays aligned");
+WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it begins a sector of its own");
+WM_STATIC_ASSERT(sizeof(wm_ring_header) == WM_RING_HEADER_BYTES, "slots start right behind the header");
+WM_STATIC_ASSERT(offsetof(wm_ring_header, read_idx) == WM_LINE_BYTES, "each side writes lines of its own");
+WM_STATIC_ASSERT(sizeof(wm_ring) == 16, "read at once");
 WM_STATIC_ASSERT(sizeof(wm_durable) == 16, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
 WM_STATIC_ASSERT(WM_MAX_ENDS == WM_MAX_INPUTS + WM_MAX_OUTPUTS, "a row for each end");
-WM_STATIC_ASSERT(sizeof(wm_step_args) == 1560, "a kernel argument without padding, well below 4 KiB");
+WM_STATIC_ASSERT(sizeof(wm_step_args) == 1512, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_step_head) == WM_STEP_HEAD_BYTES, "the payload behind it is aligned for 16-byte accesses");
 WM_STATIC_ASSERT(sizeof(wm_gate_state) == 3 * WM_LINE_BYTES, "lines of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_report) == WM_LINE_BYTES, "a line of the module's own");

@@ -12,9 +12,9 @@ use crate::error::Result;
 use crate::stats::Footprint;
 use crate::wait::deadline;
 
-/// Threads of the arbiter's one block: keeper, inbox, servers, scanners.
+/// Threads of the arbiter's one block: keeper, inbox, servers, scanners, the journal's role.
 pub(super) fn threads_of(args: &wm_arbiter_args) -> u32 {
-    (2 + args.servers + args.scanners) * 32
+    (2 + args.servers + args.scanners + u32::from(args.journal_places > 0)) * 32
 }
 
 pub(super) struct CudaLaunches {

@@ -18,8 +18,7 @@ extern "C" int kit_warps(const wm_arbiter_args* given) {
         u64 kept_bytes;
         std::vector<u64> memory(place(a, nullptr, kept_bytes) / 8 + 2);
         u8* const base = reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(memory.data())));
-        host::run_block((first_server_warp + args.servers + args.scanners) * 32,
-                        [&](u32) { arbiter_block<kit::handlers>(args, base); });
+        host::run_block(block_warps(args) * 32, [&](u32) { arbiter_block<kit::handlers>(args, base); });
         return WM_OK;
     } catch (const std::bad_alloc&) {
         return WM_FULL;

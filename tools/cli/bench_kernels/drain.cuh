@@ -46,6 +46,26 @@ extern "C" __global__ void store_host(u64* to, u64 words, u32 times) {
             store_relaxed_sys(to + i, i ^ t);
 }
 
+// Carries `words` from device memory into pinned memory, `times` times over: what a tap must do at the least, by one SM.
+extern "C" __global__ void carry_host(u64* to, const u64* from, u64 from_words, u64 words, u32 times) {
+    constexpr u32 ahead = 8;
+    const u64 step = static_cast<u64>(gridDim.x) * blockDim.x;
+    const u64 first = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x;
+    for (u32 t = 0; t < times; t++) {
+        for (u64 i = first; i < words; i += ahead * step) {
+            u64 v[ahead];
+#pragma unroll
+            for (u32 k = 0; k < ahead; k++)
+                v[k] = load_relaxed_gpu(from + (i + k * step) % from_words);
+#pragma unroll
+            for (u32 k = 0; k < ahead; k++) {
+                if (i + k * step < words)
+                    to[i + k * step] = v[k];
+            }
+        }
+    }
+}
+
 } // namespace bench
 
 #endif

@@ -58,7 +58,7 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     let gpu = args.target.gpu()?.map(Gpu::new).transpose()?;
     let device = gpu.as_ref().map_or_else(Device::twin, |gpu| gpu.device.clone());
     let mut figures = Figures::new(device.info());
-    let bar = ProgressBar::new(u64::from(args.rounds) * if args.disk { 24 } else { 16 });
+    let bar = ProgressBar::new(u64::from(args.rounds) * if args.disk { 27 } else { 19 });
     if args.disk {
         disk::rows(args, &bar, &mut figures)?;
     }
@@ -74,7 +74,8 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     let ceiling = match &gpu {
         Some(gpu) => {
             let one_sm = repeat(&mut || gpu.store_rate(1))?;
-            println!("One SM stores {one_sm:.1} GB/s into pinned memory.");
+            let carried = repeat(&mut || gpu.carry_rate())?;
+            println!("One SM stores {one_sm:.1} GB/s into pinned memory, and carries {carried:.1} there from its own.");
             Some(repeat(&mut || gpu.store_rate(8))?)
         }
         None => Some(repeat(&mut || Ok(tensors::copy_rate()))?),

@@ -14,6 +14,10 @@ use super::tensors;
 const FLOOD: Duration = Duration::from_millis(400);
 /// Bytes of pinned memory that the ceilings write, again and again.
 const PINNED: usize = 64 << 20;
+/// Bytes of device memory that are carried there, again and again: they stay in L2.
+const SOURCE: usize = 2 << 20;
+/// Warps of an arbiter that serve beside a journal.
+const SERVERS: u32 = warpmail::abi::WM_MAX_WARPS - 4;
 
 pub(super) struct Gpu {
     pub(super) device: Device,
@@ -31,7 +35,15 @@ impl Gpu {
         let alloc = |bytes| device.alloc(bytes).map_err(text);
         let (words, times, pinned) = (alloc(64)?, alloc(8 << 16)?, Mapped::new(PINNED / 8)?);
         // Loaded now: the first launch of a kernel may wait for an arbiter that runs.
-        for name in ["flood_256", "flood_4096", "store_host", "grant_ping_self_contained", "clock_rate", "saturate"] {
+        for name in [
+            "flood_256",
+            "flood_4096",
+            "store_host",
+            "carry_host",
+            "grant_ping_self_contained",
+            "clock_rate",
+            "saturate",
+        ] {
             kernels.get(name, 0)?;
         }
         Ok(Gpu { device, kernels, stream, words, times, pinned })
@@ -69,6 +81,20 @@ impl Gpu {
         let params = &mut [arg(&mut to), arg(&mut words), arg(&mut times)];
         let begin = Instant::now();
         self.kernels.launch(kernel, blocks, 1024, 0, self.stream, params)?;
+        self.kernels.wait(self.stream)?;
+        Ok(PINNED as f64 * f64::from(TIMES) / begin.elapsed().as_nanos() as f64)
+    }
+
+    /// Bytes a nanosecond that one block with as many warps as can serve loads from device memory and stores into pinned memory.
+    pub(super) fn carry_rate(&self) -> Result<f64, String> {
+        const TIMES: u32 = 32;
+        let from = self.device.alloc(SOURCE).map_err(text)?;
+        let kernel = self.kernels.get("carry_host", 0)?;
+        let (mut to, mut source, mut source_words) = (self.pinned.device(), from.address(), (SOURCE / 8) as u64);
+        let (mut words, mut times) = ((PINNED / 8) as u64, TIMES);
+        let params = &mut [arg(&mut to), arg(&mut source), arg(&mut source_words), arg(&mut words), arg(&mut times)];
+        let begin = Instant::now();
+        self.kernels.launch(kernel, 1, SERVERS * 32, 0, self.stream, params)?;
         self.kernels.wait(self.stream)?;
         Ok(PINNED as f64 * f64::from(TIMES) / begin.elapsed().as_nanos() as f64)
     }

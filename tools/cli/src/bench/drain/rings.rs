@@ -26,7 +26,7 @@ const BOXES_TWIN: u32 = 4;
 
 fn graph(device: &Device, on_gpu: bool, shape: Shape) -> Result<(Runtime, Vec<MailboxId>), warpmail::Error> {
     let mut graph = Builder::new(device.clone());
-    hot(&mut graph, shape.servers.or(Some(if on_gpu { abi::WM_MAX_SERVERS } else { 1 })))?;
+    hot(&mut graph, shape.servers.or(Some(if on_gpu { abi::WM_MAX_SERVERS - 1 } else { 1 })))?;
     let slots = if shape.stride > 1024 { 256 } else { 1024 };
     let mut boxes = Vec::new();
     for i in 0..if on_gpu { BOXES_GPU } else { BOXES_TWIN } {

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// Records that wait in a tapped mailbox, copied to a journal ring many at a time, for a module that has no use for
+// them. A warp brings their slots to working memory with all loads under way together; there a short loop makes the
+// records of them that go over the bus, in whole sectors. A server that journals is one of a dozen warps whose code
+// goes through one cache of instructions: a loop that stays in it counts for more than one that is unrolled.
+#ifndef WARPMAIL_PROTOCOL_PASS_HPP
+#define WARPMAIL_PROTOCOL_PASS_HPP
+
+#include "protocol/arbiter.hpp"
+
+namespace warpmail {
+
+// A server's stage; its places lie behind it.
+WM_FN u8* stage_of(const arbiter& a, u32 server) {
+    return a.stage + server * (a.args.journal_stage_bytes + a.args.journal_places * place_bytes(a.args));
+}
+// Before anybody learns of a tensor whose descriptor is the record `idx` of the server's ring (R3); by lane 0.
+WM_FN void announce_tensor(const arbiter& a, u32 server, u64 idx) {
+    store_relaxed_sys(&ring_header(a.journals[server].ring)->announced, idx + 1);
+}
+
+// Records that wait in a mailbox, on their way to the ring of a server. What working memory knows is read there each
+// time, which keeps the registers of the kernel down.
+struct passing_records {
+    const arbiter& a;
+    u32 server, m;
+
+    WM_FN const wm_mailbox& box() const {
+        return a.rows[m];
+    }
+    // Index of record n in the mailbox.
+    WM_FN u64 index(u32 n) const {
+        return load_relaxed_cta(&a.consumed[m]) + n;
+    }
+    // Its index in the ring.
+    WM_FN u64 place(u32 n) const {
+        return load_relaxed_cta(&a.journals[server].write_idx) + n;
+    }
+    WM_FN u8* slot(u32 n) const {
+        return ring_slot(a.journals[server].ring, place(n));
+    }
+    WM_FN wm_journal_head head(u32 n, u32 len, u32 type) const {
+        return {load_relaxed_cta(&a.tapped[m].taken) + n + 1,
+                index(n),
+                now_ns(),
+                box().mailbox_id,
+                static_cast<uint16_t>(len),
+                static_cast<uint16_t>(type)};
+    }
+};
+
+// Copies up to `most` records to the ring, as many as have wholly arrived; gives their number. One that cannot be ends
+// it. Straight into the slot: who has not seen the ring's index does not look there.
+WM_FN u32 pass_ready(one_lane lanes, const passing_records& r, u32 most) {
+    const wm_mailbox& box = r.box();
+    const u32 payload = payload_bytes(box);
+    u32 n = 0;
+    for (u32 len = 0, type = 0; n < most; n++) {
+        u8* const slot = r.slot(n);
+        const u64 idx = r.index(n);
+        if (!read_slot<order::ordered>(lanes, slot_at(box, idx), any_form(box), lap_tag(idx, box.slots_log2),
+                                       slot + sizeof(wm_journal_head), payload, len, type) ||
+            len > payload)
+            break;
+        *reinterpret_cast<wm_journal_head*>(slot) = r.head(n, len, type);
+        if (type == WM_TYPE_TENSOR)
+            announce_tensor(r.a, r.server, r.place(n));
+    }
+    return n;
+}
+
+// Payload word w of the slot at `slot` in working memory; `stale` gets bit 31 if what it was made from is not fresh.
+WM_FN u64 staged_word(const u64* slot, u32 w, u32 tag_high, u32& stale) {
+    const u32 group = w / (WM_GROUP_WORDS - 1), pos = w % (WM_GROUP_WORDS - 1); // behind the head
+    const u32 head = upper_half(slot[group * WM_GROUP_WORDS]);
+    const u64 v = slot[group * WM_GROUP_WORDS + 1 + pos];
+    stale |= (upper_half(v) ^ tag_high) | (head ^ tag_high);
+    return (v & ~tag_mask) | static_cast<u64>(head << (31 - pos) & 0x80000000u) << 32;
+}
+
+// One record out of a slot in working memory into its slot of the ring, in whole sectors. False: it has not wholly
+// arrived, or cannot be.
+template <class L> WM_FN bool pass_staged(L lanes, const passing_records& r, u32 n, const u64* slot, u32 tag_high) {
+    const u32 lane = lanes.rank(), meta = static_cast<u32>(slot[0]), len = meta_len(meta), type = meta_type(meta);
+    u32 stale = upper_half(slot[0]) ^ tag_high;
+    if ((stale & 0x80000000u) != 0 || len > payload_bytes(r.box()))
+        return false;
+    ring_chunk* const to = reinterpret_cast<ring_chunk*>(r.slot(n));
+    if (lane < 2)
+        to[lane] = head_chunk(r.head(n, len, type), lane);
+    // All of it is looked at (M2 of mailbox.hpp): the producer may fill the slot again as soon as this one is done.
+    const u32 chunks = ring_chunks(len) - 2, words = payload_bytes(r.box()) / 8;
+    WM_ROLLED
+    for (u32 c = lane; 2 * c < words; c += lanes.width()) {
+        ring_chunk v;
+        v.words[0] = staged_word(slot, 2 * c, tag_high, stale);
+        v.words[1] = 2 * c + 1 < words ? staged_word(slot, 2 * c + 1, tag_high, stale) : 0;
+        if (c < chunks)
+            to[c + 2] = v;
+    }
+    const bool good = lanes.all((stale & 0x80000000u) == 0);
+    if (good && type == WM_TYPE_TENSOR && lane == 0)
+        announce_tensor(r.a, r.server, r.place(n));
+    return good;
+}
+
+// Brings `bytes` that lie one behind the other, a multiple of 64, to working memory. Several loads of each lane are
+// under way at once, in a warp of 2 KiB.
+template <class L> WM_FN void fetch_slots(L lanes, u64* stage, const u64* from, u32 bytes) {
+    constexpr u32 ahead = 4;
+    const u32 words = bytes / 8, step = 2 * lanes.width();
+    for (u32 first = 2 * lanes.rank(); first < words; first += ahead * step) {
+        ring_chunk v[ahead];
+        WM_UNROLLED
+        for (u32 i = 0; i < ahead; i++) {
+            if (first + i * step < words)
+                load_relaxed_two_sys(from + first + i * step, v[i].words); // whichever scope the mailbox has
+        }
+        WM_UNROLLED
+        for (u32 i = 0; i < ahead; i++) {
+            if (first + i * step < words)
+                *reinterpret_cast<ring_chunk*>(stage + first + i * step) = v[i];
+        }
+    }
+    lanes.sync();
+}
+
+// The same by a warp: as many slots at a time as the stage holds and as lie before the end of the mailbox's ring.
+template <class L> WM_FN u32 pass_ready(L lanes, const passing_records& r, u32 most) {
+    u32 n = 0;
+    const wm_mailbox& box = r.box();
+    u64* const stage = reinterpret_cast<u64*>(stage_of(r.a, r.server));
+    for (bool good = true; good && n < most;) {
+        // From here to the end of the mailbox's ring.
+        const u32 first = static_cast<u32>(r.index(n)) & ((1u << box.slots_log2) - 1);
+        u32 slots = (1u << box.slots_log2) - first;
+        slots = slots < most - n ? slots : most - n;
+        slots = slots < r.a.args.journal_stage_bytes / box.record_stride
+                    ? slots
+                    : r.a.args.journal_stage_bytes / box.record_stride;
+        fetch_slots(lanes, stage, slot_at(box, first), slots * box.record_stride);
+        const u32 tag_high = upper_half(lap_tag(r.index(n), box.slots_log2));
+        WM_ROLLED
+        for (u32 i = 0; good && i < slots; i++) {
+            good = pass_staged(lanes, r, n, stage + i * words_in(box.record_stride), tag_high);
+            n += good;
+        }
+        lanes.sync(); // the stage is free again
+    }
+    // Before the ring's index: who sees that sees what the producers wrote before they pushed.
+    fence_acquire(box.scope);
+    return n;
+}
+
+} // namespace warpmail
+
+#endif

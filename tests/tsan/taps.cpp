@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// What warps of the arbiter do for the journal, by threads in the place of lanes, under ThreadSanitizer: a server's
+// warp journals records one by one and in batches out of mailboxes of several strides, the journal's role brings them
+// to the ring, and a thread of the host reads it. Every byte and every number is checked, and what is dropped is
+// counted. A barrier between lanes that is missing is a reported race, as a missing release is.
+#include <pthread.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "protocol/journal.hpp"
+
+using namespace warpmail;
+
+namespace {
+
+constexpr u32 width = 8;
+constexpr u64 wait_ns = 60000000000ull;
+
+[[noreturn]] void fail(const char* what) {
+    std::printf("failed: %s\n", what);
+    std::exit(2);
+}
+
+// Threads that act as one.
+struct crew {
+    pthread_barrier_t barrier;
+    u64 words[width] = {};
+    crew() {
+        pthread_barrier_init(&barrier, nullptr, width);
+    }
+    ~crew() {
+        pthread_barrier_destroy(&barrier);
+    }
+};
+
+// One of them: lanes.hpp's interface.
+struct thread_lanes {
+    crew* all_lanes;
+    u32 lane;
+    static constexpr bool is_group() {
+        return true;
+    }
+    static constexpr u32 width() {
+        return ::width;
+    }
+    u32 rank() const {
+        return lane;
+    }
+    void sync() const {
+        pthread_barrier_wait(&all_lanes->barrier);
+    }
+    template <class F> u64 gather(u64 v, F&& of) const {
+        sync();
+        all_lanes->words[lane] = v;
+        sync();
+        return of(all_lanes->words);
+    }
+    u32 ballot(bool p) const {
+        return static_cast<u32>(gather(p, [](const u64* w) {
+            u64 bits = 0;
+            for (u32 i = 0; i < ::width; i++)
+                bits |= w[i] << i;
+            return bits;
+        }));
+    }
+    bool any(bool p) const {
+        return ballot(p) != 0;
+    }
+    bool all(bool p) const {
+        return ballot(p) == (1u << ::width) - 1;
+    }
+    template <class T> T broadcast(T v, u32 from) const {
+        return static_cast<T>(gather(v, [from](const u64* w) { return w[from]; }));
+    }
+};
+
+u64 next(u64& seed) {
+    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+    return seed >> 33;
+}
+
+u8 byte_of(u64 serial, u32 i) {
+    return static_cast<u8>(serial * 31 + i * 7 + (i >> 8));
+}
+// A record that says which one it is.
+void make(u8* to, u32 len, u64 serial) {
+    for (u32 i = 0; i < len; i++)
+        to[i] = i < 8 ? static_cast<u8>(serial >> (8 * i)) : byte_of(serial, i);
+}
+
+constexpr u32 boxes = 5; // the last one's records are journalled one by one
+constexpr u32 strides[boxes] = {64, 256, 640, 4096, 4096};
+constexpr u32 slots_log2 = 3, ring_log2 = 4;
+
+struct scene {
+    std::vector<u64> memory[boxes], ring_memory, working;
+    wm_mailbox rows[boxes] = {};
+    wm_ring ring;
+    wm_arbiter_args args = {};
+    arbiter a;
+    u64 records;
+    u64 passed[boxes] = {}, dropped = 0; // what the server did
+    bool over = false;
+
+    scene(u64 n, u32 places) : a(args), records(n) {
+        constexpr u32 slot_bytes = 32 + 3968;
+        ring_memory.resize((WM_RING_HEADER_BYTES + ((slot_bytes + 32u) << ring_log2)) / 8 + 8);
+        ring = {align16(reinterpret_cast<uintptr_t>(ring_memory.data())), (slot_bytes + 63) / 64 * 64, ring_log2};
+        for (u32 m = 0; m < boxes; m++) {
+            memory[m].resize((WM_HEADER_BYTES + (strides[m] << slots_log2)) / 8 + 8);
+            rows[m].header = align16(reinterpret_cast<uintptr_t>(memory[m].data()));
+            rows[m].mailbox_id = m;
+            rows[m].record_stride = strides[m];
+            rows[m].slots_log2 = slots_log2;
+        }
+        args.n_mailboxes = boxes;
+        args.servers = 1;
+        args.mailboxes = reinterpret_cast<uintptr_t>(rows);
+        args.journals = reinterpret_cast<uintptr_t>(&ring);
+        args.journal_stage_bytes = WM_STRIDE_MAX;
+        args.journal_places = static_cast<uint16_t>(places);
+        args.journal_slot_bytes = static_cast<uint16_t>(ring.slot_bytes);
+        u64 kept_bytes;
+        working.resize(place(a, nullptr, kept_bytes) / 8 + 2);
+        place(a, reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(working.data()))), kept_bytes);
+        std::memcpy(const_cast<wm_mailbox*>(a.rows), rows, sizeof(rows));
+        a.journals[0] = attach_ring(ring);
+    }
+
+    // As a warp on another SM may be seen to do it: the words of a slot in any order, the head among the first.
+    static void push_scattered(wm_producer& p, const u8* bytes, u32 len, u32 type, u64& seed) {
+        if (!wait_until(one_lane{}, wait_ns, [&] { return free_slots(one_lane{}, p, 1) != 0; }))
+            fail("room");
+        const wm_mailbox& m = p.mailbox;
+        std::vector<u64> words(words_in(m.record_stride));
+        write_slot<order::self_contained>(one_lane{}, words.data(), any_form(m), lap_tag(p.write_idx, m.slots_log2),
+                                          bytes, len, type);
+        const u32 n = words_in(m.record_stride), begin = next(seed) % n;
+        u64* const slot = slot_at(m, p.write_idx);
+        store_relaxed_sys(slot, words[0]);
+        for (u32 i = 0; i < n; i++) {
+            if (i % (n / 4) == 0)
+                std::this_thread::yield();
+            store_relaxed_sys(slot + (begin + i) % n, words[(begin + i) % n]);
+        }
+        p.write_idx++;
+        publish_written(p);
+    }
+
+    // Records of mailbox m, in order, of all lengths.
+    void produce(u32 m) {
+        wm_producer p = attach_producer(rows[m]);
+        std::vector<u8> bytes(payload_in(strides[m]));
+        u64 seed = m;
+        for (u64 n = 0; n < records; n++) {
+            const u32 most = payload_in(strides[m]), len = next(seed) % 3 ? 8 + next(seed) % (most - 7) : most;
+            make(bytes.data(), len, n);
+            const u32 type = n % 5 ? 1 : WM_TYPE_TENSOR;
+            if (next(seed) % 2)
+                push_scattered(p, bytes.data(), len, type, seed);
+            else if (push(one_lane{}, p, bytes.data(), len, type, wait_ns) != WM_OK)
+                fail("push");
+        }
+    }
+
+    // One lane of the server's warp: as many records of each mailbox, in turns that all lanes choose alike.
+    void serve(thread_lanes lanes, u8* payload) {
+        u64 seed = 99, left = boxes * records;
+        while (left != 0) {
+            const u32 m = next(seed) % boxes;
+            const u64 done = passed[m];
+            lanes.sync(); // all have read it
+            if (done == records)
+                continue;
+            if (m + 1 < boxes)
+                hurry_journal(lanes, a, 0); // as context::skip does
+            const u32 n = m + 1 < boxes ? journal_ready(lanes, a, 0, m, 1 + next(seed) % 6)
+                                        : one_step(lanes, payload, done, seed);
+            if (m + 1 < boxes && n != 0 && lanes.rank() == 0) {
+                store_relaxed_cta(&a.consumed[m], done + n);
+                store_relaxed_sys(read_idx_of(rows[m]), done + n);
+            }
+            if (lanes.rank() == 0)
+                passed[m] = done + n;
+            left -= n;
+            lanes.sync();
+            std::this_thread::yield();
+        }
+        hurry_journal(lanes, a, 0);
+    }
+
+    // A step of a handler with some records, in scratch memory that it uses again at once.
+    u32 one_step(thread_lanes lanes, u8* payload, u64 done, u64& seed) {
+        u32 n = 1 + next(seed) % 4, staged = 0;
+        n = done + n > records ? static_cast<u32>(records - done) : n;
+        for (u32 i = 0; i < n; i++) {
+            const u32 len = 8 + next(seed) % 3961, type = next(seed) % 7 ? 1 : WM_TYPE_TENSOR;
+            if (lanes.rank() == 0)
+                make(payload, len, done + i);
+            lanes.sync();
+            staged = journal(lanes, a, 0, boxes - 1, done + i, payload, len, type, staged);
+        }
+        lanes.sync();
+        commit_staged(lanes, a, 0, staged);
+        if (next(seed) % 2)
+            hurry_journal(lanes, a, 0);
+        return n;
+    }
+
+    void drain() {
+        wm_ring_header* const h = ring_header(ring);
+        u64 numbers[boxes] = {}, serials[boxes] = {}, gaps = 0, idx = 0;
+        const u64 since = now_ns();
+        for (;;) {
+            const bool last = load_acquire_cta(&a.flags[flag_journalled]) != 0;
+            const u64 wrote = load_acquire_sys(&h->write_idx);
+            for (; idx != wrote; idx++) {
+                const auto* head = reinterpret_cast<const wm_journal_head*>(ring_slot(ring, idx));
+                const u8* bytes = reinterpret_cast<const u8*>(head + 1);
+                const u32 m = head->mailbox_id;
+                if (m >= boxes || head->len < 8 || head->len > payload_in(strides[m]) || head->number != ++numbers[m])
+                    fail("a head");
+                u64 serial;
+                std::memcpy(&serial, bytes, 8);
+                if (serial != head->index || serial < serials[m] || serial >= records)
+                    fail("a record's place");
+                gaps += serial - serials[m]; // dropped
+                if (m + 1 < boxes && serial != serials[m])
+                    fail("a record of a batch is missing");
+                serials[m] = serial + 1;
+                for (u32 i = 8; i < head->len; i++) {
+                    if (bytes[i] != byte_of(serial, i))
+                        fail("a byte");
+                }
+                store_release_sys(&h->read_idx, idx + 1);
+            }
+            if (last)
+                break;
+            if (now_ns() - since > wait_ns)
+                fail("the drain");
+            std::this_thread::yield();
+        }
+        u64 taken = 0;
+        for (u32 m = 0; m < boxes; m++) {
+            gaps += records - serials[m];
+            taken += numbers[m];
+            if (numbers[m] != a.tapped[m].taken)
+                fail("a mailbox's counter");
+        }
+        dropped = a.tapped[boxes - 1].dropped;
+        if (gaps != dropped || taken + dropped != boxes * records)
+            fail("what was dropped");
+        if (load_acquire_sys(&h->announced) == 0 || h->announced > idx)
+            fail("tensors announced");
+    }
+};
+
+void run(u64 records, u32 places) {
+    scene s(records, places);
+    crew server, role;
+    std::vector<u8> payload(4096 + 16);
+    std::vector<std::thread> servers, others;
+    for (u32 m = 0; m + 1 < boxes; m++)
+        others.emplace_back([&s, m] { s.produce(m); });
+    others.emplace_back([&s] { s.drain(); });
+    for (u32 lane = 0; lane < width; lane++) {
+        servers.emplace_back([&, lane] { s.serve({&server, lane}, payload.data()); });
+        others.emplace_back([&, lane] {
+            while (journal_turn(thread_lanes{&role, lane}, s.a))
+                std::this_thread::yield();
+        });
+    }
+    for (auto& t : servers)
+        t.join();
+    store_release_cta(&s.a.flags[flag_leave], u64{WM_EXIT_STOP});
+    for (auto& t : others)
+        t.join();
+    std::printf("%llu records, %llu of them dropped\n", static_cast<unsigned long long>(boxes * records),
+                static_cast<unsigned long long>(s.dropped));
+}
+
+} // namespace
+
+int main() {
+    run(600, 1);
+    run(600, 4);
+    std::puts("every byte arrived");
+    return 0;
+}
