@@ -131,13 +131,12 @@ public:
     }
 
     // Records of a tapped output (input) that are on disk, counted from the first that was journalled: a handler that
-    // remembers how many it has given (taken) knows whether one of them is durable, and steps again later if not.
-    WM_FN u64 durable_outputs(u32 output) {
-        hurry();
+    // remembers how many it has given (taken) knows whether one of them is durable, and steps again later if not: those
+    // of this step go to the journal when it has ended. By any lane.
+    WM_FN u64 durable_outputs(u32 output) const {
         return output < module_.n_outputs ? durable_of(arbiter_, module_.outputs[output]) : 0;
     }
-    WM_FN u64 durable_inputs(u32 input) {
-        hurry();
+    WM_FN u64 durable_inputs(u32 input) const {
         return input < module_.n_inputs ? durable_of(arbiter_, module_.inputs[input]) : 0;
     }
 
