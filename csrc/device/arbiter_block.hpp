@@ -55,7 +55,8 @@ template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args,
     } else {
         const u32 server = warp - first_server_warp;
         serve_state state = serve_begin(lanes, a, server);
-        while (serve_turn<Handlers>(lanes, a, server, state) != served::left) {
+        linger_state at;
+        while (serve_turn<Handlers>(lanes, a, server, state, at) != served::left) {
         }
     }
     block.sync();

@@ -6,7 +6,7 @@
 // Working memory (`arbiter`) is shared memory on the device and heap memory on the twin. One writer per word:
 //   written[m]   resident producer: the server that runs it; else the scan of the producer's side
 //   consumed[m]  resident consumer: the server that runs it; else the scan of the consumer's side
-//   grants[s], granted[s]   server s         flags[...]   see the flag_ constants
+//   grants[s], granted[s], standing[s]   server s         flags[...]   see the flag_ constants
 // but for `look` and `owned`, sets of bits that anybody changes by read-modify-writes.
 //
 // There is no separate decider: an idle server takes the next module itself (claim.hpp). Handing a decision from warp
@@ -33,14 +33,28 @@ constexpr u32 no_module = ~0u;
 constexpr u32 rows_in_working_memory = 512; // tables up to this size are copied whole
 
 // What the arbiter needs of a mailbox all the time.
-struct mailbox_brief {
+struct alignas(8) mailbox_brief {
     u8 slots_log2;
-    u8 producer_side;
     u8 consumer_side;
     u8 tap;
+    u8 flags; // brief_*
     uint16_t producer;
     uint16_t consumer;
 };
+// Who is told of news: a record concerns the module that takes it, a slot given back the one that gives, and the steps
+// of a stream module that took it.
+constexpr u32 brief_written_consumer = 1, brief_consumed_producer = 2, brief_consumed_consumer = 4;
+// The resident end needs nothing but the slot and the index: default form, no tap, no readiness word.
+constexpr u32 brief_plain_in = 8, brief_plain_out = 16;
+constexpr u32 brief_outside = 128;   // the producer is outside the arbiter and inside the device
+constexpr u32 brief_class_shift = 5; // the consumer's priority class, 2 bits
+
+// A row by one load.
+WM_FN mailbox_brief brief_in(const mailbox_brief* rows, u32 m) {
+    const u64 word = load_relaxed_cta(reinterpret_cast<const u64*>(rows + m));
+    return {static_cast<u8>(word),       static_cast<u8>(word >> 8),        static_cast<u8>(word >> 16),
+            static_cast<u8>(word >> 24), static_cast<uint16_t>(word >> 32), static_cast<uint16_t>(word >> 48)};
+}
 
 // What the arbiter needs of a module all the time.
 struct module_brief {
@@ -87,9 +101,10 @@ struct arbiter {
     mailbox_brief* boxes;
     module_brief* modules;
     watch_list device_side, host_side;
-    u32* look;   // [WM_PRIORITIES][words of modules]: a bit a module: its rule or credit may have changed
-    u32* owned;  // [words of modules]: a bit a module: a server runs it, or is finding out whether it may
-    u32* cursor; // [WM_PRIORITIES]: the module to begin the next search with; any server, a hint
+    u32* look;  // [WM_PRIORITIES][words of modules]: a bit a module: its rule or credit may have changed
+    u32* owned; // [words of modules]: a bit a module: a server runs it, lingers at it, or finds out whether it may run
+    u32* standing; // [servers]: see the stands_ constants; each server's own word
+    u32* cursor;   // [WM_PRIORITIES]: the module to begin the next search with; any server, a hint
     u64* written;
     u64* consumed;
     u32* quarantined; // 0, or 1 + WM_REJECT_*; set once
@@ -104,6 +119,12 @@ struct arbiter {
     u8* stage;             // [servers]: journal_stage_bytes, then journal_places of place_bytes
     u8* scratch;           // [servers][scratch_bytes]
 };
+
+// What a server does at this moment.
+constexpr u32 stands_searching = 0; // it takes the next module that there is a look bit for
+constexpr u32 stands_granted = 1;   // it runs a module, or has left
+constexpr u32 stands_lingering =
+    2; // it owns a module and waits for the module's next record: an idle server (linger.hpp)
 
 constexpr u32 flag_stop = 0;       // scan of the host side -> keeper: the stop doorbell was rung
 constexpr u32 flag_closing = 1;    // keeper -> servers: take no more grants
@@ -216,6 +237,7 @@ WM_FN u64 place(arbiter& a, u8* base, u64& kept_bytes) {
     a.tapped = reinterpret_cast<wm_tap_counts*>(take(args.journals ? mailboxes * sizeof(wm_tap_counts) : 0));
     kept_bytes = at_byte; // each launch begins the rest anew, or it means nothing between two steps
     a.owned = narrow(words_for(args.n_modules));
+    a.standing = narrow(servers);
     a.grants = reinterpret_cast<wm_grant*>(take(servers * sizeof(wm_grant)));
     a.flags = wide(flag_count);
     a.looked = narrow(1);
@@ -263,6 +285,10 @@ WM_FN bool has_room(const arbiter& a, u32 m, u32 records) {
 template <class L> WM_FN bool may_step(L lanes, const arbiter& a, const module_brief& mod) {
     if (mod.kind != WM_KIND_RESIDENT)
         return false;
+    // Most modules are of this shape, and this is on the way of every record: a few loads, the same for all lanes.
+    if (mod.n_inputs == 1 && mod.n_outputs <= 1)
+        return lanes.any(has_record(a, mod.inputs[0]) &&
+                         (mod.n_outputs == 0 || has_room(a, mod.outputs[0], mod.out_records)));
     u32 ready = 0, lacking = 0;
     for (u32 i = lanes.rank(); i < WM_MAX_INPUTS + WM_MAX_OUTPUTS; i += lanes.width()) {
         const u32 o = i - WM_MAX_INPUTS;
@@ -280,11 +306,14 @@ template <class L> WM_FN bool may_step(L lanes, const arbiter& a, const module_b
     return mod.n_inputs > 0 && lanes.all(ready == wanted);
 }
 
+WM_FN u32* look_word(const arbiter& a, u32 module, u32 priority) {
+    return a.look + priority * words_for(a.args.n_modules) + module / 32;
+}
 WM_FN u32* look_word(const arbiter& a, u32 module) {
-    return a.look + a.modules[module].priority * words_for(a.args.n_modules) + module / 32;
+    return look_word(a, module, a.modules[module].priority);
 }
 
-// Asks the servers to look at a module. RELEASE, acquired in claim.
+// Asks the servers to look at a module. RELEASE, acquired in claim and in linger.
 WM_FN void mark(const arbiter& a, u32 module) {
     or_release_cta(look_word(a, module), 1u << (module % 32));
 }
@@ -294,17 +323,36 @@ WM_FN bool is_granted(const arbiter& a, u32 side, u32 module) {
     return side == WM_SIDE_RESIDENT || (side == WM_SIDE_DEVICE && a.modules[module].n_inputs != 0);
 }
 
-// Makes news of mailbox m known to the modules that it concerns.
-WM_FN void mark_consumer(const arbiter& a, u32 m) {
-    if (is_granted(a, a.boxes[m].consumer_side, a.boxes[m].consumer))
-        mark(a, a.boxes[m].consumer);
+// The brief of a row; the modules are filled already.
+WM_FN mailbox_brief brief_of(const arbiter& a, const wm_mailbox& box) {
+    const bool gives = is_granted(a, box.producer_side, box.producer_id);
+    const bool takes = is_granted(a, box.consumer_side, box.consumer_id);
+    const bool plain = box.record_stride == WM_STRIDE_DEFAULT && box.scope == WM_SCOPE_GPU && box.tap == WM_TAP_NONE;
+    u32 flags = takes ? brief_written_consumer | a.modules[box.consumer_id].priority << brief_class_shift : 0u;
+    flags |= gives ? brief_consumed_producer : 0u;
+    flags |= takes && box.consumer_side == WM_SIDE_DEVICE ? brief_consumed_consumer : 0u;
+    flags |= plain && box.consumed == 0 ? brief_plain_in : 0u;
+    flags |= plain && box.written == 0 ? brief_plain_out : 0u;
+    flags |= box.producer_side == WM_SIDE_DEVICE && box.scope == WM_SCOPE_GPU ? brief_outside : 0u;
+    return {static_cast<u8>(box.slots_log2 & 63),
+            static_cast<u8>(box.consumer_side),
+            static_cast<u8>(box.tap),
+            static_cast<u8>(flags),
+            static_cast<uint16_t>(box.producer_id),
+            static_cast<uint16_t>(box.consumer_id)};
 }
-// A stream module's own progress is news for itself: its steps give slots back when they end.
-WM_FN void mark_producer(const arbiter& a, u32 m) {
-    if (is_granted(a, a.boxes[m].producer_side, a.boxes[m].producer))
-        mark(a, a.boxes[m].producer);
-    if (a.boxes[m].consumer_side == WM_SIDE_DEVICE)
-        mark_consumer(a, m);
+
+// Makes news of a mailbox known to the modules that it concerns: a record.
+WM_FN void mark_consumer(const arbiter& a, const mailbox_brief& box) {
+    if (box.flags & brief_written_consumer)
+        or_release_cta(look_word(a, box.consumer, box.flags >> brief_class_shift & 3), 1u << (box.consumer % 32));
+}
+// A slot given back. A stream module's own progress is news for itself: its steps give slots back when they end.
+WM_FN void mark_producer(const arbiter& a, const mailbox_brief& box) {
+    if (box.flags & brief_consumed_producer)
+        mark(a, box.producer);
+    if (box.flags & brief_consumed_consumer)
+        mark(a, box.consumer);
 }
 
 } // namespace warpmail

@@ -80,9 +80,7 @@ template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
         const wm_mailbox& box = table[m];
         if (a.rows != table)
             const_cast<wm_mailbox*>(a.rows)[m] = box;
-        a.boxes[m] = {static_cast<u8>(box.slots_log2 & 63),   static_cast<u8>(box.producer_side),
-                      static_cast<u8>(box.consumer_side),     static_cast<u8>(box.tap),
-                      static_cast<uint16_t>(box.producer_id), static_cast<uint16_t>(box.consumer_id)};
+        a.boxes[m] = brief_of(a, box);
         const wm_status s = check_header(box);
         a.quarantined[m] = 0;
         a.written[m] = s == WM_OK ? load_relaxed(write_idx_of(box), box.scope) : 0;
@@ -222,8 +220,10 @@ template <class L> WM_FN void begin(L lanes, arbiter& a, u8* base, u64 begin_ns,
     image.put(base);
     for (u32 w = lanes.rank(); w < words_for(a.args.n_modules); w += lanes.width())
         a.owned[w] = 0;
-    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
+    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
         a.grants[s] = {0, 0};
+        a.standing[s] = stands_searching;
+    }
     for (u32 f = lanes.rank(); f < flag_count; f += lanes.width())
         a.flags[f] = 0;
     if (lanes.rank() == 0) {

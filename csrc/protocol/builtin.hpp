@@ -15,18 +15,15 @@ constexpr u32 builtin_discard = 1;
 
 struct builtin_handlers {
     template <class C> WM_FN static void step(C& c, u32 handler) {
-        for (u32 i = 0; i < c.inputs(); i++) {
-            // One lane's view of the far index decides for all.
-            if (c.lanes.broadcast(static_cast<u32>(c.waiting(i) > 0), 0) == 0)
-                continue;
+        for (u32 ready = c.ready(); ready != 0; ready &= ready - 1) {
+            const u32 i = lowest_bit(ready);
             if (handler == builtin_discard && c.skip(i, 16) > 0)
                 continue;
-            u32 len = 0, type = 0;
-            if (c.pop(i, c.scratch(), c.scratch_bytes(), len, type) != WM_OK)
+            typename C::held r;
+            if (c.take(i, r) != WM_OK)
                 continue;
-            c.lanes.sync();
             for (u32 o = 0; handler == builtin_relay && o < c.outputs(); o++)
-                c.push(o, c.scratch(), len, type);
+                c.give(o, r);
             c.lanes.sync();
         }
     }

@@ -4,7 +4,8 @@
 // credit; if they hold, that is a grant.
 //
 // Priority: the classes are searched from the most urgent on. Fairness: within a class round robin from a cursor; and
-// the search of every WM_FAIR_TURNS-th grant of a server begins at another class, each in its turn. So a module that
+// the search of every WM_FAIR_TURNS-th grant of a server begins at another class, each in its turn; if it lingers just
+// then (linger.hpp), the next search does. So a module that
 // stays ready is granted a step before one server has given classes * WM_FAIR_TURNS * (modules of its class) others
 // one, whatever the more urgent do.
 #ifndef WARPMAIL_PROTOCOL_CLAIM_HPP
@@ -13,6 +14,12 @@
 #include "protocol/grant.hpp"
 
 namespace warpmail {
+
+// A server's own state.
+struct serve_state {
+    u64 turns; // grants it has given, over all launches
+    u32 fair;  // WM_FAIR_TURNS of them whose search at another class has been, modulo 2^32
+};
 
 // The module with a look bit and without an owner that comes first from `from` on, round the end, or no_module.
 template <class L> WM_FN u32 next_look_of_many(L lanes, const arbiter& a, const u32* look, u32 from) {
@@ -74,10 +81,11 @@ template <class L> WM_FN void disown(L lanes, arbiter& a, u32 i) {
         clear_release_cta(&a.owned[i / 32], 1u << (i % 32));
 }
 
-// A module for this server to run, owned by it, or no_module. `turn` counts the server's grants, `classes` are in use.
-template <class L> WM_FN u32 claim(L lanes, arbiter& a, u64 turn, u32 classes) {
-    const u32 words = words_for(a.args.n_modules);
-    const u32 first = turn % WM_FAIR_TURNS == WM_FAIR_TURNS - 1 ? static_cast<u32>(turn / WM_FAIR_TURNS) % classes : 0;
+// A module for this server to run, owned by it, or no_module.
+template <class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state) {
+    const u32 words = words_for(a.args.n_modules), classes = classes_of(a);
+    const u32 fair = static_cast<u32>((state.turns + 1) / WM_FAIR_TURNS);
+    const u32 first = fair != state.fair ? (fair - 1) % classes : 0;
     for (u32 k = 0; k < classes; k++) {
         const u32 c = first + k < classes ? first + k : first + k - classes;
         u32* look = a.look + c * words;
@@ -88,8 +96,10 @@ template <class L> WM_FN u32 claim(L lanes, arbiter& a, u64 turn, u32 classes) {
                 break;
             if (lanes.rank() == 0)
                 store_relaxed_cta(&a.cursor[c], i + 1 < a.args.n_modules ? i + 1 : 0);
-            if (try_own(lanes, a, look, i))
+            if (try_own(lanes, a, look, i)) {
+                state.fair = fair;
                 return i;
+            }
         }
     }
     return no_module;

@@ -10,19 +10,18 @@
 
 #include "protocol/journal.hpp"
 #include "protocol/lease.hpp"
+#include "protocol/record.hpp"
 
 namespace warpmail {
 
-// How long a handler's pop waits for a record whose index was announced but whose bytes have not all arrived.
-constexpr u64 arrival_ns = 100000;
-
 template <class L> class context {
 public:
+    using held = record<L>; // what `take` takes
     L lanes;
 
-    WM_FN context(L l, arbiter& a, u32 server, u32 module)
-        : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module), server_(server),
-          scratch_(a.scratch + static_cast<u64>(server) * a.args.scratch_bytes) {}
+    // `found`: what the server has found at an input already.
+    WM_FN context(L l, arbiter& a, u32 server, u32 module, const found_records<L>& found = {})
+        : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module), server_(server), found_(found) {}
 
     WM_FN u32 inputs() const {
         return module_.n_inputs;
@@ -32,7 +31,17 @@ public:
     }
     // Records known to wait at an input.
     WM_FN u64 waiting(u32 input) const {
-        return input < module_.n_inputs ? pending(arbiter_, module_.inputs[input]) : 0;
+        const u64 known = input < module_.n_inputs ? pending(arbiter_, module_.inputs[input]) : 0;
+        return known == 0 && input < WM_MAX_INPUTS ? found_.bits >> input & 1 : known;
+    }
+    // The inputs at which a record is known to wait, a bit each; the same for all lanes.
+    WM_FN u32 ready() const {
+        if (found_.whole)
+            return found_.bits;
+        u32 bits = 0;
+        for (u32 i = lanes.rank(); i < module_.n_inputs; i += lanes.width())
+            bits |= static_cast<u32>(waiting(i) > 0) << i;
+        return lanes.agree(bits);
     }
     // The module's own memory, zero-filled or as the host wrote it; kept between steps and launches. Null if it is
     // smaller than a T.
@@ -44,7 +53,7 @@ public:
     }
     // Memory of this server, shared by its lanes, 16-byte aligned; unspecified at the start of a step.
     WM_FN u8* scratch() const {
-        return scratch_;
+        return arbiter_.scratch + static_cast<u64>(server_) * arbiter_.args.scratch_bytes;
     }
     WM_FN u32 scratch_bytes() const {
         return arbiter_.args.scratch_bytes;
@@ -55,26 +64,44 @@ public:
         if (input >= module_.n_inputs)
             return WM_BAD_ARGUMENT;
         const u32 m = module_.inputs[input];
-        wm_consumer c;
-        c.mailbox = arbiter_.rows[m];
-        c.read_idx = load_relaxed_cta(&arbiter_.consumed[m]);
-        c.write_seen = load_relaxed_cta(&arbiter_.written[m]);
-        wm_status s = try_pop<O>(lanes, c, dst, dst_bytes, len, type);
-        if (s == WM_EMPTY && lanes.any(pending(arbiter_, m) > 0))
-            s = warpmail::pop<O>(lanes, c, dst, dst_bytes, len, type, arrival_ns);
-        if (s == WM_OK || s == WM_BAD_LENGTH) {
-            if (lanes.rank() == 0) {
-                store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
-                mark_producer(arbiter_, m);
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
+#if defined(WM_HAS_WARPS)
+        if constexpr (L::is_group()) {
+            if (box.flags & brief_plain_in) {
+                fragment<1> f;
+                const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
+                const wm_status s = fetch<O>(input, m, box, idx, dst_bytes, f, len, type);
+                if (s == WM_OK)
+                    store_share(f, dst, len);
+                if (s == WM_OK || s == WM_BAD_LENGTH)
+                    taken(input, m, box, idx + 1, s);
+                return s;
             }
-            lanes.sync();
-            records_in_++;
         }
-        if (s == WM_BAD_LENGTH)
-            reject(WM_REJECT_LENGTH);
-        if (s == WM_OK && arbiter_.boxes[m].tap != WM_TAP_NONE)
-            staged_ = journal(lanes, arbiter_, server_, m, c.read_idx - 1, dst, len, type, staged_);
-        return s;
+#endif
+        return pop_general<O>(input, m, box, dst, dst_bytes, len, type);
+    }
+    // Takes one record of an input in hand, to give it to outputs unchanged: it may stay in registers all the way. One
+    // at a time: to take the next ends the last, and so does writing to `scratch`. As pop.
+    template <order O = order::ordered> WM_FN wm_status take(u32 input, record<L>& r) {
+        if (input >= module_.n_inputs)
+            return WM_BAD_ARGUMENT;
+        const u32 m = module_.inputs[input];
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
+#if defined(WM_HAS_WARPS)
+        if constexpr (L::is_group()) {
+            if (box.flags & brief_plain_in) {
+                const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
+                const wm_status s = fetch<O>(input, m, box, idx, warp_consumer<>::payload, r.words, r.len, r.type);
+                r.staged = false;
+                if (s == WM_OK || s == WM_BAD_LENGTH)
+                    taken(input, m, box, idx + 1, s);
+                return s;
+            }
+            r.staged = true;
+        }
+#endif
+        return pop_general<O>(input, m, box, scratch(), scratch_bytes(), r.len, r.type);
     }
 
     // Takes up to `most` records of an input that have arrived, unseen, and gives their number: for a handler that has
@@ -85,10 +112,11 @@ public:
         const u32 m = module_.inputs[input];
         const u64 waiting = lanes.broadcast(pending(arbiter_, m), 0);
         most = waiting < most ? static_cast<u32>(waiting) : most;
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
         const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
         hurry();
-        const u32 n = arbiter_.boxes[m].tap != WM_TAP_NONE ? journal_ready(lanes, arbiter_, server_, m, most)
-                                                           : ready_records(lanes, arbiter_.rows[m], from, most);
+        const u32 n = box.tap != WM_TAP_NONE ? journal_ready(lanes, arbiter_, server_, m, most)
+                                             : ready_records(lanes, arbiter_.rows[m], from, most);
         if (n == 0)
             return 0;
         lanes.sync(); // every lane has seen its words
@@ -98,9 +126,10 @@ public:
             c.read_idx = from + n;
             publish_read(c);
             store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
-            mark_producer(arbiter_, m);
+            mark_producer(arbiter_, box);
         }
         lanes.sync();
+        forget(input);
         records_in_ += n;
         return n;
     }
@@ -111,23 +140,38 @@ public:
         if (output >= module_.n_outputs)
             return WM_BAD_ARGUMENT;
         const u32 m = module_.outputs[output];
-        wm_producer p;
-        p.mailbox = arbiter_.rows[m];
-        p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
-        p.read_seen = load_relaxed_cta(&arbiter_.consumed[m]);
-        lanes.sync();
-        const wm_status s = try_push<O>(lanes, p, src, len, type);
-        if (s == WM_OK) {
-            if (lanes.rank() == 0) {
-                store_relaxed_cta(&arbiter_.written[m], p.write_idx);
-                mark_consumer(arbiter_, m);
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
+#if defined(WM_HAS_WARPS)
+        if constexpr (L::is_group()) {
+            if (box.flags & brief_plain_out) {
+                if (len > warp_producer<>::payload)
+                    return WM_BAD_LENGTH;
+                if (src == nullptr && len != 0)
+                    return WM_BAD_ARGUMENT;
+                return put<O>(m, box, load_share(src, len), len, type);
             }
-            lanes.sync();
-            records_out_++;
-            if (arbiter_.boxes[m].tap != WM_TAP_NONE && arbiter_.boxes[m].consumer_side != WM_SIDE_RESIDENT)
-                staged_ = journal(lanes, arbiter_, server_, m, p.write_idx - 1, src, len, type, staged_);
         }
-        return s;
+#endif
+        return push_general<O>(m, box, src, len, type);
+    }
+    // Pushes a record that was taken. As push.
+    template <order O = order::ordered> WM_FN wm_status give(u32 output, const record<L>& r) {
+        if (output >= module_.n_outputs)
+            return WM_BAD_ARGUMENT;
+        const u32 m = module_.outputs[output];
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
+#if defined(WM_HAS_WARPS)
+        if constexpr (L::is_group()) {
+            if (!r.staged && (box.flags & brief_plain_out))
+                return put<O>(m, box, r.words, r.len, r.type);
+            if (!r.staged) {
+                lanes.sync();
+                store_share(r.words, scratch(), r.len);
+            }
+        }
+#endif
+        lanes.sync();
+        return push_general<O>(m, box, scratch(), r.len, r.type);
     }
 
     // Records of a tapped output (input) that are on disk, counted from the first that was journalled: a handler that
@@ -180,22 +224,112 @@ public:
         hurry_journal(lanes, arbiter_, server_);
     }
 
-    WM_FN u64 moved() const {
-        return u64{records_in_} + records_out_;
+    WM_FN u32 moved() const {
+        return records_in_ + records_out_;
     }
-
-    // Adds this grant to the module's counters.
-    WM_FN void count(u64 steps, u64 busy_ns) {
-        if (lanes.rank() != 0)
-            return;
-        wm_module_stats* s = stats();
-        add_relaxed_gpu(&s->steps, steps);
-        add_relaxed_gpu(&s->records_in, records_in_);
-        add_relaxed_gpu(&s->records_out, records_out_);
-        add_relaxed_gpu(&s->busy_ns, busy_ns);
+    WM_FN void add_to(tally& t) const {
+        t.records_in += records_in_;
+        t.records_out += records_out_;
     }
 
 private:
+    // What was found at an input is taken, or not the next record any more.
+    WM_FN void forget(u32 input) {
+        found_.bits &= ~(1u << input);
+#if defined(WM_HAS_WARPS)
+        if constexpr (L::is_group())
+            found_.held = input == found_.held ? no_input : found_.held;
+#endif
+    }
+    template <order O>
+    WM_FN wm_status pop_general(u32 input, u32 m, mailbox_brief box, void* dst, u32 dst_bytes, u32& len, u32& type) {
+        const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]), written = load_relaxed_cta(&arbiter_.written[m]);
+        const u64 outcome =
+            pop_any<O>(lanes, &arbiter_.rows[m], idx, written, lanes.any(waiting(input) > 0), dst, dst_bytes);
+        const wm_status s = outcome_status(outcome);
+        if (s != WM_EMPTY && s != WM_TIMEOUT) {
+            len = outcome_len(outcome);
+            type = outcome_type(outcome);
+        }
+        if (s == WM_OK || s == WM_BAD_LENGTH) {
+            forget(input);
+            note_taken(m, box, idx + 1, s);
+        }
+        if (s == WM_OK && box.tap != WM_TAP_NONE)
+            staged_ = journal(lanes, arbiter_, server_, m, idx, dst, len, type, staged_);
+        return s;
+    }
+    template <order O> WM_FN wm_status push_general(u32 m, mailbox_brief box, const void* src, u32 len, u32 type) {
+        const u64 idx = load_relaxed_cta(&arbiter_.written[m]), consumed = load_relaxed_cta(&arbiter_.consumed[m]);
+        lanes.sync();
+        const wm_status s = push_any<O>(lanes, &arbiter_.rows[m], idx, consumed, src, len, type);
+        if (s != WM_OK)
+            return s;
+        note_given(m, box, idx + 1);
+        if (box.tap != WM_TAP_NONE && box.consumer_side != WM_SIDE_RESIDENT)
+            staged_ = journal(lanes, arbiter_, server_, m, idx, src, len, type, staged_);
+        return s;
+    }
+    // Index `idx` of mailbox m is this module's: everybody in the arbiter learns of it.
+    WM_FN void note_taken(u32 m, mailbox_brief box, u64 idx, wm_status s) {
+        if (lanes.rank() == 0) {
+            store_relaxed_cta(&arbiter_.consumed[m], idx);
+            mark_producer(arbiter_, box);
+        }
+        lanes.sync();
+        records_in_++;
+        if (s == WM_BAD_LENGTH)
+            reject(WM_REJECT_LENGTH);
+    }
+    WM_FN void note_given(u32 m, mailbox_brief box, u64 idx) {
+        if (lanes.rank() == 0) {
+            store_relaxed_cta(&arbiter_.written[m], idx);
+            mark_consumer(arbiter_, box);
+        }
+        lanes.sync();
+        records_out_++;
+    }
+#if defined(WM_HAS_WARPS)
+    // The next record of a plain input into registers, if it has arrived; it stays the next one.
+    template <order O>
+    WM_DEV wm_status fetch(u32 input, u32 m, mailbox_brief box, u64 idx, u32 room, fragment<1>& f, u32& len,
+                           u32& type) {
+        fragment_meta meta = found_.meta;
+        f = found_.words;
+        if (input != found_.held) {
+            warp_consumer<> end = plain_consumer(arbiter_.rows[m].header, box.slots_log2, idx);
+            wm_status s = end.template peek<order::self_contained>(f, meta);
+            if (s == WM_EMPTY && lanes.any(waiting(input) > 0))
+                s = plain_wait(end, f, meta);
+            if (s != WM_OK)
+                return s;
+        }
+        acquire_slot<O>(lanes, WM_SCOPE_GPU);
+        len = meta.len();
+        type = meta.type();
+        return len > warp_consumer<>::payload ? WM_BAD_LENGTH : len > room ? WM_TOO_SMALL : WM_OK;
+    }
+    // Gives its slot back.
+    WM_DEV void taken(u32 input, u32 m, mailbox_brief box, u64 idx, wm_status s) {
+        forget(input);
+        lanes.sync(); // every lane has read the index, and sees the others' words
+        if (lanes.rank() == 0)
+            store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[m].header)->read_idx, idx);
+        note_taken(m, box, idx, s);
+    }
+    template <order O> WM_DEV wm_status put(u32 m, mailbox_brief box, const fragment<1>& f, u32 len, u32 type) {
+        wm_producer p;
+        p.mailbox = plain_row(arbiter_.rows[m].header, box.slots_log2);
+        p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
+        p.read_seen = load_relaxed_cta(&arbiter_.consumed[m]);
+        const u64 idx = p.write_idx + 1;
+        lanes.sync(); // every lane has read the indices
+        const wm_status s = warp_producer<>(p).template try_push<O>(f, len, type);
+        if (s == WM_OK)
+            note_given(m, box, idx);
+        return s;
+    }
+#endif
     // How many of the next records have arrived, up to `most`; one that cannot be ends it.
     WM_FN static u32 ready_records(L lanes, const wm_mailbox& box, u64 from, u32 most) {
         u32 n = 0, len = 0, type = 0;
@@ -221,28 +355,42 @@ private:
     const module_brief& module_;
     u32 index_;
     u32 server_;
-    u8* scratch_;
+    found_records<L> found_;
     u32 records_in_ = 0; // in this grant
     u32 records_out_ = 0;
     u32 staged_ = 0; // records of this step that have a place and are not counted yet
 };
 
+// Adds what has been tallied to a module's counters.
+template <class L> WM_FN void count(L lanes, const arbiter& a, u32 module, tally& t) {
+    if (lanes.rank() == 0 && t.steps != 0) {
+        wm_module_stats* s = at<wm_module_stats>(a.args.module_stats) + module;
+        add_relaxed_gpu(&s->steps, u64{t.steps});
+        add_relaxed_gpu(&s->records_in, u64{t.records_in});
+        add_relaxed_gpu(&s->records_out, u64{t.records_out});
+    }
+    t = {};
+}
+
 // Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
-// owned by this server, since begin_ns.
-template <class H, class L> WM_FN void run_grant(L lanes, arbiter& a, u32 server, u32 module, u64 begin_ns) {
+// owned by this server, and `grants` says since when; `found` at its inputs. Whether the last step moved a record.
+template <class H, class L>
+WM_FN bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found, tally& t) {
     const module_brief& mod = a.modules[module];
-    context<L> c(lanes, a, server, module);
-    u64 steps = 0;
+    context<L> c(lanes, a, server, module, found);
+    u32 steps = 0;
+    bool moved = false;
     for (bool more = true; more;) {
-        const u64 before = c.moved();
+        const u32 before = c.moved();
         H::step(c, mod.handler);
         lanes.sync();
         c.flush();
         steps++;
-        const bool moved = c.moved() != before;
+        moved = c.moved() != before;
         if (!moved)
             c.reject(WM_REJECT_NO_PROGRESS);
-        more = moved && may_step(lanes, a, mod);
+        // Whoever has found all that there was looks at the same places next.
+        more = moved && !found.whole && may_step(lanes, a, mod);
         if (steps >= mod.batch || !moved || !journal_has_room(lanes, a, server)) {
             // What is left is somebody else's turn first; without progress, only news are worth another look.
             if (more && lanes.rank() == 0)
@@ -251,7 +399,13 @@ template <class H, class L> WM_FN void run_grant(L lanes, arbiter& a, u32 server
         }
     }
     c.hurry();
-    c.count(steps, now_ns() - begin_ns);
+    t.steps += steps;
+    c.add_to(t);
+    // By lane 0, which has stored the beginning. Added at once: sums of times would take up two registers.
+    if (lanes.rank() == 0)
+        add_relaxed_gpu(&at<wm_module_stats>(a.args.module_stats)[module].busy_ns,
+                        now_ns() - load_relaxed_cta(&a.grants[server].since_ns));
+    return moved;
 }
 
 } // namespace warpmail

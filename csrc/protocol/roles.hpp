@@ -14,6 +14,7 @@
 #include "protocol/budget.hpp"
 #include "protocol/claim.hpp"
 #include "protocol/context.hpp"
+#include "protocol/linger.hpp"
 #include "protocol/park.hpp"
 #include "protocol/scan.hpp"
 #include "protocol/telemetry.hpp"
@@ -251,47 +252,95 @@ template <class L> WM_FN bool inbox_turn(L lanes, arbiter& a, inbox_state& b) {
 
 enum class served : u32 { left, nothing, grant };
 
-// A server's own state.
-struct serve_state {
-    u64 turns; // grants it has given, over all launches
-    u32 classes;
-};
-
 template <class L> WM_FN serve_state serve_begin(L lanes, const arbiter& a, u32 server) {
-    return {lanes.broadcast(load_relaxed_cta(&a.granted[server]), 0), classes_of(a)};
+    const u64 turns = lanes.broadcast(load_relaxed_cta(&a.granted[server]), 0);
+    return {turns, static_cast<u32>(turns / WM_FAIR_TURNS)};
+}
+
+// Says what the server does now.
+template <class L> WM_FN void stand(L lanes, const arbiter& a, u32 server, u32 what) {
+    if (lanes.rank() == 0)
+        store_relaxed_cta(&a.standing[server], what);
+}
+
+// A grant of `module`, which this server owns. Whether it moved a record of a resident module.
+template <class H, class L>
+WM_FN bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module, const found_records<L>& found,
+                 tally& t) {
+    const u64 begin_ns = now_ns();
+    if (lanes.rank() == 0) {
+        store_relaxed_cta(&a.standing[server], stands_granted);
+        store_relaxed_cta(&a.grants[server].since_ns, begin_ns);
+        store_relaxed_cta(&a.grants[server].module_plus_one, u64{module} + 1);
+    }
+    if (a.args.servers == 0)
+        telemetry_grants(lanes, a); // this thread is the inbox too: nobody else could say so meanwhile
+    bool moved = false;
+    if (a.modules[module].kind == WM_KIND_STREAM)
+        grant_steps(lanes, a, module);
+    else
+        moved = run_grant<H>(lanes, a, server, module, found, t);
+    state.turns++;
+    if (lanes.rank() == 0) {
+        store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});
+        store_relaxed_cta(&a.granted[server], state.turns);
+    }
+    return moved;
+}
+
+// The module that this server is to run now, owned by it: the one that it lingers at, or one that it has claimed; or
+// no_module.
+template <class L>
+WM_FN u32 next_grant(L lanes, arbiter& a, u32 server, serve_state& state, linger_state& at, found_records<L>& found) {
+    const bool room = journal_has_room(lanes, a, server);
+    if (at.module == no_module) {
+        if (a.args.journal_need != 0)
+            stand(lanes, a, server, room ? stands_searching : stands_granted);
+        return room ? claim(lanes, a, state) : no_module;
+    }
+    const lingering what = room ? linger(lanes, a, server, at, found) : lingering::over;
+    if (what == lingering::step)
+        return at.module;
+    if (what == lingering::over || at.streak < 0)
+        count(lanes, a, at.module, at.moved);
+    if (what == lingering::over) {
+        disown(lanes, a, at.module);
+        stand(lanes, a, server, stands_searching);
+        at.module = no_module;
+    }
+    return no_module;
 }
 
 // One turn.
-template <class H, class L> WM_FN served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state) {
-    const bool closing = lanes.any(load_relaxed_cta(&a.flags[flag_closing]) != 0);
-    const u32 module =
-        closing || !journal_has_room(lanes, a, server) ? no_module : claim(lanes, a, state.turns, state.classes);
-    if (module != no_module) {
-        const u64 begin_ns = now_ns();
-        if (lanes.rank() == 0) {
-            store_relaxed_cta(&a.grants[server].since_ns, begin_ns);
-            store_relaxed_cta(&a.grants[server].module_plus_one, u64{module} + 1);
-        }
-        if (a.args.servers == 0)
-            telemetry_grants(lanes, a); // this thread is the inbox too: nobody else could say so meanwhile
-        if (a.modules[module].kind == WM_KIND_STREAM)
-            grant_steps(lanes, a, module);
-        else
-            run_grant<H>(lanes, a, server, module, begin_ns);
-        disown(lanes, a, module);
-        if (lanes.rank() == 0) {
-            store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});
-            store_relaxed_cta(&a.granted[server], state.turns + 1);
-        }
-        state.turns++;
-        return served::grant;
+template <class H, class L>
+WM_FN served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state, linger_state& at) {
+    if (at.module == no_module && lanes.any(load_relaxed_cta(&a.flags[flag_closing]) != 0)) {
+        stand(lanes, a, server, stands_granted);
+        lanes.sync();
+        if (lanes.rank() == 0)
+            store_release_cta(&a.grants[server].module_plus_one, u64{WM_GRANT_LEFT}); // RELEASE, acquired in keep_turn
+        return served::left;
     }
-    if (!closing)
+    found_records<L> found;
+    const u32 module = next_grant(lanes, a, server, state, at, found);
+    if (module == no_module)
         return served::nothing;
-    lanes.sync();
-    if (lanes.rank() == 0)
-        store_release_cta(&a.grants[server].module_plus_one, u64{WM_GRANT_LEFT}); // RELEASE, acquired in keep_turn
-    return served::left;
+    // Without progress there is nothing to wait for at its slots: what lies there lies there still.
+    const bool moved = serve<H>(lanes, a, server, state, module, found, at.moved);
+    const bool lingers =
+        moved && (at.module == module || (should_linger(lanes, a, server, module) && may_linger(lanes, a, server)));
+    if (at.moved.steps >= linger_steps || !lingers)
+        count(lanes, a, module, at.moved);
+    if (!lingers) {
+        disown(lanes, a, module);
+        at.module = no_module;
+    } else if (at.module == no_module) {
+        at.module = module;
+        at.input = at.credit = 0;
+        at.streak = 0;
+    }
+    stand(lanes, a, server, lingers ? stands_lingering : stands_searching);
+    return served::grant;
 }
 
 } // namespace warpmail

@@ -32,25 +32,30 @@ WM_FN bool settles(const arbiter& a, u32 m, bool of_producer, u64 seen) {
     return false;
 }
 
+// Whether two indices that many apart can be those of one mailbox. A consumer may be ahead of `write_idx`: it goes by
+// the tags.
+WM_FN bool is_depth(int64_t depth, u32 slots_log2) {
+    const int64_t slots = int64_t{1} << slots_log2;
+    return depth <= slots && depth >= -slots;
+}
+// Once more, with the other index as the header has it: it is never behind what is noted.
+template <class L> WM_FN bool is_depth_by_header(L, const wm_mailbox* row, bool of_producer, u64 seen) {
+    fence_acquire(WM_SCOPE_SYS); // `seen` was loaded before what follows
+    const u64 other = load_relaxed(of_producer ? read_idx_of(*row) : write_idx_of(*row), row->scope);
+    return is_depth(static_cast<int64_t>(of_producer ? seen - other : other - seen), row->slots_log2);
+}
+
 // Whether two indices of mailbox m, one of them just loaded from its far end, can both be. The other one may have been
-// noted long ago, or not yet by a server that is between two stores; so before this says no it looks at the header,
-// which is never behind what is noted. A consumer may be ahead of `write_idx`: it goes by the tags.
+// noted long ago, or not yet by a server that is between two stores; so before this says no it looks at the header.
 WM_FN bool is_plausible(const arbiter& a, u32 m, bool of_producer, u64 seen, u64 other) {
-    const int64_t slots = int64_t{1} << a.boxes[m].slots_log2;
-    for (bool fresh = false;; fresh = true) {
-        const int64_t depth = static_cast<int64_t>(of_producer ? seen - other : other - seen);
-        if (depth <= slots && depth >= -slots)
-            return true;
-        if (fresh)
-            return false;
+    const u32 slots_log2 = brief_in(a.boxes, m).slots_log2;
+    if (is_depth(static_cast<int64_t>(of_producer ? seen - other : other - seen), slots_log2))
+        return true;
 #if !defined(__CUDA_ARCH__)
-        if (a.args.plan != 0)
-            return settles(a, m, of_producer, seen);
+    if (a.args.plan != 0)
+        return settles(a, m, of_producer, seen);
 #endif
-        const wm_mailbox& row = a.rows[m];
-        fence_acquire(WM_SCOPE_SYS); // `seen` was loaded before what follows
-        other = load_relaxed(of_producer ? read_idx_of(row) : write_idx_of(row), row.scope);
-    }
+    return is_depth_by_header(one_lane{}, &a.rows[m], of_producer, seen);
 }
 
 // What a far end says of its index: news are stored and made known; an index that cannot be quarantines the mailbox,
@@ -67,13 +72,14 @@ WM_FN void take_news(arbiter& a, u32 what, u64 word, u32 scope) {
         seen = near(seen, load_relaxed_cta(&mine[m]));
     if (!is_plausible(a, m, of_producer, seen, load_relaxed_cta(&others[m]))) {
         quarantine(a, m, WM_REJECT_INDEX);
-        return mark_consumer(a, m); // the gates of a stream module are told
+        return mark_consumer(a, brief_in(a.boxes, m)); // the gates of a stream module are told
     }
     store_relaxed_cta(&mine[m], seen);
-    if (of_producer)
-        mark_consumer(a, m);
-    else
-        mark_producer(a, m);
+    const mailbox_brief box = brief_in(a.boxes, m);
+    if (!of_producer)
+        mark_producer(a, box);
+    else if (box.consumer_side != WM_SIDE_RESIDENT || pending(a, m) > 0)
+        mark_consumer(a, box); // unless a server that lingers has taken it already
 }
 
 // Looks at words [first, first + Ahead * lanes) of a list.
@@ -90,13 +96,17 @@ template <u32 Ahead, class L> WM_FN void scan_words(L lanes, arbiter& a, const w
     }
     if (!lanes.any(news != 0))
         return;
-    for (u32 k = 0; k < Ahead; k++) {
-        const u32 i = first + k * lanes.width() + lanes.rank();
-        if (news >> k & 1) {
-            take_news(a, w.what[i], now[k], w.scope);
-            // RELEASE, acquired in `park`: who sees that this was seen sees the look bit too.
-            store_release_cta(&w.seen[i], folded(index_in(now[k], w.scope)));
-        }
+    // News is rare, and one copy of what follows is short.
+    WM_ROLLED
+    for (; news != 0; news &= news - 1) {
+        const u32 k = lowest_bit(news), i = first + k * lanes.width() + lanes.rank();
+        u64 word = now[0];
+        WM_UNROLL
+        for (u32 j = 1; j < Ahead; j++)
+            word = j == k ? now[j] : word;
+        take_news(a, w.what[i], word, w.scope);
+        // RELEASE, acquired in `park`: who sees that this was seen sees the look bit too.
+        store_release_cta(&w.seen[i], folded(index_in(word, w.scope)));
     }
 }
 

@@ -36,12 +36,8 @@ WM_FN wm_arbiter_args step_table(const wm_step_args& s) {
 WM_FN void step_begin_end(arbiter& a, const wm_step_args& s, u32 i) {
     const wm_mailbox& box = s.ends[i];
     const_cast<wm_mailbox*>(a.rows)[i] = box;
-    a.boxes[i] = {static_cast<u8>(box.slots_log2 & 63),
-                  static_cast<u8>(WM_SIDE_HOST),
-                  static_cast<u8>(WM_SIDE_HOST),
-                  static_cast<u8>(box.tap),
-                  0,
-                  0};
+    a.boxes[i] = {
+        static_cast<u8>(box.slots_log2 & 63), static_cast<u8>(WM_SIDE_HOST), static_cast<u8>(box.tap), 0, 0, 0};
     const bool is_behind = (s.behind >> i & 1) != 0, is_input = i < WM_MAX_INPUTS;
     a.written[i] = is_behind && is_input ? load_relaxed(write_idx_of(box), box.scope) : s.written[i];
     a.consumed[i] = is_behind && !is_input ? load_relaxed(read_idx_of(box), box.scope) : s.consumed[i];
@@ -108,8 +104,12 @@ template <class H, class L> WM_FN void run_step(L lanes, const wm_step_args& s, 
     u64 kept_bytes;
     place(a, base, kept_bytes);
     step_begin(lanes, a, s);
+    if (lanes.rank() == 0)
+        store_relaxed_cta(&a.grants[0].since_ns, begin_ns);
     if (may_step(lanes, a, a.modules[0]) && journal_has_room(lanes, a, 0)) {
-        run_grant<H>(lanes, a, 0, 0, begin_ns);
+        tally t;
+        run_grant<H>(lanes, a, 0, 0, found_records<L>{}, t);
+        count(lanes, a, 0, t);
         step_end(lanes, a, s);
     }
 }

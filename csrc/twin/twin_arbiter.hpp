@@ -17,8 +17,9 @@ namespace warpmail {
 template <class Handlers> void twin_serve(arbiter& a, u32 server) {
     idle_backoff idle(!can_park(a.args));
     serve_state state = serve_begin(one_lane{}, a, server);
+    linger_state at;
     for (;;) {
-        const served outcome = serve_turn<Handlers>(one_lane{}, a, server, state);
+        const served outcome = serve_turn<Handlers>(one_lane{}, a, server, state, at);
         if (outcome == served::left)
             return;
         if (outcome == served::grant)
@@ -68,6 +69,7 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         keep_state k = keep_begin(lanes, a, begin_ns);
         inbox_state b = inbox_begin(lanes, a);
         serve_state own = serve_begin(lanes, a, 0);
+        linger_state own_at;
         bool keeping = true, serving = args->servers == 0;
         u64 granted = 0;
         idle_backoff idle(!can_park(*args));
@@ -77,7 +79,7 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         while (inbox_turn(lanes, a, b)) {
             scan(lanes, a, a.device_side, 0, 1);
             if (serving)
-                serving = serve_turn<Handlers>(lanes, a, 0, own) != served::left;
+                serving = serve_turn<Handlers>(lanes, a, 0, own, own_at) != served::left;
             if (keeping)
                 keeping = keep_turn(lanes, a, k);
             if (has_journal_role(*args))

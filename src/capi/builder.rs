@@ -260,6 +260,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             keep: Vec::new(),
             has_pacer: builder.has_pacer,
             host_doors: builder.host_doors,
+            lingers: builder.lingers,
             held: builder.held.clone(),
             journal_slots: builder.journal_slots,
             journal_threads: builder.journal_threads,

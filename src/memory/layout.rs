@@ -330,6 +330,9 @@ impl Memory {
     }
 }
 
+/// Readiness words in device memory for one scanning warp: a look at them takes it one way to L2 and back.
+const WORDS_PER_SCANNER: u32 = 160;
+
 /// The launch arguments but for the addresses; what the arbiter's working memory needs follows from these.
 fn counts(graph: &Builder) -> abi::wm_arbiter_args {
     let (device_words, host_words) = words_of(graph);
@@ -347,7 +350,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         idle_spin_ns: idle_spin.map_or(0, |d| d.as_nanos() as u64),
         residency_ns: residency.as_nanos() as u64,
         servers,
-        scanners: n_device_words.div_ceil(2048).clamp(1, most_scanners),
+        scanners: n_device_words.div_ceil(WORDS_PER_SCANNER).clamp(1, most_scanners),
         scratch_bytes: graph.scratch_bytes(),
         n_device_words,
         n_host_words: host_words as u32,
@@ -358,6 +361,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         adaptive: u32::from(adaptive),
         journal_places: if journal_role == 0 { 0 } else { graph.journal_places() },
         journal_slot_bytes: graph.journal_slot_bytes() as u16,
+        linger: u32::from(graph.lingers),
         ..abi::wm_arbiter_args::zeroed()
     };
     // SAFETY: a pure function of the counts.

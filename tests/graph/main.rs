@@ -5,6 +5,7 @@ mod faults;
 mod flow;
 mod leases;
 mod life;
+mod linger;
 mod mode;
 mod park;
 mod room;
@@ -48,6 +49,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("any_rule_is_fair", flow::any_rule_is_fair),
     ("urgent_classes_come_first", turns::urgent_classes_come_first),
     ("short_launches_starve_nobody", turns::short_launches_starve_nobody),
+    ("lingering_servers_starve_nobody", linger::servers_starve_nobody),
+    ("lingering_servers_let_it_park", linger::servers_let_it_park),
+    ("lingering_servers_leave_what_is_quarantined", linger::servers_leave_what_is_quarantined),
     ("full_mailboxes_hold_back", flow::full_mailboxes_hold_back),
     ("short_residency_loses_nothing", flow::short_residency_loses_nothing),
     ("pushes_to_a_parked_arbiter_arrive", park::pushes_to_a_parked_arbiter_arrive),
@@ -137,6 +141,9 @@ const WARPS: &[&str] = &[
     "any_rule_is_fair",
     "urgent_classes_come_first",
     "short_launches_starve_nobody",
+    "lingering_servers_starve_nobody",
+    "lingering_servers_let_it_park",
+    "lingering_servers_leave_what_is_quarantined",
     "full_mailboxes_hold_back",
     "short_residency_loses_nothing",
     "pushes_to_a_parked_arbiter_arrive",

@@ -4,9 +4,9 @@
 // through the whole arbiter, with two servers, short launches and plain module state; (3) the same through an arbiter
 // that parks all the time and is woken by nobody but its ends, on the host's side and on the device's; (4) leases:
 // memory that is written again when all its readers have released it; (5) the gates of two stream modules in a row that
-// step ahead of their grants, with nothing but the mailbox between them; (6) all that passes an arbiter, whichever, goes
-// to journal rings of plain memory, a few slots each, that another thread reads. Any missing order is a reported race,
-// a lost wake-up is a record that does not arrive.
+// step ahead of their grants, with nothing but the mailbox between them; (6) all that passes an arbiter, whichever,
+// goes to journal rings of plain memory, a few slots each, that another thread reads. Any missing order is a reported
+// race, a lost wake-up is a record that does not arrive.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -245,6 +245,7 @@ u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_
     args.idle_spin_ns = idle_spin_ns;
     args.sm_share_ppm = 1000000;
     args.servers = servers;
+    args.linger = side == WM_SIDE_DEVICE; // its ends are the ones that servers wait for at the slot
     args.scratch_bytes = 2048;
     u64 kept_bytes;
     arbiter measured(args);

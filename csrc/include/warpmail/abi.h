@@ -568,7 +568,9 @@ typedef struct wm_arbiter_args {
     uint16_t journal_places; /* a power of two: each server has as many places in which records wait for the journal's
                                 role; 0: there is no such role, and whoever runs a step publishes what it journals */
     uint16_t journal_slot_bytes; /* of a ring */
-    wm_leases leases;            /* of the pool that the graph's tensors come from */
+    uint32_t linger;   /* not 0: servers keep the module they have run, and wait for its next record at the slot */
+    uint32_t reserved; /* 0 */
+    wm_leases leases;  /* of the pool that the graph's tensors come from */
     uint64_t plan; /* wm_step_plan, host memory: the arbiter is on the CPU and others run its grants; 0: it runs them */
 } wm_arbiter_args;
 
@@ -610,7 +612,7 @@ WM_STATIC_ASSERT(sizeof(wm_step_head) == WM_STEP_HEAD_BYTES, "the payload behind
 WM_STATIC_ASSERT(sizeof(wm_gate_state) == 3 * WM_LINE_BYTES, "lines of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_report) == WM_LINE_BYTES, "a line of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1400, "a kernel argument without padding, well below 4 KiB");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 248,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 256,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

@@ -5,12 +5,13 @@
 #define WARPMAIL_KIT_HPP
 
 #include "handlers/leases.hpp"
+#include "protocol/builtin.hpp"
 
 namespace kit {
 
 constexpr u32 handler_ring = 0, handler_join = 1, handler_stuck = 2, handler_idle = 3, handler_strict = 4,
               handler_tensor_writer = 5, handler_tensor_reader = 6, handler_witness = 7, handler_durable = 8,
-              handler_ledger = 9, handler_lease_reader = 10, handler_lease_writer = 11;
+              handler_ledger = 9, handler_lease_reader = 10, handler_lease_writer = 11, handler_relay = 12;
 
 // Length of record n: 16 bytes up to the whole payload, every length in turn.
 WM_FN u32 length_of(u64 n, u32 payload) {
@@ -213,6 +214,8 @@ struct ledger {
 
 struct handlers {
     template <class C> WM_FN static void step(C& c, u32 handler) {
+        if (handler == handler_relay)
+            return warpmail::builtin_handlers::step(c, warpmail::builtin_relay);
         if (c.state_bytes() < 64 && handler != handler_idle && handler != handler_strict)
             return;
         switch (handler) {

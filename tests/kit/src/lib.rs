@@ -51,6 +51,9 @@ pub const LEASE_READER: u32 = 10;
 /// Writes into leased tensors and hands them to the readers behind its outputs.
 pub const LEASE_WRITER: u32 = 11;
 
+/// The library's own relay, among the test handlers: so that it runs wherever they do.
+pub const RELAY: u32 = 12;
+
 /// Word `i` of record `n`, as the handlers compute it.
 pub fn word_of(n: u64, i: u64) -> u64 {
     let mut x = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(i.wrapping_mul(0xD6E8_FEB8_6659_FD93));

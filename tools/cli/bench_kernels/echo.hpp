@@ -12,14 +12,10 @@ namespace bench {
 
 struct echo_handlers {
     template <warpmail::order O, class C> WM_FN static void echo(C& c) {
-        for (warpmail::u32 i = 0; i < c.inputs(); i++) {
-            if (c.waiting(i) == 0)
-                continue;
-            warpmail::u32 len = 0, type = 0;
-            if (c.template pop<O>(i, c.scratch(), c.scratch_bytes(), len, type) == WM_OK)
-                c.template push<O>(0, c.scratch(), len, type);
-            return;
-        }
+        const warpmail::u32 ready = c.ready();
+        typename C::held r;
+        if (ready != 0 && c.template take<O>(warpmail::lowest_bit(ready), r) == WM_OK)
+            c.template give<O>(0, r);
     }
     template <class C> WM_FN static void stamp(C& c) {
         const warpmail::u64 began = warpmail::now_ns();

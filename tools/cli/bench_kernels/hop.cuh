@@ -250,6 +250,35 @@ extern "C" __global__ void grant_ping_ordered(wm_mailbox there, wm_mailbox back,
     grant_ping<order::ordered>(there, back, rounds, times, faults);
 }
 
+// The same with another mailbox each time, at random: `there[i]` is an input of the module that answers in `back[i]`.
+extern "C" __global__ void grant_ping_random(const wm_mailbox* there, const wm_mailbox* back, u32 mailboxes, u32 rounds,
+                                             u64* times, u64* faults) {
+    const u32 lane = threadIdx.x;
+    for (u32 n = 0; n < rounds; n++) {
+        const u32 i = static_cast<u32>(word_of(n, 0) >> 32) % mailboxes;
+        warp_producer<> p(attach_producer(there[i]));
+        warp_consumer<> c(attach_consumer(back[i]));
+        const u64 mine = word_of(n, lane);
+        fragment<1> f{{mine}};
+        fragment_meta meta;
+        __syncwarp();
+        const u64 begin = cycles();
+        wm_status s = p.try_push<order::self_contained>(f, payload_bytes_256, 1);
+        s = s == WM_OK ? c.wait<order::self_contained>(f, meta, give_up_ns) : s;
+        const u64 end = cycles();
+        if (s != WM_OK || __any_sync(~0u, lane != 0 && f.word[0] != mine) || meta.len() != payload_bytes_256) {
+            if (lane == 0)
+                *faults += 1;
+            return;
+        }
+        c.release(1);
+        if (lane == 0)
+            times[n] = end - begin;
+        fence_acquire(WM_SCOPE_GPU); // the indices that lane 0 has stored
+        __syncwarp();
+    }
+}
+
 // A module outside the arbiter that has something for a resident module every now and then: waits `idle_ns`, pushes,
 // and waits for the answer, whose payload words say when the handler began, and what came before it (echo.hpp). In
 // times[5 * n] is how long it took until the answer was here, in nanoseconds of the device's clock; then until the

@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Also measure the round trip through the arbiter
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     grants: bool,
+    /// Let the arbiter's servers linger at the modules that they have run
+    #[arg(long)]
+    linger: bool,
 }
 
 #[repr(C)]
@@ -63,6 +66,14 @@ const KINDS: [(&str, &str); 8] = [
     ("hop_ours_fence_each", "hop.ordered.fence_each"),
     ("hop_ours_bytes", "hop.bytes"),
 ];
+
+/// Which mailboxes the round trips through the arbiter take, and whether they order what was written before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Grants {
+    Hot,
+    Random,
+    Ordered,
+}
 
 struct Bench {
     device: Device,
@@ -144,37 +155,70 @@ impl Bench {
         self.collect()
     }
 
-    /// Round trips through an arbiter whose table has `requests` mailboxes from device modules.
-    fn grants(&self, requests: u32, servers: Option<u32>, ordered: bool) -> Result<Vec<f64>, String> {
+    /// Round trips through an arbiter whose table has `requests` mailboxes from device modules: through the last of them,
+    /// or through another each time.
+    fn grants(&self, requests: u32, args: &Args, how: Grants) -> Result<Vec<f64>, String> {
         let mut graph = Builder::new(self.device.clone());
-        graph.mode(Mode::Device);
+        graph.mode(Mode::Device).lingering(args.linger);
         let usual = graph.current_budget().clone();
-        let servers = servers.unwrap_or(usual.servers);
+        let servers = args.servers.unwrap_or(usual.servers);
         graph.budget(SpinBudget { servers, idle_spin: None, ..usual }).map_err(text)?;
         let asker = graph.stream("asker").map_err(text)?;
-        let mut last = None;
+        let mut pairs = Vec::new();
         let per_relay = abi::WM_MAX_INPUTS.min(requests);
         for r in 0..requests / per_relay {
-            let options = ModuleOptions::handler(u32::from(ordered));
+            let options = ModuleOptions::handler(u32::from(how == Grants::Ordered));
             let relay = graph.resident(&format!("echo{r}"), options).map_err(text)?;
-            let mut there = None;
+            let mut there = Vec::new();
             for _ in 0..per_relay {
-                there = Some(graph.mailbox(asker, relay, MailboxOptions::slots(8)).map_err(text)?);
+                there.push(graph.mailbox(asker, relay, MailboxOptions::slots(8)).map_err(text)?);
             }
-            last = there.zip(Some(graph.mailbox(relay, asker, MailboxOptions::slots(8)).map_err(text)?));
+            let back = graph.mailbox(relay, asker, MailboxOptions::slots(8)).map_err(text)?;
+            pairs.extend(there.into_iter().map(|there| (there, back)));
         }
-        let (there, back) = last.ok_or("no mailbox")?;
         let mut runtime = graph.build(answerers()).map_err(text)?;
-        let (mut there, mut back) = (runtime.handle(there).map_err(text)?, runtime.handle(back).map_err(text)?);
-        let kernel = self.kernels.get(if ordered { "grant_ping_ordered" } else { "grant_ping_self_contained" }, 0)?;
-        runtime.start().map_err(text)?;
+        let mut handles = Vec::new();
+        for (there, back) in pairs {
+            handles.push((runtime.handle(there).map_err(text)?, runtime.handle(back).map_err(text)?));
+        }
+        let (mut there, mut back) = *handles.last().ok_or("no mailbox")?;
         let (mut rounds, mut times, mut faults) = (self.rounds, self.times.address(), self.faults.address());
-        let params = &mut [arg(&mut there), arg(&mut back), arg(&mut rounds), arg(&mut times), arg(&mut faults)];
-        self.kernels.launch(kernel, 1, 32, 0, self.stream, params)?;
+        let lists = if how == Grants::Random {
+            let (there, back): (Vec<_>, Vec<_>) = handles.iter().copied().unzip();
+            Some((self.listed(&there)?, self.listed(&back)?))
+        } else {
+            None
+        };
+        runtime.start().map_err(text)?;
+        if let Some((there, back)) = &lists {
+            let (mut there, mut back, mut n) = (there.address(), back.address(), requests);
+            let kernel = self.kernels.get("grant_ping_random", 0)?;
+            let params = &mut [
+                arg(&mut there),
+                arg(&mut back),
+                arg(&mut n),
+                arg(&mut rounds),
+                arg(&mut times),
+                arg(&mut faults),
+            ];
+            self.kernels.launch(kernel, 1, 32, 0, self.stream, params)?;
+        } else {
+            let name = if how == Grants::Ordered { "grant_ping_ordered" } else { "grant_ping_self_contained" };
+            let kernel = self.kernels.get(name, 0)?;
+            let params = &mut [arg(&mut there), arg(&mut back), arg(&mut rounds), arg(&mut times), arg(&mut faults)];
+            self.kernels.launch(kernel, 1, 32, 0, self.stream, params)?;
+        }
         let waited = self.kernels.wait(self.stream);
         runtime.stop(Duration::from_secs(5)).map_err(text)?;
         waited?;
         self.collect()
+    }
+
+    /// Handles in device memory.
+    fn listed(&self, handles: &[abi::wm_mailbox]) -> Result<DeviceBuffer, String> {
+        let buffer = self.device.alloc(std::mem::size_of_val(handles)).map_err(text)?;
+        buffer.upload(0, bytemuck::cast_slice(handles)).map_err(text)?;
+        Ok(buffer)
     }
 }
 
@@ -281,12 +325,19 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     loaded?;
     figures.add("hop.co_runner", rate?, "GB/s", None);
     if args.grants {
-        for (requests, ordered) in [(1, false), (64, false), (512, false), (3584, false), (1, true)] {
-            let samples = bench.grants(requests, args.servers, ordered)?;
+        use Grants::{Hot, Ordered, Random};
+        let sizes = [1, 64, 512, 3584];
+        let hot = sizes.map(|n| (n, Hot)).into_iter().chain([(1, Ordered)]);
+        for (requests, how) in hot.chain(sizes[1..].iter().map(|&n| (n, Random))) {
+            let samples = bench.grants(requests, args, how)?;
             let spread = percentiles(&samples)?;
             // 3584 requests and their answers make a table of 4032.
             let id = if requests == 3584 { 4096 } else { requests };
-            let id = format!("grant{}.{id}", if ordered { ".ordered" } else { "" });
+            let id = match how {
+                Hot => format!("grant.{id}"),
+                Random => format!("grant.{id}.random"),
+                Ordered => format!("grant.ordered.{id}"),
+            };
             figures.add(&id, spread[0], "ns", Some(2.0 * raw)).spread(spread);
         }
     }

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// One record of a resident module's end, moved by all lanes together. The usual way, a warp at a plain end (default
+// form, no tap, no readiness word; see brief_plain_in): the record goes from the slot to registers and back. Every
+// other way is mailbox.hpp's, of which a kernel has one copy: what is rarely run must not push the usual way out of the
+// instruction cache.
+#ifndef WARPMAIL_PROTOCOL_RECORD_HPP
+#define WARPMAIL_PROTOCOL_RECORD_HPP
+
+#include "protocol/arbiter.hpp"
+#include "protocol/warp_ends.hpp"
+
+namespace warpmail {
+
+// How long a handler's pop waits for a record whose index was announced but whose bytes have not all arrived.
+constexpr u64 arrival_ns = 100000;
+
+constexpr u32 no_input = ~0u;
+
+// What grants of a module have moved that its counters don't say yet.
+struct tally {
+    u32 steps = 0, records_in = 0, records_out = 0;
+};
+
+// A record in a handler's hands. One thread has its bytes in the server's scratch memory, one at a time.
+template <class L> struct record {
+    u32 len = 0;
+    u32 type = 0;
+};
+// What a server has found at the slots of its module's inputs before the step begins, whatever `written` says.
+template <class L> struct found_records {
+    u32 bits = 0;       // inputs with a record, a bit each
+    bool whole = false; // and no other has one, as far as anybody can know
+};
+
+// Status, length and type in one word: what a called function returns without a place in memory.
+WM_FN u64 pack_outcome(wm_status s, u32 len, u32 type) {
+    return static_cast<u32>(s) | static_cast<u64>(len & 0xFFFFu) << 32 | static_cast<u64>(type) << 48;
+}
+WM_FN wm_status outcome_status(u64 v) {
+    return static_cast<wm_status>(static_cast<u32>(v));
+}
+WM_FN u32 outcome_len(u64 v) {
+    return static_cast<u32>(v >> 32) & 0xFFFFu;
+}
+WM_FN u32 outcome_type(u64 v) {
+    return static_cast<u32>(v >> 48);
+}
+
+// Pops the record with index `idx`; see try_pop. `expected`: it is known to be there, so its bytes are waited for.
+template <order O, class L>
+WM_FN u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool expected, void* dst, u32 dst_bytes) {
+    wm_consumer c;
+    c.mailbox = *row;
+    c.read_idx = idx;
+    c.write_seen = written;
+    u32 len = 0, type = 0;
+    wm_status s = WM_EMPTY;
+    u64 begin = 0;
+    for (u32 looks = 0;; looks++) {
+        s = try_pop<O>(lanes, c, dst, dst_bytes, len, type);
+        if (s != WM_EMPTY || !expected)
+            break;
+        const u64 now = lanes.broadcast(now_ns(), 0);
+        begin = looks == 0 ? now : begin;
+        if (now - begin >= arrival_ns) {
+            s = WM_TIMEOUT;
+            break;
+        }
+        pause_after(looks);
+    }
+    return pack_outcome(s, len, type);
+}
+
+// Pushes a record; see try_push.
+template <order O, class L>
+WM_FN wm_status push_any(L lanes, const wm_mailbox* row, u64 written, u64 consumed, const void* src, u32 len,
+                         u32 type) {
+    wm_producer p;
+    p.mailbox = *row;
+    p.write_idx = written;
+    p.read_seen = consumed;
+    return try_push<O>(lanes, p, src, len, type);
+}
+
+#if defined(WM_HAS_WARPS)
+template <> struct record<warp_lanes> {
+    u32 len = 0;
+    u32 type = 0;
+    bool staged = false; // in the server's scratch memory, not in registers
+    fragment<1> words;
+};
+template <> struct found_records<warp_lanes> {
+    u32 bits = 0;
+    bool whole = false;
+    u32 held = no_input; // of this input, which is plain, the record is in registers
+    fragment<1> words;
+    fragment_meta meta;
+};
+
+// A handle with what a plain end needs.
+WM_DEV wm_mailbox plain_row(u64 header, u32 slots_log2) {
+    wm_mailbox m = {};
+    m.header = header;
+    m.slots_log2 = slots_log2;
+    m.record_stride = WM_STRIDE_DEFAULT;
+    m.scope = WM_SCOPE_GPU;
+    return m;
+}
+WM_DEV warp_consumer<> plain_consumer(u64 header, u32 slots_log2, u64 idx) {
+    wm_consumer c;
+    c.mailbox = plain_row(header, slots_log2);
+    c.read_idx = c.write_seen = idx;
+    return warp_consumer<>(c);
+}
+
+// Waits for the bytes of a record that is known to be there.
+WM_DEV wm_status plain_wait(warp_consumer<>& end, fragment<1>& f, fragment_meta& meta) {
+    u64 begin = 0;
+    for (u32 looks = 0;; looks++) {
+        const wm_status s = end.peek<order::self_contained>(f, meta);
+        if (s != WM_EMPTY)
+            return s;
+        const u64 now = warp_lanes{}.broadcast(now_ns(), 0);
+        begin = looks == 0 ? now : begin;
+        if (now - begin >= arrival_ns)
+            return WM_TIMEOUT;
+    }
+}
+
+// A lane's share of `len` bytes, to memory and from it: whole words of aligned memory, or any bytes.
+WM_DEV bool is_whole_words(const void* p, u32 len) {
+    return is_wide(p) && len % 8 == 0;
+}
+WM_DEV void store_share(const fragment<1>& f, void* dst, u32 len) {
+    if (!is_whole_words(dst, len))
+        return store_fragment(f, dst, len);
+    const u32 w = warp_lanes{}.rank() - 1; // lane 0 has none
+    if (w < len / 8)
+        static_cast<u64*>(dst)[w] = f.word[0];
+}
+WM_DEV fragment<1> load_share(const void* src, u32 len) {
+    if (!is_whole_words(src, len))
+        return load_fragment<1>(src, len);
+    const u32 w = warp_lanes{}.rank() - 1;
+    return {{w < len / 8 ? static_cast<const u64*>(src)[w] : 0}};
+}
+#endif
+
+} // namespace warpmail
+
+#endif
