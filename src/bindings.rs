@@ -910,12 +910,14 @@ pub struct wm_arbiter_args {
     pub adaptive: u32,
     pub journal_places: u16,
     pub journal_slot_bytes: u16,
+    pub linger: u32,
+    pub reserved: u32,
     pub leases: wm_leases,
     pub plan: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 248usize];
+    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 256usize];
     ["Alignment of wm_arbiter_args"][::core::mem::align_of::<wm_arbiter_args>() - 8usize];
     ["Offset of field: wm_arbiter_args::magic"][::core::mem::offset_of!(wm_arbiter_args, magic) - 0usize];
     ["Offset of field: wm_arbiter_args::version"][::core::mem::offset_of!(wm_arbiter_args, version) - 4usize];
@@ -966,8 +968,10 @@ const _: () = {
         [::core::mem::offset_of!(wm_arbiter_args, journal_places) - 204usize];
     ["Offset of field: wm_arbiter_args::journal_slot_bytes"]
         [::core::mem::offset_of!(wm_arbiter_args, journal_slot_bytes) - 206usize];
-    ["Offset of field: wm_arbiter_args::leases"][::core::mem::offset_of!(wm_arbiter_args, leases) - 208usize];
-    ["Offset of field: wm_arbiter_args::plan"][::core::mem::offset_of!(wm_arbiter_args, plan) - 240usize];
+    ["Offset of field: wm_arbiter_args::linger"][::core::mem::offset_of!(wm_arbiter_args, linger) - 208usize];
+    ["Offset of field: wm_arbiter_args::reserved"][::core::mem::offset_of!(wm_arbiter_args, reserved) - 212usize];
+    ["Offset of field: wm_arbiter_args::leases"][::core::mem::offset_of!(wm_arbiter_args, leases) - 216usize];
+    ["Offset of field: wm_arbiter_args::plan"][::core::mem::offset_of!(wm_arbiter_args, plan) - 248usize];
 };
 unsafe extern "C" {
     pub fn wm_host_payload_bytes(stride: u32) -> u32;
