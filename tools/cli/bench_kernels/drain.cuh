@@ -46,7 +46,8 @@ extern "C" __global__ void store_host(u64* to, u64 words, u32 times) {
             store_relaxed_sys(to + i, i ^ t);
 }
 
-// Carries `words` from device memory into pinned memory, `times` times over: what a tap must do at the least, by one SM.
+// Carries `words` from device memory into pinned memory, `times` times over: what a tap must do at the least, by one
+// SM.
 extern "C" __global__ void carry_host(u64* to, const u64* from, u64 from_words, u64 words, u32 times) {
     constexpr u32 ahead = 8;
     const u64 step = static_cast<u64>(gridDim.x) * blockDim.x;
