@@ -49,7 +49,7 @@ pub struct SpinBudget {
     /// others what its block does not need ([`Runtime::footprint`](crate::Runtime::footprint)). Whether it scans and serves
     /// faster is a matter of `servers`.
     pub sms: u32,
-    /// Warps (twin: threads) that run handlers, 1 to 13. The twin takes 0 too: the arbiter's own thread serves.
+    /// Warps (twin: threads) that run handlers, 1 to 9. The twin takes 0 too: the arbiter's own thread serves.
     pub servers: u32,
 }
 

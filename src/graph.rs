@@ -292,7 +292,7 @@ impl Builder {
 
     /// Sends the records of a mailbox to the journal, where a resident module takes or gives them, see
     /// [`Runtime::journal`]. A mailbox without a resident end is refused: the arbiter does not see its records. An arbiter that
-    /// journals has a warp for that, so it has at most 12 servers, unless it is on the CPU.
+    /// journals has a warp for that, so it has at most 8 servers, unless it is on the CPU.
     pub fn tap(&mut self, mailbox: MailboxId, tap: Tap) -> Result<&mut Self> {
         let plan = self.mailboxes.get_mut(mailbox.index()).ok_or_else(|| {
             Error::refused(

@@ -39,7 +39,7 @@ fn budgets() {
     refused(budget(SpinBudget { residency: Duration::ZERO, ..usual() }), &["residency", "100 µs"]);
     refused(budget(SpinBudget { residency: Duration::from_secs(2), ..usual() }), &["residency", "1 s"]);
     refused(budget(SpinBudget { max_wait: Duration::from_secs(3600), ..usual() }), &["max_wait", "1 s"]);
-    refused(budget(SpinBudget { servers: 14, ..usual() }), &["14 servers", "13"]);
+    refused(budget(SpinBudget { servers: 10, ..usual() }), &["10 servers", "9"]);
     for sms in [0, 2, 132, u32::MAX] {
         refused(budget(SpinBudget { sms, ..usual() }), &[&format!("sms {sms}"), "must be 1", "one block"]);
     }
@@ -57,17 +57,17 @@ fn budgets() {
     refused(budget(SpinBudget { sm_share: 0.001, ..usual() }), &["sm_share 0.001", "max_wait 10ms", "larger share"]);
     refused(budget(SpinBudget { sm_share: 0.009, max_wait: ms(2), ..usual() }), &["sm_share 0.009", "max_wait 2ms"]);
     budget(SpinBudget { sm_share: 0.01, max_wait: ms(2), adaptive: true, ..usual() }).unwrap();
-    budget(SpinBudget { servers: 13, idle_spin: Some(ms(1)), sm_share: 0.01, max_wait: ms(1000), ..usual() }).unwrap();
+    budget(SpinBudget { servers: 9, idle_spin: Some(ms(1)), sm_share: 0.01, max_wait: ms(1000), ..usual() }).unwrap();
 }
 
 /// The journal's role needs a warp of the arbiter's block.
 #[test]
 fn servers_beside_a_journal() {
     for (servers, tap, mode) in [
-        (13, Tap::Off, Mode::Device),
-        (12, Tap::Block, Mode::Device),
-        (13, Tap::Block, Mode::Cpu),
-        (13, Tap::Drop, Mode::Device),
+        (9, Tap::Off, Mode::Device),
+        (8, Tap::Block, Mode::Device),
+        (9, Tap::Block, Mode::Cpu),
+        (9, Tap::Drop, Mode::Device),
     ] {
         let mut graph = graph();
         graph.mode(mode).budget(SpinBudget { servers, ..SpinBudget::default() }).unwrap();
@@ -77,7 +77,7 @@ fn servers_beside_a_journal() {
         graph.tap(mailbox, tap).unwrap();
         let built = graph.build(HandlerImage::builtin());
         if tap == Tap::Drop {
-            refused(built, &["13 servers", "at most 12", "journalled"]);
+            refused(built, &["9 servers", "at most 8", "journalled"]);
         } else {
             built.unwrap();
         }

@@ -29,17 +29,13 @@
 #if defined(__CUDACC__)
 #define WM_FN __host__ __device__ inline
 #define WM_DEV __device__ inline
-// Before a loop: as many copies of it as rounds, or one, where a kernel's code would grow.
-#define WM_UNROLL _Pragma("unroll")
-#define WM_ROLLED _Pragma("unroll 1")
 #else
 #define WM_FN inline
 #define WM_DEV inline
-#define WM_UNROLL
-#define WM_ROLLED
 #endif
 
-// What becomes of the loop behind them, where the device's compiler is asked.
+// Before a loop, where the device's compiler is asked: as many copies of it as rounds, or one, where a kernel's code
+// would grow.
 #if defined(__CUDA_ARCH__)
 #define WM_UNROLLED _Pragma("unroll")
 #define WM_ROLLED _Pragma("unroll 1")

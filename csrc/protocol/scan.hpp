@@ -101,7 +101,7 @@ template <u32 Ahead, class L> WM_FN void scan_words(L lanes, arbiter& a, const w
     for (; news != 0; news &= news - 1) {
         const u32 k = lowest_bit(news), i = first + k * lanes.width() + lanes.rank();
         u64 word = now[0];
-        WM_UNROLL
+        WM_UNROLLED
         for (u32 j = 1; j < Ahead; j++)
             word = j == k ? now[j] : word;
         take_news(a, w.what[i], word, w.scope);

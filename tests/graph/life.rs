@@ -124,7 +124,7 @@ pub(crate) fn drop_without_stop(device: &Device) -> Outcome {
 
 pub(crate) fn servers_of_any_number(device: &Device) -> Outcome {
     let least = u32::from(device.info().ordinal.is_some());
-    for servers in [least, 1, 2, 4, 13] {
+    for servers in [least, 1, 2, 4, 9] {
         let budget = SpinBudget { servers, ..SpinBudget::default() };
         let (mut runtime, mut sender, mut receiver) =
             relay(device, MailboxOptions::default(), Some(budget)).map_err(text)?;

@@ -31,9 +31,9 @@
 #define WM_MAX_INPUTS 8u       /* inputs of one module */
 #define WM_MAX_OUTPUTS 8u      /* outputs of one module */
 #define WM_MAX_ENDS 16u        /* inputs and outputs of one module */
-#define WM_MAX_SERVERS 13u     /* serving warps (twin: threads) of one arbiter */
+#define WM_MAX_SERVERS 9u      /* serving warps (twin: threads) of one arbiter */
 #define WM_MAX_SCANNERS 4u     /* scanning warps of one arbiter */
-#define WM_MAX_WARPS 16u       /* of the arbiter's block, of all its roles; bounds its registers */
+#define WM_MAX_WARPS 12u       /* of the arbiter's block, of all its roles; bounds its registers */
 #define WM_RING_STEP 64u       /* bytes of a journal ring's slot are a multiple of this */
 #define WM_MAX_DIMS 8u         /* dimensions of a tensor descriptor */
 #define WM_MAX_SHARES 8u       /* readers of one lease */

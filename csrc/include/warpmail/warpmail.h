@@ -140,7 +140,7 @@ typedef struct warpmail_step_options {
 /* Limits on the time the arbiter may hold an SM. docs/parking.md tells what it does while it has nothing to do. */
 typedef struct warpmail_budget {
     uint32_t struct_size;
-    uint32_t servers;      /* warps (twin: threads) that run handlers, 1 to 13; the twin takes 0 too */
+    uint32_t servers;      /* warps (twin: threads) that run handlers, 1 to 9; the twin takes 0 too */
     uint64_t residency_ns; /* the longest one launch stays: 100 us to 1 s */
     uint64_t idle_spin_ns; /* polls so long without work, then parks: 1 us to less than residency_ns; 0: never parks */
     uint64_t max_wait_ns;  /* the longest that a parked arbiter's stream waits for news: 100 us to 1 s */
