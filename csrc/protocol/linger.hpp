@@ -5,9 +5,10 @@
 // and the step. It is an idle server that happens to own a module. So the keeper does not see it, and nobody loses by
 // it:
 //
-//   whose turn it is  it takes no record while a module waits that no searching server is about to take: the first of
-//                     those that linger gives its module up and searches. A module waits for at most the grants that
-//                     are under way, and then as claim.hpp says.
+//   whose turn it is  while a module waits that no searching server is about to take, the first of those that linger
+//                     gives its own up and searches: at its next look in vain, or after linger_checks grants without
+//                     one. Whoever searches goes by claim.hpp, and a module that is lingered at uses up none of its
+//                     fair turns.
 //   news              it clears the module's look bit only to evaluate afterwards, as in a claim; whatever it leaves
 //                     without looking at is in `look`, or in a readiness word that no scan has seen yet: what keeps
 //                     the arbiter from parking (park.hpp).

@@ -37,7 +37,7 @@ const PLACES: [Place; 6] = [
 ];
 
 /// Set where the test handlers' twin is to be the persistent kernel's own block.
-pub(crate) const WARPS: &str = "WARPMAIL_TRIAL_WARPS";
+pub const WARPS: &str = "WARPMAIL_TRIAL_WARPS";
 
 /// Runs every scenario on the twin and on CUDA device 0, arbitrated by the device and by the CPU, each in a child process
 /// that is killed after `limit`. Where the GPU cannot be used its trials are waived: reported as ignored, counted, with the
