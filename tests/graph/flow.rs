@@ -89,7 +89,11 @@ pub(crate) fn short_residency_loses_nothing(device: &Device) -> Outcome {
 
 /// Records, each going round and round; the number of hops of all together.
 fn ring_hops(device: &Device) -> u64 {
-    let default = if crate::is_fast(device) { 10_000_000 } else { 400_000 };
+    let default = match (crate::is_fast(device), crate::is_lane_by_lane()) {
+        (true, _) => 10_000_000,
+        (false, true) => 20_000,
+        (false, false) => 400_000,
+    };
     std::env::var("WARPMAIL_RING_HOPS").ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 

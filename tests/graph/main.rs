@@ -178,6 +178,11 @@ pub(crate) fn is_fast(device: &warpmail::Device) -> bool {
     device.info().ordinal.is_some() && matches!(mode, Ok(warpmail::Mode::Device))
 }
 
+/// Whether a thread of the host runs the lanes of the arbiter's block one after the other: then thousands take seconds.
+pub(crate) fn is_lane_by_lane() -> bool {
+    std::env::var_os(warpmail_testkit::harness::WARPS).is_some()
+}
+
 fn main() -> ExitCode {
     warpmail_testkit::harness::main(SCENARIOS, BLOCKING, WARPS, Duration::from_secs(120))
 }
