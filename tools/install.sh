@@ -86,7 +86,7 @@ header() {
     chmod 644 "$dest/include/warpmail/$2"
 }
 for f in csrc/include/warpmail/*; do header "$f" "$(basename "$f")"; done
-for f in csrc/protocol/*.hpp csrc/device/*.cuh csrc/twin/*.hpp; do header "$f" "${f#csrc/}"; done
+for f in csrc/protocol/*.hpp csrc/device/*.cuh csrc/device/*.hpp csrc/twin/*.hpp; do header "$f" "${f#csrc/}"; done
 
 # A program may be running with the old library: replace the files, never write into them.
 place() {
