@@ -17,7 +17,7 @@ mod turns;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use warpmail_testkit::harness::Scenario;
+use warpmail_testkit::harness::{Scenario, Special};
 
 /// Every wait of the scenarios; far longer than any should take.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
@@ -52,6 +52,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("lingering_servers_starve_nobody", linger::servers_starve_nobody),
     ("lingering_servers_let_it_park", linger::servers_let_it_park),
     ("lingering_servers_leave_what_is_quarantined", linger::servers_leave_what_is_quarantined),
+    ("lingering_servers_drop_what_cannot_be", linger::servers_drop_what_cannot_be),
     ("full_mailboxes_hold_back", flow::full_mailboxes_hold_back),
     ("short_residency_loses_nothing", flow::short_residency_loses_nothing),
     ("pushes_to_a_parked_arbiter_arrive", park::pushes_to_a_parked_arbiter_arrive),
@@ -144,6 +145,7 @@ const WARPS: &[&str] = &[
     "lingering_servers_starve_nobody",
     "lingering_servers_let_it_park",
     "lingering_servers_leave_what_is_quarantined",
+    "lingering_servers_drop_what_cannot_be",
     "full_mailboxes_hold_back",
     "short_residency_loses_nothing",
     "pushes_to_a_parked_arbiter_arrive",
@@ -172,6 +174,16 @@ const WARPS: &[&str] = &[
     "wild_index_is_quarantined",
 ];
 
+const NO_LINGERING: &str = "an arbiter on the CPU does not linger";
+
+/// Of them, those that need servers which stay, and why they are waived where there are none.
+const RESIDENT: &[(&str, &str)] = &[
+    ("lingering_servers_starve_nobody", NO_LINGERING),
+    ("lingering_servers_let_it_park", NO_LINGERING),
+    ("lingering_servers_leave_what_is_quarantined", NO_LINGERING),
+    ("lingering_servers_drop_what_cannot_be", NO_LINGERING),
+];
+
 /// Whether the persistent kernel serves: then millions of steps take seconds.
 pub(crate) fn is_fast(device: &warpmail::Device) -> bool {
     let mode = warpmail::Builder::new(device.clone()).current_mode();
@@ -184,5 +196,6 @@ pub(crate) fn is_lane_by_lane() -> bool {
 }
 
 fn main() -> ExitCode {
-    warpmail_testkit::harness::main(SCENARIOS, BLOCKING, WARPS, Duration::from_secs(120))
+    let special = Special { blocking: BLOCKING, warps: WARPS, resident: RESIDENT };
+    warpmail_testkit::harness::main(SCENARIOS, special, Duration::from_secs(120))
 }

@@ -143,7 +143,7 @@ pub fn mistake_is_found(which: u32) -> bool {
     unsafe { forms_mistake_is_found(which) != 0 }
 }
 
-struct Kernels {
+pub(crate) struct Kernels {
     _context: std::sync::Arc<CudaContext>,
     library: sys::CUlibrary,
     stream: sys::CUstream,
@@ -163,7 +163,7 @@ fn failed(call: &'static str) -> impl Fn(DriverError) -> String {
 }
 
 impl Kernels {
-    fn load(ordinal: u32) -> Result<Self, String> {
+    pub(crate) fn load(ordinal: u32) -> Result<Self, String> {
         let code = image::FATBIN.ok_or_else(|| format!("the kernels are not built: {}", image::MISSING))?;
         let context = CudaContext::new(ordinal as usize).map_err(failed("the primary context"))?;
         context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
@@ -180,17 +180,30 @@ impl Kernels {
         Ok(Kernels { _context: context, library, stream })
     }
 
-    /// Launches a kernel and waits for it: every kernel here ends by itself.
-    fn run(&self, name: &str, blocks: u32, threads: u32, params: &mut [*mut c_void]) -> Result<(), String> {
+    fn get(&self, name: &str) -> Result<sys::CUfunction, String> {
         let name = CString::new(name).map_err(|e| e.to_string())?;
         let (mut kernel, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: the library is loaded; each handle comes from the call before; the parameters are what the kernel
-        // declares.
+        // SAFETY: the library is loaded; the second handle comes from the first.
         unsafe {
             sys::cuLibraryGetKernel(&mut kernel, self.library, name.as_ptr())
                 .result()
                 .map_err(failed("cuLibraryGetKernel"))?;
             sys::cuKernelGetFunction(&mut function, kernel).result().map_err(failed("cuKernelGetFunction"))?;
+        }
+        Ok(function)
+    }
+
+    /// Loads a kernel's code, which its first launch would.
+    pub(crate) fn prepare(&self, name: &str) -> Result<(), String> {
+        // SAFETY: a function of this library.
+        unsafe { sys::cuFuncLoad(self.get(name)?) }.result().map_err(failed("cuFuncLoad"))
+    }
+
+    /// Launches a kernel and waits for it: every kernel here ends by itself.
+    pub(crate) fn run(&self, name: &str, blocks: u32, threads: u32, params: &mut [*mut c_void]) -> Result<(), String> {
+        let function = self.get(name)?;
+        // SAFETY: a function of this library; the parameters are what the kernel declares.
+        unsafe {
             result::launch_kernel(function, (blocks, 1, 1), (threads, 1, 1), 0, self.stream, params)
                 .map_err(failed("cuLaunchKernel"))?;
             result::stream::synchronize(self.stream).map_err(failed("cuStreamSynchronize"))
@@ -199,11 +212,11 @@ impl Kernels {
 }
 
 /// A pointer to a kernel parameter.
-fn param<T>(value: &mut T) -> *mut c_void {
+pub(crate) fn param<T>(value: &mut T) -> *mut c_void {
     (&raw mut *value).cast()
 }
 
-fn text(e: warpmail::Error) -> String {
+pub(crate) fn text(e: warpmail::Error) -> String {
     e.to_string()
 }
 
