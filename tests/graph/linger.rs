@@ -94,7 +94,8 @@ pub(crate) fn servers_starve_nobody(device: &Device) -> Outcome {
     let stats = relays.runtime.stats();
     let steps: u64 = stats.modules.iter().map(|m| m.steps).sum();
     let taken: u64 = stats.modules.iter().map(|m| m.records_in).sum();
-    expect(taken == steps && taken == told.iter().map(|r| r.sent).sum(), || format!("{told:?}, {stats:?}"))?;
+    let sent: u64 = told.iter().map(|r| r.sent).sum();
+    expect(taken == steps && taken == sent, || format!("{told:?}, {stats:?}"))?;
     // Four classes, and a grant of the others is at most two steps or, where a server lingers, eight records in a row.
     let least = stats.modules[1..].iter().map(|m| m.steps).min().unwrap_or(0);
     let bound = 2 * 4 * u64::from(abi::WM_FAIR_TURNS) * 8;
