@@ -16,7 +16,7 @@ use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
 use crate::graph::{MailboxId, StatePlan};
 use crate::options::{MailboxOptions, Mode};
-use crate::stats::{BudgetStats, MailboxStats, ModuleStats, Rejects, Serving, Stats};
+use crate::stats::{BudgetStats, MailboxStats, ModuleStats, Refusals, Rejects, Serving, Stats};
 use crate::tensor::Pool;
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -197,7 +197,7 @@ impl Memory {
         Ok(if self.is_cpu_arbitrated { layout::as_far_end(handle) } else { handle })
     }
 
-    /// Shows an arbiter on the CPU the headers in device memory as they are now. Nothing else runs.
+    /// Shows an arbiter on the CPU, and `stats`, the headers in device memory as they are now. No arbiter runs.
     pub(crate) fn refresh_headers(&self) -> Result<()> {
         let mut bytes = [0; abi::WM_HEADER_BYTES as usize];
         for &(copy, header) in &self.headers {
@@ -340,6 +340,7 @@ impl Memory {
                     consumed: s.consumed,
                     depth_max: s.depth_max,
                     quarantined: quarantine_reason(s.quarantine),
+                    refused: self.refusals(i, &s.refused),
                 }
             })
             .collect();
@@ -383,6 +384,30 @@ impl Memory {
             modules,
             mailboxes,
             serving,
+        }
+    }
+
+    /// What the ends of a mailbox refused; `told` by the arbiter, which knows of headers in device memory.
+    fn refusals(&self, mailbox: usize, told: &abi::wm_refusals) -> Refusals {
+        let (handle, device) = (&self.host_handles[mailbox], self.handles[mailbox].header);
+        let copy = || self.headers.iter().find(|(_, header)| *header == device).map(|(copy, _)| *copy);
+        let header = match handle.scope {
+            abi::WM_SCOPE_SYS => Some((handle.header - self.pinned.host as u64) as usize),
+            _ => copy(),
+        };
+        let refused = std::mem::offset_of!(abi::wm_mailbox_header, refused);
+        let ends: [abi::wm_refusals; 2] = match header {
+            Some(header) => {
+                std::array::from_fn(|end| self.read_pinned(header + refused + end * size_of::<abi::wm_refusals>()))
+            }
+            None => [*told, abi::wm_refusals::zeroed()],
+        };
+        let sum = |reason: fn(&abi::wm_refusals) -> u64| ends.iter().map(reason).sum();
+        Refusals {
+            length: sum(|r| r.length),
+            argument: sum(|r| r.argument),
+            header: sum(|r| r.header),
+            index: sum(|r| r.index),
         }
     }
 

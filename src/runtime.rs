@@ -465,6 +465,7 @@ impl Runtime {
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
+            outcome = outcome.and(self.memory.refresh_headers()); // what ends refused
         }
         if let Err(e) = &outcome {
             tracing::warn!(error = %e, "stopped with an error");

@@ -157,7 +157,8 @@ constexpr u32 kept_window_ns = 17;      // since when idle polling is compared w
 constexpr u32 kept_window_idle_ns = 18;
 constexpr u32 kept_begin_ns = 19; // when this launch began, and when it had taken up what it knows; whoever begins
 constexpr u32 kept_begun_ns = 20;
-constexpr u32 kept_budget = 21; // wm_budget_counts
+constexpr u32 kept_refused = 21; // the mailbox whose refusals the inbox copies next
+constexpr u32 kept_budget = 22;  // wm_budget_counts
 constexpr u32 kept_count = kept_budget + sizeof(wm_budget_counts) / 8;
 
 // Words of wm_budget_counts; each `over` is followed by its nanoseconds.

@@ -34,6 +34,13 @@
 #define WM_DEV inline
 #endif
 
+// Of a function that is rarely called: on the host it stays out of the way of those that call it.
+#if defined(__CUDACC__)
+#define WM_COLD WM_FN
+#else
+#define WM_COLD __attribute__((noinline, cold)) WM_FN
+#endif
+
 // Before a loop, where the device's compiler is asked: as many copies of it as rounds, or one, where a kernel's code
 // would grow.
 #if defined(__CUDA_ARCH__)

@@ -63,45 +63,31 @@ public:
     template <order O = order::ordered> WM_FN wm_status pop(u32 input, void* dst, u32 dst_bytes, u32& len, u32& type) {
         if (input >= module_.n_inputs)
             return WM_BAD_ARGUMENT;
-        const u32 m = module_.inputs[input];
-        const mailbox_brief box = brief_in(arbiter_.boxes, m);
+        const outer e = outer_of(module_.inputs[input]);
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
-            if (box.flags & brief_plain_in) {
-                fragment<1> f;
-                const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
-                const wm_status s = fetch<O>(input, m, box, idx, dst_bytes, f, len, type);
-                if (s == WM_OK)
-                    store_share(f, dst, len);
-                if (s == WM_OK || s == WM_BAD_LENGTH)
-                    taken(input, m, box, idx + 1, s);
-                return s;
-            }
+            if (e.box.flags & brief_plain_in)
+                return pop_plain<O>(input, e, dst_bytes, len, type,
+                                    [&](const fragment<1>& f) { store_share(f, dst, len); });
         }
 #endif
-        return pop_general<O>(input, m, box, dst, dst_bytes, len, type);
+        return pop_general<O>(input, e, dst, dst_bytes, len, type);
     }
     // Takes one record of an input in hand, to give it to outputs unchanged: it may stay in registers all the way. One
     // at a time: to take the next ends the last, and so does writing to `scratch`. As pop.
     template <order O = order::ordered> WM_FN wm_status take(u32 input, record<L>& r) {
         if (input >= module_.n_inputs)
             return WM_BAD_ARGUMENT;
-        const u32 m = module_.inputs[input];
-        const mailbox_brief box = brief_in(arbiter_.boxes, m);
+        const outer e = outer_of(module_.inputs[input]);
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
-            if (box.flags & brief_plain_in) {
-                const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
-                const wm_status s = fetch<O>(input, m, box, idx, warp_consumer<>::payload, r.words, r.len, r.type);
-                r.staged = false;
-                if (s == WM_OK || s == WM_BAD_LENGTH)
-                    taken(input, m, box, idx + 1, s);
-                return s;
-            }
-            r.staged = true;
+            r.staged = (e.box.flags & brief_plain_in) == 0;
+            if (!r.staged)
+                return pop_plain<O>(input, e, warp_consumer<>::payload, r.len, r.type,
+                                    [&](const fragment<1>& f) { r.words = f; });
         }
 #endif
-        return pop_general<O>(input, m, box, scratch(), scratch_bytes(), r.len, r.type);
+        return pop_general<O>(input, e, scratch(), scratch_bytes(), r.len, r.type);
     }
 
     // Takes up to `most` records of an input that have arrived, unseen, and gives their number: for a handler that has
@@ -139,31 +125,29 @@ public:
     template <order O = order::ordered> WM_FN wm_status push(u32 output, const void* src, u32 len, u32 type) {
         if (output >= module_.n_outputs)
             return WM_BAD_ARGUMENT;
-        const u32 m = module_.outputs[output];
-        const mailbox_brief box = brief_in(arbiter_.boxes, m);
+        const outer e = outer_of(module_.outputs[output]);
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
-            if (box.flags & brief_plain_out) {
+            if (e.box.flags & brief_plain_out) {
                 if (len > warp_producer<>::payload)
-                    return WM_BAD_LENGTH;
+                    return refuse_output(e.mailbox, refusal::length, WM_BAD_LENGTH);
                 if (src == nullptr && len != 0)
-                    return WM_BAD_ARGUMENT;
-                return put<O>(m, box, load_share(src, len), len, type);
+                    return refuse_output(e.mailbox, refusal::argument, WM_BAD_ARGUMENT);
+                return put<O>(e, load_share(src, len), len, type);
             }
         }
 #endif
-        return push_general<O>(m, box, src, len, type);
+        return push_general<O>(e, src, len, type);
     }
     // Pushes a record that was taken. As push.
     template <order O = order::ordered> WM_FN wm_status give(u32 output, const record<L>& r) {
         if (output >= module_.n_outputs)
             return WM_BAD_ARGUMENT;
-        const u32 m = module_.outputs[output];
-        const mailbox_brief box = brief_in(arbiter_.boxes, m);
+        const outer e = outer_of(module_.outputs[output]);
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
-            if (!r.staged && (box.flags & brief_plain_out))
-                return put<O>(m, box, r.words, r.len, r.type);
+            if (!r.staged && (e.box.flags & brief_plain_out))
+                return put<O>(e, r.words, r.len, r.type);
             if (!r.staged) {
                 lanes.sync();
                 store_share(r.words, scratch(), r.len);
@@ -171,7 +155,7 @@ public:
         }
 #endif
         lanes.sync();
-        return push_general<O>(m, box, scratch(), r.len, r.type);
+        return push_general<O>(e, scratch(), r.len, r.type);
     }
 
     // Records of a tapped output (input) that are on disk, counted from the first that was journalled: a handler that
@@ -233,6 +217,14 @@ public:
     }
 
 private:
+    // The mailbox at the far side of an input or output.
+    struct outer {
+        u32 mailbox;
+        mailbox_brief box;
+    };
+    WM_FN outer outer_of(u32 m) const {
+        return {m, brief_in(arbiter_.boxes, m)};
+    }
     // What was found at an input is taken, or not the next record any more.
     WM_FN void forget(u32 input) {
         found_.bits &= ~(1u << input);
@@ -241,8 +233,8 @@ private:
             found_.held = input == found_.held ? no_input : found_.held;
 #endif
     }
-    template <order O>
-    WM_FN wm_status pop_general(u32 input, u32 m, mailbox_brief box, void* dst, u32 dst_bytes, u32& len, u32& type) {
+    template <order O> WM_FN wm_status pop_general(u32 input, outer e, void* dst, u32 dst_bytes, u32& len, u32& type) {
+        const u32 m = e.mailbox;
         const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]), written = load_relaxed_cta(&arbiter_.written[m]);
         const u64 outcome =
             pop_any<O>(lanes, &arbiter_.rows[m], idx, written, lanes.any(waiting(input) > 0), dst, dst_bytes);
@@ -253,38 +245,39 @@ private:
         }
         if (s == WM_OK || s == WM_BAD_LENGTH) {
             forget(input);
-            note_taken(m, box, idx + 1, s);
+            note_taken(e, idx + 1, s);
         }
-        if (s == WM_OK && box.tap != WM_TAP_NONE)
+        if (s == WM_OK && e.box.tap != WM_TAP_NONE)
             staged_ = journal(lanes, arbiter_, server_, m, idx, dst, len, type, staged_);
         return s;
     }
-    template <order O> WM_FN wm_status push_general(u32 m, mailbox_brief box, const void* src, u32 len, u32 type) {
+    template <order O> WM_FN wm_status push_general(outer e, const void* src, u32 len, u32 type) {
+        const u32 m = e.mailbox;
         const u64 idx = load_relaxed_cta(&arbiter_.written[m]), consumed = load_relaxed_cta(&arbiter_.consumed[m]);
         lanes.sync();
         const wm_status s = push_any<O>(lanes, &arbiter_.rows[m], idx, consumed, src, len, type);
         if (s != WM_OK)
             return s;
-        note_given(m, box, idx + 1);
-        if (box.tap != WM_TAP_NONE && box.consumer_side != WM_SIDE_RESIDENT)
+        note_given(e, idx + 1);
+        if (e.box.tap != WM_TAP_NONE && e.box.consumer_side != WM_SIDE_RESIDENT)
             staged_ = journal(lanes, arbiter_, server_, m, idx, src, len, type, staged_);
         return s;
     }
-    // Index `idx` of mailbox m is this module's: everybody in the arbiter learns of it.
-    WM_FN void note_taken(u32 m, mailbox_brief box, u64 idx, wm_status s) {
+    // Index `idx` of a mailbox is this module's: everybody in the arbiter learns of it.
+    WM_FN void note_taken(outer e, u64 idx, wm_status s) {
         if (lanes.rank() == 0) {
-            store_relaxed_cta(&arbiter_.consumed[m], idx);
-            mark_producer(arbiter_, box);
+            store_relaxed_cta(&arbiter_.consumed[e.mailbox], idx);
+            mark_producer(arbiter_, e.box);
         }
         lanes.sync();
         records_in_++;
         if (s == WM_BAD_LENGTH)
             reject(WM_REJECT_LENGTH);
     }
-    WM_FN void note_given(u32 m, mailbox_brief box, u64 idx) {
+    WM_FN void note_given(outer e, u64 idx) {
         if (lanes.rank() == 0) {
-            store_relaxed_cta(&arbiter_.written[m], idx);
-            mark_consumer(arbiter_, box);
+            store_relaxed_cta(&arbiter_.written[e.mailbox], idx);
+            mark_consumer(arbiter_, e.box);
         }
         lanes.sync();
         records_out_++;
@@ -292,12 +285,11 @@ private:
 #if defined(WM_HAS_WARPS)
     // The next record of a plain input into registers, if it has arrived; it stays the next one.
     template <order O>
-    WM_DEV wm_status fetch(u32 input, u32 m, mailbox_brief box, u64 idx, u32 room, fragment<1>& f, u32& len,
-                           u32& type) {
+    WM_DEV wm_status fetch(u32 input, outer e, u64 idx, u32 room, fragment<1>& f, u32& len, u32& type) {
         fragment_meta meta = found_.meta;
         f = found_.words;
         if (input != found_.held) {
-            warp_consumer<> end = plain_consumer(arbiter_.rows[m].header, box.slots_log2, idx);
+            warp_consumer<> end = plain_consumer(arbiter_.rows[e.mailbox].header, e.box.slots_log2, idx);
             wm_status s = end.template peek<order::self_contained>(f, meta);
             if (s == WM_EMPTY && lanes.any(waiting(input) > 0))
                 s = plain_wait(end, f, meta);
@@ -309,24 +301,38 @@ private:
         type = meta.type();
         return len > warp_consumer<>::payload ? WM_BAD_LENGTH : len > room ? WM_TOO_SMALL : WM_OK;
     }
-    // Gives its slot back.
-    WM_DEV void taken(u32 input, u32 m, mailbox_brief box, u64 idx, wm_status s) {
+    // Takes it: `keep` has its words, then its slot goes back.
+    template <order O, class Keep>
+    WM_DEV wm_status pop_plain(u32 input, outer e, u32 room, u32& len, u32& type, Keep&& keep) {
+        fragment<1> f;
+        const u64 idx = load_relaxed_cta(&arbiter_.consumed[e.mailbox]);
+        const wm_status s = fetch<O>(input, e, idx, room, f, len, type);
+        if (s == WM_OK)
+            keep(f);
+        if (s != WM_OK && s != WM_BAD_LENGTH)
+            return s;
         forget(input);
         lanes.sync(); // every lane has read the index, and sees the others' words
         if (lanes.rank() == 0)
-            store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[m].header)->read_idx, idx);
-        note_taken(m, box, idx, s);
+            store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[e.mailbox].header)->read_idx, idx + 1);
+        note_taken(e, idx + 1, s);
+        if (s == WM_BAD_LENGTH)
+            refused(lanes, arbiter_.rows[e.mailbox].header, WM_SCOPE_GPU, WM_END_CONSUMER, refusal::length, s);
+        return s;
     }
-    template <order O> WM_DEV wm_status put(u32 m, mailbox_brief box, const fragment<1>& f, u32 len, u32 type) {
+    WM_DEV wm_status refuse_output(u32 m, refusal why, wm_status s) {
+        return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_PRODUCER, why, s);
+    }
+    template <order O> WM_DEV wm_status put(outer e, const fragment<1>& f, u32 len, u32 type) {
         wm_producer p;
-        p.mailbox = plain_row(arbiter_.rows[m].header, box.slots_log2);
-        p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
-        p.read_seen = load_relaxed_cta(&arbiter_.consumed[m]);
+        p.mailbox = plain_row(arbiter_.rows[e.mailbox].header, e.box.slots_log2);
+        p.write_idx = load_relaxed_cta(&arbiter_.written[e.mailbox]);
+        p.read_seen = load_relaxed_cta(&arbiter_.consumed[e.mailbox]);
         const u64 idx = p.write_idx + 1;
         lanes.sync(); // every lane has read the indices
         const wm_status s = warp_producer<>(p).template try_push<O>(f, len, type);
         if (s == WM_OK)
-            note_given(m, box, idx);
+            note_given(e, idx);
         return s;
     }
 #endif
@@ -360,53 +366,6 @@ private:
     u32 records_out_ = 0;
     u32 staged_ = 0; // records of this step that have a place and are not counted yet
 };
-
-// Adds what has been tallied to a module's counters.
-template <class L> WM_FN void count(L lanes, const arbiter& a, u32 module, tally& t) {
-    if (lanes.rank() == 0 && t.steps != 0) {
-        wm_module_stats* s = at<wm_module_stats>(a.args.module_stats) + module;
-        add_relaxed_gpu(&s->steps, u64{t.steps});
-        add_relaxed_gpu(&s->records_in, u64{t.records_in});
-        add_relaxed_gpu(&s->records_out, u64{t.records_out});
-    }
-    t = {};
-}
-
-// Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
-// owned by this server, and `grants` says since when; `found` at its inputs. Whether the last step moved a record.
-template <class H, class L>
-WM_FN bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found, tally& t) {
-    const module_brief& mod = a.modules[module];
-    context<L> c(lanes, a, server, module, found);
-    u32 steps = 0;
-    bool moved = false;
-    for (bool more = true; more;) {
-        const u32 before = c.moved();
-        H::step(c, mod.handler);
-        lanes.sync();
-        c.flush();
-        steps++;
-        moved = c.moved() != before;
-        if (!moved)
-            c.reject(WM_REJECT_NO_PROGRESS);
-        // Whoever has found all that there was looks at the same places next.
-        more = moved && !found.whole && may_step(lanes, a, mod);
-        if (steps >= mod.batch || !moved || !journal_has_room(lanes, a, server)) {
-            // What is left is somebody else's turn first; without progress, only news are worth another look.
-            if (more && lanes.rank() == 0)
-                mark(a, module);
-            break;
-        }
-    }
-    c.hurry();
-    t.steps += steps;
-    c.add_to(t);
-    // By lane 0, which has stored the beginning. Added at once: sums of times would take up two registers.
-    if (lanes.rank() == 0)
-        add_relaxed_gpu(&at<wm_module_stats>(a.args.module_stats)[module].busy_ns,
-                        now_ns() - load_relaxed_cta(&a.grants[server].since_ns));
-    return moved;
-}
 
 } // namespace warpmail
 

@@ -13,7 +13,7 @@
 #include "protocol/begin.hpp"
 #include "protocol/budget.hpp"
 #include "protocol/claim.hpp"
-#include "protocol/context.hpp"
+#include "protocol/run.hpp"
 #include "protocol/linger.hpp"
 #include "protocol/park.hpp"
 #include "protocol/scan.hpp"

@@ -185,7 +185,7 @@ public:
     // One record: WM_OK, WM_FULL, WM_BAD_LENGTH.
     template <order O> WM_DEV wm_status try_push(const fragment<groups>& f, u32 len, u32 type) {
         if (len > payload)
-            return WM_BAD_LENGTH;
+            return refused(warp_lanes{}, header(), F::scope(), WM_END_PRODUCER, refusal::length, WM_BAD_LENGTH);
         u64 word[groups];
         tag(f, len, type, word); // its votes are under way while the room is looked at
         if (room_ == 0 && reserve(1) == 0)
@@ -242,6 +242,9 @@ public:
     }
 
 private:
+    WM_DEV u64 header() const {
+        return reinterpret_cast<uintptr_t>(write_idx_) - offsetof(wm_mailbox_header, write_idx);
+    }
     // Off the way of a record: the next one finds the answer ready.
     WM_DEV void count_room() {
         const u32 free = this->mask_ + 1 - static_cast<u32>(this->idx_ - read_seen_);

@@ -165,7 +165,8 @@ pub(crate) fn servers_drop_what_cannot_be(device: &Device) -> Outcome {
     let stats = relays.runtime.stats();
     let dropped: Vec<u64> = stats.modules[1..].iter().map(|m| m.rejects.length).collect();
     let spoilt: Vec<u64> = told.iter().map(|r| r.spoilt).collect();
-    let right = dropped == spoilt && spoilt[0] > 0 && spoilt[1] == 0 && spoilt[2] > 0;
+    let refused: Vec<u64> = stats.mailboxes.iter().step_by(2).map(|m| m.refused.length).collect();
+    let right = dropped == spoilt && refused == spoilt && spoilt[0] > 0 && spoilt[1] == 0 && spoilt[2] > 0;
     let whole = stats.mailboxes.iter().all(|m| m.quarantined.is_none());
     expect(right && whole, || format!("{told:?}, {stats:?}"))
 }

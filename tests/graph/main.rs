@@ -112,6 +112,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("stuck_handler_is_named", faults::stuck_handler_is_named),
     ("wrong_types_and_lengths_are_counted", faults::wrong_types_and_lengths_are_counted),
     ("no_progress_is_counted", faults::no_progress_is_counted),
+    ("refused_calls_are_counted", faults::refused_calls_are_counted),
     ("broken_header_is_quarantined", faults::broken_header_is_quarantined),
     ("wild_index_is_quarantined", faults::wild_index_is_quarantined),
     ("both_modes_give_the_same", mode::both_modes_give_the_same),
@@ -170,6 +171,7 @@ const WARPS: &[&str] = &[
     "quiesce_while_records_flow",
     "wrong_types_and_lengths_are_counted",
     "no_progress_is_counted",
+    "refused_calls_are_counted",
     "broken_header_is_quarantined",
     "wild_index_is_quarantined",
 ];

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 9u        /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 10u       /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */
@@ -107,6 +107,18 @@ typedef int32_t wm_status;
 #define WM_EXIT_NEWS 5u   /* it was about to park when there was something to do; the next launch begins at once */
 #define WM_EXIT_CLOSED 6u /* sm_share was overdrawn; the next launch begins when it allows it, whoever has news */
 
+/* Calls that an end of a mailbox refused, by reason; the end alone writes it (csrc/protocol/refuse.hpp). */
+typedef struct wm_refusals {
+    uint64_t all;
+    uint64_t length;   /* a record longer than a slot carries: to be pushed, or found in a slot */
+    uint64_t argument; /* a null pointer for bytes */
+    uint64_t header;   /* the handle is of another mailbox, or of another shape, than the header */
+    uint64_t index;    /* write_idx and read_idx further apart than the ring is long */
+    uint64_t reserved[3];
+} wm_refusals;
+#define WM_END_PRODUCER 0u
+#define WM_END_CONSUMER 1u
+
 /*
  * Mailbox header. The slots follow at WM_HEADER_BYTES. Zero-filled slots and indices are a valid empty mailbox.
  * Invariant: write_idx - read_idx (modulo 2^64) is at most the number of slots.
@@ -127,7 +139,7 @@ typedef struct wm_mailbox_header {
     uint8_t pad1[WM_LINE_BYTES - 8];
     uint64_t read_idx; /* records popped so far; the consumer alone writes it */
     uint8_t pad2[WM_LINE_BYTES - 8];
-    uint8_t reserved[WM_LINE_BYTES];
+    wm_refusals refused[2]; /* by the producer's end, by the consumer's: WM_END_* */
 } wm_mailbox_header;
 #define WM_HEADER_BYTES 512u
 
@@ -348,6 +360,7 @@ typedef struct wm_mailbox_stats {
     uint64_t consumed;
     uint64_t quarantine; /* 0, or 1 + WM_REJECT_* */
     uint64_t depth_max;  /* largest number of records in the ring that the arbiter saw */
+    wm_refusals refused; /* by both ends together; of mailboxes in device memory, the others' headers are the host's */
 } wm_mailbox_stats;
 
 /*
@@ -583,6 +596,8 @@ typedef struct wm_arbiter_args {
 WM_STATIC_ASSERT(sizeof(wm_mailbox_header) == WM_HEADER_BYTES, "slots start right behind the header");
 WM_STATIC_ASSERT(offsetof(wm_mailbox_header, write_idx) == WM_LINE_BYTES, "write_idx stands alone on its line");
 WM_STATIC_ASSERT(offsetof(wm_mailbox_header, read_idx) == 2 * WM_LINE_BYTES, "read_idx stands alone on its line");
+WM_STATIC_ASSERT(sizeof(wm_refusals) == WM_LINE_BYTES / 2, "those of both ends fill a line of the header");
+WM_STATIC_ASSERT(offsetof(wm_mailbox_header, refused) == 3 * WM_LINE_BYTES, "apart from what anybody polls");
 WM_STATIC_ASSERT(WM_HEADER_BYTES % 256 == 0, "slots keep the alignment of the header");
 WM_STATIC_ASSERT(sizeof(wm_mailbox) == 64, "a lane reads a whole row with four 16-byte loads");
 WM_STATIC_ASSERT(sizeof(wm_producer) == 80, "passed by value to kernels");
@@ -598,7 +613,7 @@ WM_STATIC_ASSERT(sizeof(wm_doorbell) == WM_LINE_BYTES, "a word that is spun on s
 WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes: two aligned words");
 WM_STATIC_ASSERT(sizeof(wm_budget_counts) == 64, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 6 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
-WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
+WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 96, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it begins a sector of its own");
 WM_STATIC_ASSERT(sizeof(wm_ring_header) == WM_RING_HEADER_BYTES, "slots start right behind the header");
 WM_STATIC_ASSERT(offsetof(wm_ring_header, read_idx) == WM_LINE_BYTES, "each side writes lines of its own");

@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that an older program could notice. */
-#define WARPMAIL_API_VERSION 4u
+#define WARPMAIL_API_VERSION 5u
 
 /* Statuses: those of wm_status in abi.h, and these. */
 typedef wm_status warpmail_status;
@@ -247,9 +247,13 @@ typedef struct warpmail_mailbox_stats {
     uint32_t quarantined; /* not 0: the arbiter leaves it alone; the JSON text says why */
     uint64_t written;
     uint64_t consumed;
-    uint64_t depth_max; /* the most records that the arbiter saw waiting */
+    uint64_t depth_max;        /* the most records that the arbiter saw waiting */
+    uint64_t refused_length;   /* calls that an end refused: a record longer than a slot carries */
+    uint64_t refused_argument; /* a null pointer for bytes */
+    uint64_t refused_header;   /* a handle of another mailbox, or of another shape, than the header */
+    uint64_t refused_index;    /* indices further apart than the ring is long */
 } warpmail_mailbox_stats;
-#define WARPMAIL_MAILBOX_STATS_INIT {sizeof(warpmail_mailbox_stats), 0, 0, 0, 0}
+#define WARPMAIL_MAILBOX_STATS_INIT {sizeof(warpmail_mailbox_stats), 0, 0, 0, 0, 0, 0, 0, 0}
 
 typedef struct warpmail_pool_stats {
     uint32_t struct_size;

@@ -84,6 +84,24 @@ pub struct Trial {
     pub pop: Side,
 }
 
+impl Trial {
+    /// One record, whole, with the default stride and scope.
+    pub fn plain(lanes: u64, slots: u32) -> Self {
+        let side = Side { lanes, ..Side::default() };
+        Trial {
+            stride: abi::WM_STRIDE_DEFAULT,
+            slots,
+            scope: abi::WM_SCOPE_GPU,
+            start: 0,
+            seed: 1,
+            records: 1,
+            threads: 64,
+            push: side,
+            pop: side,
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 struct Task {
@@ -336,7 +354,10 @@ impl Forms {
 
     /// Makes calls that must be refused, and some that must not: the status found and expected of each.
     pub fn misuse(&self, trial: &Trial) -> Result<[[i32; 2]; ATTEMPTS], String> {
-        let mut task = self.task(trial)?;
+        self.misuse_in(self.task(trial)?, trial)
+    }
+
+    fn misuse_in(&self, mut task: Task, trial: &Trial) -> Result<[[i32; 2]; ATTEMPTS], String> {
         match &self.kernels {
             // SAFETY: all addresses are this value's own buffers, used by this thread alone.
             None if trial.push.lanes == LANES_ONE => unsafe { forms_misuse(&task) },
@@ -349,8 +370,30 @@ impl Forms {
         Ok(found)
     }
 
-    /// What [`Forms::misuse`] finds in the first place when `damage` was done to the header.
-    pub fn check_damaged(
+    /// The same calls at the two ends of a runtime's mailbox, which is empty and has one slot of the default stride.
+    ///
+    /// # Safety
+    ///
+    /// The runtime lives, and nobody else has these ends.
+    pub unsafe fn misuse_of(&self, mailbox: abi::wm_mailbox, trial: &Trial) -> Result<[[i32; 2]; ATTEMPTS], String> {
+        self.misuse_in(Task { mailbox, ..self.task(trial)? }, trial)
+    }
+
+    /// Loads the code of the calls above, which their first launch would.
+    pub fn prepare_misuse(&self) -> Result<(), String> {
+        self.kernels.iter().try_for_each(|k| k.prepare("forms_misuse").and_then(|()| k.prepare("forms_clear")))
+    }
+
+    /// What the two ends of the last trial's mailbox refused, the producer's and the consumer's.
+    pub fn refused(&self) -> Result<[abi::wm_refusals; 2], String> {
+        let mut header = abi::wm_mailbox_header::default();
+        self.memory.download(0, bytemuck::bytes_of_mut(&mut header)).map_err(text)?;
+        Ok(header.refused)
+    }
+
+    /// What [`Forms::misuse`] finds in the first place when `damage` was done to the header: that both ends are taken up, or
+    /// why not.
+    pub fn attach_damaged(
         &self,
         trial: &Trial,
         damage: impl FnOnce(&mut abi::wm_mailbox_header),
