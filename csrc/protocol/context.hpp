@@ -63,31 +63,35 @@ public:
     template <order O = order::ordered> WM_FN wm_status pop(u32 input, void* dst, u32 dst_bytes, u32& len, u32& type) {
         if (input >= module_.n_inputs)
             return WM_BAD_ARGUMENT;
-        const outer e = outer_of(module_.inputs[input]);
+        const u32 m = module_.inputs[input];
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
-            if (e.box.flags & brief_plain_in)
-                return pop_plain<O>(input, e, dst_bytes, len, type,
-                                    [&](const fragment<1>& f) { store_share(f, dst, len); });
+            if (box.flags & brief_plain_in) {
+                fragment<1> f;
+                return take_plain<O, true>(input, m, box, f, dst, dst_bytes, len, type);
+            }
         }
 #endif
-        return pop_general<O>(input, e, dst, dst_bytes, len, type);
+        return pop_general<O>(input, m, box, dst, dst_bytes, len, type);
     }
     // Takes one record of an input in hand, to give it to outputs unchanged: it may stay in registers all the way. One
     // at a time: to take the next ends the last, and so does writing to `scratch`. As pop.
     template <order O = order::ordered> WM_FN wm_status take(u32 input, record<L>& r) {
         if (input >= module_.n_inputs)
             return WM_BAD_ARGUMENT;
-        const outer e = outer_of(module_.inputs[input]);
+        const u32 m = module_.inputs[input];
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
-            r.staged = (e.box.flags & brief_plain_in) == 0;
-            if (!r.staged)
-                return pop_plain<O>(input, e, warp_consumer<>::payload, r.len, r.type,
-                                    [&](const fragment<1>& f) { r.words = f; });
+            if (box.flags & brief_plain_in) {
+                r.staged = false;
+                return take_plain<O, false>(input, m, box, r.words, nullptr, warp_consumer<>::payload, r.len, r.type);
+            }
+            r.staged = true;
         }
 #endif
-        return pop_general<O>(input, e, scratch(), scratch_bytes(), r.len, r.type);
+        return pop_general<O>(input, m, box, scratch(), scratch_bytes(), r.len, r.type);
     }
 
     // Takes up to `most` records of an input that have arrived, unseen, and gives their number: for a handler that has
@@ -125,29 +129,31 @@ public:
     template <order O = order::ordered> WM_FN wm_status push(u32 output, const void* src, u32 len, u32 type) {
         if (output >= module_.n_outputs)
             return WM_BAD_ARGUMENT;
-        const outer e = outer_of(module_.outputs[output]);
+        const u32 m = module_.outputs[output];
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
-            if (e.box.flags & brief_plain_out) {
+            if (box.flags & brief_plain_out) {
                 if (len > warp_producer<>::payload)
-                    return refuse_output(e.mailbox, refusal::length, WM_BAD_LENGTH);
+                    return refuse_output(m, refusal::length, WM_BAD_LENGTH);
                 if (src == nullptr && len != 0)
-                    return refuse_output(e.mailbox, refusal::argument, WM_BAD_ARGUMENT);
-                return put<O>(e, load_share(src, len), len, type);
+                    return refuse_output(m, refusal::argument, WM_BAD_ARGUMENT);
+                return put<O>(m, box, load_share(src, len), len, type);
             }
         }
 #endif
-        return push_general<O>(e, src, len, type);
+        return push_general<O>(m, box, src, len, type);
     }
     // Pushes a record that was taken. As push.
     template <order O = order::ordered> WM_FN wm_status give(u32 output, const record<L>& r) {
         if (output >= module_.n_outputs)
             return WM_BAD_ARGUMENT;
-        const outer e = outer_of(module_.outputs[output]);
+        const u32 m = module_.outputs[output];
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
-            if (!r.staged && (e.box.flags & brief_plain_out))
-                return put<O>(e, r.words, r.len, r.type);
+            if (!r.staged && (box.flags & brief_plain_out))
+                return put<O>(m, box, r.words, r.len, r.type);
             if (!r.staged) {
                 lanes.sync();
                 store_share(r.words, scratch(), r.len);
@@ -155,7 +161,7 @@ public:
         }
 #endif
         lanes.sync();
-        return push_general<O>(e, scratch(), r.len, r.type);
+        return push_general<O>(m, box, scratch(), r.len, r.type);
     }
 
     // Records of a tapped output (input) that are on disk, counted from the first that was journalled: a handler that
@@ -217,14 +223,6 @@ public:
     }
 
 private:
-    // The mailbox at the far side of an input or output.
-    struct outer {
-        u32 mailbox;
-        mailbox_brief box;
-    };
-    WM_FN outer outer_of(u32 m) const {
-        return {m, brief_in(arbiter_.boxes, m)};
-    }
     // What was found at an input is taken, or not the next record any more.
     WM_FN void forget(u32 input) {
         found_.bits &= ~(1u << input);
@@ -233,8 +231,8 @@ private:
             found_.held = input == found_.held ? no_input : found_.held;
 #endif
     }
-    template <order O> WM_FN wm_status pop_general(u32 input, outer e, void* dst, u32 dst_bytes, u32& len, u32& type) {
-        const u32 m = e.mailbox;
+    template <order O>
+    WM_FN wm_status pop_general(u32 input, u32 m, mailbox_brief box, void* dst, u32 dst_bytes, u32& len, u32& type) {
         const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]), written = load_relaxed_cta(&arbiter_.written[m]);
         const u64 outcome =
             pop_any<O>(lanes, &arbiter_.rows[m], idx, written, lanes.any(waiting(input) > 0), dst, dst_bytes);
@@ -245,39 +243,38 @@ private:
         }
         if (s == WM_OK || s == WM_BAD_LENGTH) {
             forget(input);
-            note_taken(e, idx + 1, s);
+            note_taken(m, box, idx + 1, s);
         }
-        if (s == WM_OK && e.box.tap != WM_TAP_NONE)
+        if (s == WM_OK && box.tap != WM_TAP_NONE)
             staged_ = journal(lanes, arbiter_, server_, m, idx, dst, len, type, staged_);
         return s;
     }
-    template <order O> WM_FN wm_status push_general(outer e, const void* src, u32 len, u32 type) {
-        const u32 m = e.mailbox;
+    template <order O> WM_FN wm_status push_general(u32 m, mailbox_brief box, const void* src, u32 len, u32 type) {
         const u64 idx = load_relaxed_cta(&arbiter_.written[m]), consumed = load_relaxed_cta(&arbiter_.consumed[m]);
         lanes.sync();
         const wm_status s = push_any<O>(lanes, &arbiter_.rows[m], idx, consumed, src, len, type);
         if (s != WM_OK)
             return s;
-        note_given(e, idx + 1);
-        if (e.box.tap != WM_TAP_NONE && e.box.consumer_side != WM_SIDE_RESIDENT)
+        note_given(m, box, idx + 1);
+        if (box.tap != WM_TAP_NONE && box.consumer_side != WM_SIDE_RESIDENT)
             staged_ = journal(lanes, arbiter_, server_, m, idx, src, len, type, staged_);
         return s;
     }
-    // Index `idx` of a mailbox is this module's: everybody in the arbiter learns of it.
-    WM_FN void note_taken(outer e, u64 idx, wm_status s) {
+    // Index `idx` of mailbox m is this module's: everybody in the arbiter learns of it.
+    WM_FN void note_taken(u32 m, mailbox_brief box, u64 idx, wm_status s) {
         if (lanes.rank() == 0) {
-            store_relaxed_cta(&arbiter_.consumed[e.mailbox], idx);
-            mark_producer(arbiter_, e.box);
+            store_relaxed_cta(&arbiter_.consumed[m], idx);
+            mark_producer(arbiter_, box);
         }
         lanes.sync();
         records_in_++;
         if (s == WM_BAD_LENGTH)
             reject(WM_REJECT_LENGTH);
     }
-    WM_FN void note_given(outer e, u64 idx) {
+    WM_FN void note_given(u32 m, mailbox_brief box, u64 idx) {
         if (lanes.rank() == 0) {
-            store_relaxed_cta(&arbiter_.written[e.mailbox], idx);
-            mark_consumer(arbiter_, e.box);
+            store_relaxed_cta(&arbiter_.written[m], idx);
+            mark_consumer(arbiter_, box);
         }
         lanes.sync();
         records_out_++;
@@ -285,11 +282,12 @@ private:
 #if defined(WM_HAS_WARPS)
     // The next record of a plain input into registers, if it has arrived; it stays the next one.
     template <order O>
-    WM_DEV wm_status fetch(u32 input, outer e, u64 idx, u32 room, fragment<1>& f, u32& len, u32& type) {
+    WM_DEV wm_status fetch(u32 input, u32 m, mailbox_brief box, u64 idx, u32 room, fragment<1>& f, u32& len,
+                           u32& type) {
         fragment_meta meta = found_.meta;
         f = found_.words;
         if (input != found_.held) {
-            warp_consumer<> end = plain_consumer(arbiter_.rows[e.mailbox].header, e.box.slots_log2, idx);
+            warp_consumer<> end = plain_consumer(arbiter_.rows[m].header, box.slots_log2, idx);
             wm_status s = end.template peek<order::self_contained>(f, meta);
             if (s == WM_EMPTY && lanes.any(waiting(input) > 0))
                 s = plain_wait(end, f, meta);
@@ -301,38 +299,40 @@ private:
         type = meta.type();
         return len > warp_consumer<>::payload ? WM_BAD_LENGTH : len > room ? WM_TOO_SMALL : WM_OK;
     }
-    // Takes it: `keep` has its words, then its slot goes back.
-    template <order O, class Keep>
-    WM_DEV wm_status pop_plain(u32 input, outer e, u32 room, u32& len, u32& type, Keep&& keep) {
-        fragment<1> f;
-        const u64 idx = load_relaxed_cta(&arbiter_.consumed[e.mailbox]);
-        const wm_status s = fetch<O>(input, e, idx, room, f, len, type);
-        if (s == WM_OK)
-            keep(f);
-        if (s != WM_OK && s != WM_BAD_LENGTH)
-            return s;
+    template <order O, bool Copy>
+    WM_DEV wm_status take_plain(u32 input, u32 m, mailbox_brief box, fragment<1>& f, void* dst, u32 room, u32& len,
+                                u32& type) {
+        const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
+        const wm_status s = fetch<O>(input, m, box, idx, room, f, len, type);
+        if (Copy && s == WM_OK)
+            store_share(f, dst, len);
+        if (s == WM_OK || s == WM_BAD_LENGTH)
+            taken(input, m, box, idx + 1, s);
+        return s;
+    }
+    // Gives its slot back.
+    WM_DEV void taken(u32 input, u32 m, mailbox_brief box, u64 idx, wm_status s) {
         forget(input);
         lanes.sync(); // every lane has read the index, and sees the others' words
         if (lanes.rank() == 0)
-            store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[e.mailbox].header)->read_idx, idx + 1);
-        note_taken(e, idx + 1, s);
+            store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[m].header)->read_idx, idx);
+        note_taken(m, box, idx, s);
         if (s == WM_BAD_LENGTH)
-            refused(lanes, arbiter_.rows[e.mailbox].header, WM_SCOPE_GPU, WM_END_CONSUMER, refusal::length, s);
-        return s;
+            refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_CONSUMER, refusal::length, s);
     }
     WM_DEV wm_status refuse_output(u32 m, refusal why, wm_status s) {
         return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_PRODUCER, why, s);
     }
-    template <order O> WM_DEV wm_status put(outer e, const fragment<1>& f, u32 len, u32 type) {
+    template <order O> WM_DEV wm_status put(u32 m, mailbox_brief box, const fragment<1>& f, u32 len, u32 type) {
         wm_producer p;
-        p.mailbox = plain_row(arbiter_.rows[e.mailbox].header, e.box.slots_log2);
-        p.write_idx = load_relaxed_cta(&arbiter_.written[e.mailbox]);
-        p.read_seen = load_relaxed_cta(&arbiter_.consumed[e.mailbox]);
+        p.mailbox = plain_row(arbiter_.rows[m].header, box.slots_log2);
+        p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
+        p.read_seen = load_relaxed_cta(&arbiter_.consumed[m]);
         const u64 idx = p.write_idx + 1;
         lanes.sync(); // every lane has read the indices
         const wm_status s = warp_producer<>(p).template try_push<O>(f, len, type);
         if (s == WM_OK)
-            note_given(e, idx);
+            note_given(m, box, idx);
         return s;
     }
 #endif
