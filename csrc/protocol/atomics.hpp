@@ -34,6 +34,13 @@
 #define WM_DEV inline
 #endif
 
+// Of a function on a server's way through a grant: a call would save and restore what the server keeps in registers.
+#if defined(__CUDACC__)
+#define WM_INLINED __host__ __device__ __forceinline__
+#else
+#define WM_INLINED inline
+#endif
+
 // Of a function that is rarely called: on the host it stays out of the way of those that call it.
 #if defined(__CUDACC__)
 #define WM_COLD WM_FN
@@ -240,6 +247,10 @@ WM_FN u64 now_ns() {
 // A breath between two polls of memory: on the device the way to L2 is breath enough.
 WM_FN void pause() {}
 WM_FN void pause_after(u32 /*looks*/) {}
+// Leaves the SM to its other warps for about so long.
+WM_FN void doze(u32 ns) {
+    asm volatile("nanosleep.u32 %0;" ::"r"(ns));
+}
 
 #else // host
 
@@ -374,6 +385,9 @@ WM_FN void pause() {
 }
 // Between the looks of a wait: who has looked in vain that often lets others have the core, perhaps the one it waits
 // for.
+WM_FN void doze(u32 /*ns*/) {
+    sched_yield();
+}
 WM_FN void pause_after(u32 looks) {
     if (looks < 256)
         pause();
@@ -433,6 +447,14 @@ WM_FN void store_release(u64* p, u64 v, u32 scope) {
     } else {
         store_release_sys(p, v);
     }
+}
+// Has the sector at p brought to L2; orders nothing.
+WM_FN void prefetch_l2(const void* p) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+    (void)p;
+#endif
 }
 #if defined(__CUDA_ARCH__)
 WM_FN wide_word load_relaxed_wide(const u64* p, u32 scope) {

@@ -14,7 +14,9 @@
 
 namespace warpmail {
 
-template <class L> class context {
+// `Taps`: whether any mailbox of the table is tapped. An arbiter without taps runs code without them: it is shorter by
+// half, and what a step costs is mostly what its instructions cost to fetch.
+template <class L, bool Taps = true> class context {
 public:
     using held = record<L>; // what `take` takes
     L lanes;
@@ -105,8 +107,13 @@ public:
         const mailbox_brief box = brief_in(arbiter_.boxes, m);
         const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
         hurry();
-        const u32 n = box.tap != WM_TAP_NONE ? journal_ready(lanes, arbiter_, server_, m, most)
-                                             : ready_records(lanes, arbiter_.rows[m], from, most);
+        u32 n = 0;
+        if (is_tapped(box)) {
+            if constexpr (Taps)
+                n = journal_ready(lanes, arbiter_, server_, m, most);
+        } else {
+            n = ready_records(lanes, arbiter_.rows[m], from, most);
+        }
         if (n == 0)
             return 0;
         lanes.sync(); // every lane has seen its words
@@ -138,7 +145,7 @@ public:
                     return refuse_output(m, refusal::length, WM_BAD_LENGTH);
                 if (src == nullptr && len != 0)
                     return refuse_output(m, refusal::argument, WM_BAD_ARGUMENT);
-                return put<O>(m, box, load_share(src, len), len, type);
+                return put<O>(m, box, load_share(src, len), src, len, type);
             }
         }
 #endif
@@ -153,7 +160,7 @@ public:
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
             if (!r.staged && (box.flags & brief_plain_out))
-                return put<O>(m, box, r.words, r.len, r.type);
+                return put<O>(m, box, r.words, nullptr, r.len, r.type);
             if (!r.staged) {
                 lanes.sync();
                 store_share(r.words, scratch(), r.len);
@@ -193,8 +200,10 @@ public:
 
     // Counts the records that this step has journalled so far; done behind every step.
     WM_FN void flush() {
-        commit_staged(lanes, arbiter_, server_, staged_);
-        staged_ = 0;
+        if constexpr (Taps) {
+            commit_staged(lanes, arbiter_, server_, staged_);
+            staged_ = 0;
+        }
     }
 
     // When this launch of the arbiter began, when it had taken up what it knows, and when this step's grant was given.
@@ -211,7 +220,8 @@ public:
     // Lets what was journalled so far go to the host without waiting for the end of the step.
     WM_FN void hurry() {
         flush();
-        hurry_journal(lanes, arbiter_, server_);
+        if constexpr (Taps)
+            hurry_journal(lanes, arbiter_, server_);
     }
 
     WM_FN u32 moved() const {
@@ -223,6 +233,13 @@ public:
     }
 
 private:
+    WM_FN static bool is_tapped(mailbox_brief box) {
+        return Taps && box.tap != WM_TAP_NONE;
+    }
+    // Whether the record is journalled where it is given: nobody in the arbiter takes it.
+    WM_FN static bool is_tapped_here(mailbox_brief box) {
+        return is_tapped(box) && box.consumer_side != WM_SIDE_RESIDENT;
+    }
     // What was found at an input is taken, or not the next record any more.
     WM_FN void forget(u32 input) {
         found_.bits &= ~(1u << input);
@@ -245,8 +262,8 @@ private:
             forget(input);
             note_taken(m, box, idx + 1, s);
         }
-        if (s == WM_OK && box.tap != WM_TAP_NONE)
-            staged_ = journal(lanes, arbiter_, server_, m, idx, dst, len, type, staged_);
+        if (s == WM_OK && is_tapped(box))
+            tap(m, idx, dst, len, type);
         return s;
     }
     template <order O> WM_FN wm_status push_general(u32 m, mailbox_brief box, const void* src, u32 len, u32 type) {
@@ -256,9 +273,14 @@ private:
         if (s != WM_OK)
             return s;
         note_given(m, box, idx + 1);
-        if (box.tap != WM_TAP_NONE && box.consumer_side != WM_SIDE_RESIDENT)
-            staged_ = journal(lanes, arbiter_, server_, m, idx, src, len, type, staged_);
+        if (is_tapped_here(box))
+            tap(m, idx, src, len, type);
         return s;
+    }
+    // Journals a record whose bytes lie at `from`.
+    WM_FN void tap(u32 m, u64 index, const void* from, u32 len, u32 type) {
+        if constexpr (Taps)
+            staged_ = journal(lanes, arbiter_, server_, m, index, from, len, type, staged_);
     }
     // Index `idx` of mailbox m is this module's: everybody in the arbiter learns of it.
     WM_FN void note_taken(u32 m, mailbox_brief box, u64 idx, wm_status s) {
@@ -308,6 +330,8 @@ private:
             store_share(f, dst, len);
         if (s == WM_OK || s == WM_BAD_LENGTH)
             taken(input, m, box, idx + 1, s);
+        if (s == WM_OK && is_tapped(box))
+            tap_words(m, idx, f, Copy ? dst : nullptr, len, type);
         return s;
     }
     // Gives its slot back.
@@ -323,7 +347,19 @@ private:
     WM_DEV wm_status refuse_output(u32 m, refusal why, wm_status s) {
         return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_PRODUCER, why, s);
     }
-    template <order O> WM_DEV wm_status put(u32 m, mailbox_brief box, const fragment<1>& f, u32 len, u32 type) {
+    // Journals a record in registers, whose bytes also lie at `from`, or nowhere else.
+    WM_DEV void tap_words(u32 m, u64 index, const fragment<1>& f, const void* from, u32 len, u32 type) {
+        if (journal_words(lanes, arbiter_, server_, m, index, f, len, type, staged_))
+            return;
+        if (from == nullptr) {
+            from = scratch();
+            store_share(f, scratch(), len);
+            lanes.sync();
+        }
+        tap(m, index, from, len, type);
+    }
+    template <order O>
+    WM_DEV wm_status put(u32 m, mailbox_brief box, const fragment<1>& f, const void* from, u32 len, u32 type) {
         wm_producer p;
         p.mailbox = plain_row(arbiter_.rows[m].header, box.slots_log2);
         p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
@@ -331,13 +367,22 @@ private:
         const u64 idx = p.write_idx + 1;
         lanes.sync(); // every lane has read the indices
         const wm_status s = warp_producer<>(p).template try_push<O>(f, len, type);
-        if (s == WM_OK)
-            note_given(m, box, idx);
+        if (s != WM_OK)
+            return s;
+        note_given(m, box, idx);
+        if (is_tapped_here(box))
+            tap_words(m, idx - 1, f, from, len, type);
         return s;
     }
 #endif
     // How many of the next records have arrived, up to `most`; one that cannot be ends it.
     WM_FN static u32 ready_records(L lanes, const wm_mailbox& box, u64 from, u32 most) {
+#if defined(WM_HAS_WARPS)
+        if constexpr (L::is_group()) {
+            if (box.record_stride == WM_STRIDE_DEFAULT && box.scope == WM_SCOPE_GPU)
+                return plain_ready(box.header, box.slots_log2, from, most);
+        }
+#endif
         u32 n = 0, len = 0, type = 0;
         for (; n < most; n++) {
             const u64 idx = from + n;

@@ -21,10 +21,10 @@ template <class L> WM_FN void count(L lanes, const arbiter& a, u32 module, tally
 
 // Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
 // owned by this server, and `grants` says since when; `found` at its inputs. Whether the last step moved a record.
-template <class H, class L>
-WM_FN bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found, tally& t) {
+template <class H, bool Taps = true, class L>
+WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found, tally& t) {
     const module_brief& mod = a.modules[module];
-    context<L> c(lanes, a, server, module, found);
+    context<L, Taps> c(lanes, a, server, module, found);
     u32 steps = 0;
     bool moved = false;
     for (bool more = true; more;) {
@@ -38,7 +38,7 @@ WM_FN bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_re
             c.reject(WM_REJECT_NO_PROGRESS);
         // Whoever has found all that there was looks at the same places next.
         more = moved && !found.whole && may_step(lanes, a, mod);
-        if (steps >= mod.batch || !moved || !journal_has_room(lanes, a, server)) {
+        if (steps >= mod.batch || !moved || (Taps && !journal_has_room(lanes, a, server))) {
             // What is left is somebody else's turn first; without progress, only news are worth another look.
             if (more && lanes.rank() == 0)
                 mark(a, module);
