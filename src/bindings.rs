@@ -210,14 +210,16 @@ pub struct wm_producer {
     pub mailbox: wm_mailbox,
     pub write_idx: u64,
     pub read_seen: u64,
+    pub looked: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_producer"][::core::mem::size_of::<wm_producer>() - 80usize];
+    ["Size of wm_producer"][::core::mem::size_of::<wm_producer>() - 88usize];
     ["Alignment of wm_producer"][::core::mem::align_of::<wm_producer>() - 8usize];
     ["Offset of field: wm_producer::mailbox"][::core::mem::offset_of!(wm_producer, mailbox) - 0usize];
     ["Offset of field: wm_producer::write_idx"][::core::mem::offset_of!(wm_producer, write_idx) - 64usize];
     ["Offset of field: wm_producer::read_seen"][::core::mem::offset_of!(wm_producer, read_seen) - 72usize];
+    ["Offset of field: wm_producer::looked"][::core::mem::offset_of!(wm_producer, looked) - 80usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -225,14 +227,16 @@ pub struct wm_consumer {
     pub mailbox: wm_mailbox,
     pub read_idx: u64,
     pub write_seen: u64,
+    pub looked: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_consumer"][::core::mem::size_of::<wm_consumer>() - 80usize];
+    ["Size of wm_consumer"][::core::mem::size_of::<wm_consumer>() - 88usize];
     ["Alignment of wm_consumer"][::core::mem::align_of::<wm_consumer>() - 8usize];
     ["Offset of field: wm_consumer::mailbox"][::core::mem::offset_of!(wm_consumer, mailbox) - 0usize];
     ["Offset of field: wm_consumer::read_idx"][::core::mem::offset_of!(wm_consumer, read_idx) - 64usize];
     ["Offset of field: wm_consumer::write_seen"][::core::mem::offset_of!(wm_consumer, write_seen) - 72usize];
+    ["Offset of field: wm_consumer::looked"][::core::mem::offset_of!(wm_consumer, looked) - 80usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

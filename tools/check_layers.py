@@ -17,6 +17,7 @@ LAYERS = [
     ["protocol/lanes_host.hpp"],
     ["protocol/lanes.hpp", "protocol/bell.hpp"],
     ["protocol/slot.hpp", "protocol/lease.hpp", "protocol/ring.hpp", "protocol/refuse.hpp"],
+    ["protocol/slot_lines.hpp"],
     ["protocol/slot_thread.hpp", "protocol/slot_warp.hpp", "protocol/slot_wide.hpp"],
     ["protocol/handle.hpp"],
     ["protocol/mailbox.hpp"],

@@ -51,6 +51,7 @@ WM_FN wm_producer attach_producer(const wm_mailbox& m) {
     p.mailbox = m;
     p.write_idx = load_relaxed(write_idx_of(m), m.scope);
     p.read_seen = load_relaxed(read_idx_of(m), m.scope);
+    p.looked = 0;
     return p;
 }
 
@@ -59,6 +60,7 @@ WM_FN wm_consumer attach_consumer(const wm_mailbox& m) {
     wm_consumer c;
     c.mailbox = m;
     c.read_idx = c.write_seen = load_relaxed(read_idx_of(m), m.scope);
+    c.looked = 0;
     return c;
 }
 

@@ -40,11 +40,19 @@ template <class L> WM_FN u64 free_slots(L lanes, wm_producer& p, u64 want) {
     const u64 slots = slot_count(p.mailbox);
     u64 used = p.write_idx - p.read_seen;
     if (want > slots || used > slots - want) {
+#if !defined(__CUDA_ARCH__)
+        if (!L::is_group())
+            breathe_since(p.looked);
+#endif
         // Lanes may load at different moments: lane 0's value is the warp's.
         p.read_seen = lanes.broadcast(load_relaxed(read_idx_of(p.mailbox), p.mailbox.scope), 0);
         used = p.write_idx - p.read_seen;
         if (is_torn(p))
             return 0;
+#if !defined(__CUDA_ARCH__)
+        if (!L::is_group())
+            p.looked = used > slots - want ? looked_in_vain() : 0;
+#endif
     }
     return slots - used;
 }
@@ -76,9 +84,13 @@ template <class L> WM_FN bool seems_ready(L, wm_consumer& c) {
 #else
     if (L::is_group())
         return true;
-    if (c.write_seen == c.read_idx)
-        c.write_seen = load_relaxed(write_idx_of(c.mailbox), c.mailbox.scope);
-    return c.write_seen != c.read_idx;
+    if (c.write_seen != c.read_idx)
+        return true;
+    breathe_since(c.looked);
+    c.write_seen = load_relaxed(write_idx_of(c.mailbox), c.mailbox.scope);
+    const bool ready = c.write_seen != c.read_idx;
+    c.looked = ready ? 0 : looked_in_vain();
+    return ready;
 #endif
 }
 

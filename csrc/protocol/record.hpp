@@ -53,6 +53,7 @@ WM_FN u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool exp
     c.mailbox = *row;
     c.read_idx = idx;
     c.write_seen = written;
+    c.looked = 0;
     u32 len = 0, type = 0;
     wm_status s = WM_EMPTY;
     u64 begin = 0;
@@ -79,6 +80,7 @@ WM_FN wm_status push_any(L lanes, const wm_mailbox* row, u64 written, u64 consum
     p.mailbox = *row;
     p.write_idx = written;
     p.read_seen = consumed;
+    p.looked = 0;
     return try_push<O>(lanes, p, src, len, type);
 }
 

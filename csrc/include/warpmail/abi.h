@@ -184,6 +184,7 @@ typedef struct wm_producer {
     wm_mailbox mailbox;
     uint64_t write_idx; /* next record to write */
     uint64_t read_seen; /* read_idx when it was last refreshed; never ahead of the truth */
+    uint64_t looked;    /* host ends: when it last looked in vain, in cycles; 0: it did not */
 } wm_producer;
 
 /* The near side of a mailbox's consumer. */
@@ -191,6 +192,7 @@ typedef struct wm_consumer {
     wm_mailbox mailbox;
     uint64_t read_idx;   /* next record to read */
     uint64_t write_seen; /* host ends: write_idx when it was last looked at */
+    uint64_t looked;     /* host ends: when it last looked in vain, in cycles; 0: it did not */
 } wm_consumer;
 
 /*
@@ -600,8 +602,8 @@ WM_STATIC_ASSERT(sizeof(wm_refusals) == WM_LINE_BYTES / 2, "those of both ends f
 WM_STATIC_ASSERT(offsetof(wm_mailbox_header, refused) == 3 * WM_LINE_BYTES, "apart from what anybody polls");
 WM_STATIC_ASSERT(WM_HEADER_BYTES % 256 == 0, "slots keep the alignment of the header");
 WM_STATIC_ASSERT(sizeof(wm_mailbox) == 64, "a lane reads a whole row with four 16-byte loads");
-WM_STATIC_ASSERT(sizeof(wm_producer) == 80, "passed by value to kernels");
-WM_STATIC_ASSERT(sizeof(wm_consumer) == 80, "passed by value to kernels");
+WM_STATIC_ASSERT(sizeof(wm_producer) == 88, "passed by value to kernels");
+WM_STATIC_ASSERT(sizeof(wm_consumer) == 88, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_module) == 128, "one line a module");
 WM_STATIC_ASSERT(sizeof(wm_tensor) == 176, "a descriptor and 72 bytes of the caller's fit one 248-byte payload");
 WM_STATIC_ASSERT(sizeof(wm_lease_row) == 32, "a check on the device reads a row within one 32-byte sector");
