@@ -445,6 +445,11 @@ impl Runtime {
         if let Some(steps) = self.steps.take() {
             // No more grants, then no more steps; only then is freed what the launches hold: that waits for both.
             outcome = self.ask(bound, Command::Pause).and(steps.stop(&self.memory, left()));
+            if !self.memory.is_abandoned()
+                && let Err(e) = self.memory.collect_steps()
+            {
+                tracing::warn!(error = %e, "the last steps' counters are missing"); // a device that is gone says so elsewhere
+            }
             rest = left();
         }
         if self.commands.is_some() {
