@@ -142,12 +142,14 @@ pub(crate) fn pass_many_through_a_mixed_pipeline(device: &Device) -> Outcome {
     let (mut sender, mut receiver) =
         (runtime.sender(boxes[0]).map_err(text)?, runtime.receiver(boxes[5]).map_err(text)?);
     runtime.start().map_err(text)?;
-    let (begin, part) = (Instant::now(), (n / 20).clamp(1, 10_000));
+    let (begin, part, mut said) = (Instant::now(), (n / 20).clamp(1, 10_000), 0);
     for first in (0..n).step_by(part as usize) {
         let some = part.min(n - first);
         echo(&mut sender, &mut receiver, first, some).map_err(|e| format!("{e}; {:?}", runtime.failure()))?;
-        let (steps, mode) = (4 * (first + some), runtime.mode());
-        progress(&format!("{steps} of {} steps in mode {mode}, {:.1} s", 4 * n, begin.elapsed().as_secs_f64()));
+        let (steps, mode, seconds) = (4 * (first + some), runtime.mode(), begin.elapsed().as_secs());
+        if std::mem::replace(&mut said, seconds) != seconds {
+            progress(&format!("{steps} of {} steps in mode {mode}, {seconds} s", 4 * n));
+        }
     }
     for module in ["resident", "one", "two", "three"] {
         finish(&mut runtime, module, n)?;

@@ -77,13 +77,12 @@ fn costs(cases: &[&Case<'_>]) -> String {
 fn sentence(cases: &[Case<'_>]) -> String {
     let (better, others): (Vec<_>, Vec<_>) = cases.iter().partition(|c| c.better);
     let of = format!("of the {} cases measured here", cases.len());
-    let device = format!("where the device is: {}", costs(&others));
     if better.is_empty() {
-        return format!("CPU arbitration is the better choice in none {of}; {device}.");
+        return format!("CPU arbitration is the better choice in none {of}: {}.", costs(&others));
     }
     let names: Vec<&str> = better.iter().map(|c| c.id).collect();
     let cpu = format!("{} {of} ({}): {}", better.len(), names.join(", "), costs(&better));
-    let rest = if others.is_empty() { String::new() } else { format!("; {device}") };
+    let rest = if others.is_empty() { String::new() } else { format!("; where the device is, {}", costs(&others)) };
     format!("CPU arbitration is the better choice in {cpu}{rest}.")
 }
 
@@ -130,7 +129,7 @@ mod tests {
         assert_eq!(n, 1.0, "{says}");
         assert!(says.contains("better choice in 1 of the 2 cases measured here (arb.chain.500us)"), "{says}");
         assert!(says.contains("1.02 times as long under the CPU"), "{says}");
-        assert!(says.contains("where the device is: a step takes 9.00 times as long"), "{says}");
+        assert!(says.contains("where the device is, a step takes 9.00 times as long"), "{says}");
     }
 
     #[test]
