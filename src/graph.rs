@@ -71,6 +71,7 @@ pub struct Builder {
     pub(crate) mailboxes: Vec<MailboxPlan>,
     pub(crate) keep: Vec<DeviceBuffer>,
     pub(crate) has_pacer: bool,
+    pub(crate) short_queues: Option<usize>,
     pub(crate) host_doors: bool,
     pub(crate) lingers: bool,
     pub(crate) held: Arc<AtomicBool>,
@@ -92,6 +93,7 @@ impl Builder {
             mailboxes: Vec::new(),
             keep: Vec::new(),
             has_pacer: true,
+            short_queues: None,
             host_doors: false,
             lingers: false,
             held: Arc::default(),
@@ -166,6 +168,13 @@ impl Builder {
         self.host_doors = true;
         self.held.store(true, Ordering::Release);
         self.held.clone()
+    }
+
+    /// Has the streams of the twin hold so many launches that wait, as those of a GPU do: to try that.
+    #[doc(hidden)]
+    pub fn with_short_queues(&mut self, launches: usize) -> &mut Self {
+        self.short_queues = Some(launches);
+        self
     }
 
     /// Keeps a buffer as long as the runtime and its ends live: for state that holds its address.

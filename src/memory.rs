@@ -60,6 +60,8 @@ pub(crate) struct Memory {
     paced: AtomicU64,
     /// The launcher's thread, and how often a sender found the arbiter parked.
     launcher: OnceLock<Thread>,
+    /// The thread that enqueues steps.
+    runner: OnceLock<Thread>,
     woken: AtomicU64,
     /// The device has begun none of the launches it was given for a while.
     waiting: AtomicBool,
@@ -118,6 +120,7 @@ impl Memory {
             abandoned: AtomicBool::new(false),
             paced: AtomicU64::new(0),
             launcher: OnceLock::new(),
+            runner: OnceLock::new(),
             woken: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             is_cpu_arbitrated: false,
@@ -216,6 +219,18 @@ impl Memory {
     /// Names the launcher's thread; once.
     pub(crate) fn set_launcher(&self, thread: &Thread) {
         let _ = self.launcher.set(thread.clone());
+    }
+
+    /// Names the thread that enqueues steps; once.
+    pub(crate) fn set_runner(&self, thread: &Thread) {
+        let _ = self.runner.set(thread.clone());
+    }
+
+    /// Has the thread that enqueues steps, if there is one, see to it that more launches follow.
+    pub(crate) fn stir_runner(&self) {
+        if let Some(runner) = self.runner.get() {
+            runner.unpark();
+        }
     }
 
     /// How often a sender of the host found the arbiter parked.

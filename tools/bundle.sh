@@ -35,7 +35,7 @@ bash tools/python/wheel.sh --out "$out/python"
 python3 -m zipfile -e "$out"/python/warpmail-*.whl "$out/python/site"
 mkdir "$out/python/pytest"
 for package in _pytest pytest py.py iniconfig packaging pluggy pygments; do cp -r ".toolchain/python/$package" "$out/python/pytest/"; done
-cp -r tools/python/tests tools/python/bench.py tools/python/bench_tensors.py examples/python/flagship "$out/python/"
+cp -r tools/python/tests tools/python/bench.py tools/python/bench_tensors.py tools/python/trace_arbitration.py examples/python/flagship "$out/python/"
 find "$out/python" -name __pycache__ -prune -exec rm -rf {} +
 cargo test --release --locked --no-run -p warpmail -p warpmail-cli --message-format=json >"$out/built.json"
 cargo build --release --locked --examples --message-format=json >>"$out/built.json"

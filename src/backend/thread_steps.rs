@@ -94,7 +94,7 @@ impl ThreadSteps {
                 return Err(Error::refused(what, "the twin launches none: use Body::captured or Body::each_step"));
             }
         };
-        let (queue, work) = channel::unbounded();
+        let (queue, work) = plan.queue.map_or_else(channel::unbounded, |launches| channel::bounded(launches.max(1)));
         let (done, ended) = channel::unbounded();
         let args = plan.args;
         let thread = std::thread::Builder::new()
@@ -159,6 +159,10 @@ impl StepQueue for ThreadSteps {
         self.queue.as_ref().ok_or_else(gone)?.send(Launch { door, ops }).map_err(|_| gone())?;
         self.outstanding += 1;
         Ok(())
+    }
+
+    fn entries(&self) -> Option<usize> {
+        None
     }
 
     fn is_empty(&mut self) -> Result<bool> {

@@ -259,6 +259,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             mailboxes: builder.mailboxes.clone(),
             keep: Vec::new(),
             has_pacer: builder.has_pacer,
+            short_queues: builder.short_queues,
             host_doors: builder.host_doors,
             lingers: builder.lingers,
             held: builder.held.clone(),

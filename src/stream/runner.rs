@@ -21,6 +21,14 @@ const TICK_WARM: Duration = Duration::from_micros(500);
 /// How often it looks while nothing happens: where launches stand in the stream, and where they do not.
 const TICK_QUIET: Duration = Duration::from_millis(10);
 const TICK_QUIET_CPU: Duration = Duration::from_millis(1);
+/// What may stand in a stream's queue behind a closed door, in kernels and the like. A queue of the driver's has an end, about a
+/// thousand of them, and whoever enqueues more waits until a door opens, with all modules that this thread serves. So longer
+/// bodies stand fewer ahead, and one that is longer than this by itself does not stand behind a door at all.
+pub(crate) const QUEUE: usize = 512;
+/// A call that took longer, and ended when a launch had begun, may have waited for room in a queue.
+const FULL: Duration = Duration::from_millis(2);
+/// How often that happens before a module has fewer launches ahead: once may be chance.
+const FULL_OFTEN: u32 = 2;
 /// How often a stream is asked whether it is well.
 const ASK: Duration = Duration::from_millis(50);
 /// How often it may fail to say so, on the way to an end, until it is given up: what a body did is said once, a device that is
@@ -50,6 +58,37 @@ struct Lane {
     begun: u64,
     /// Launches that wait for their doors here, because the device's streams cannot: the next one that is to be let in.
     let_in: Option<u64>,
+    /// Launches that stand in the stream ahead of need.
+    ahead: u64,
+    /// How often its queue seemed to be full.
+    full: u32,
+}
+
+/// Launches that may stand ahead of need, of those that were asked for.
+fn ahead_of(asked: u64, entries: Option<usize>) -> u64 {
+    entries.map_or(asked, |n| asked.min((QUEUE / n.max(1)) as u64)).max(1)
+}
+
+/// What becomes of a lane whose queue was full.
+#[derive(Debug, PartialEq, Eq)]
+enum Full {
+    /// It may have been chance.
+    Wait,
+    /// So many fit.
+    Ahead(u64),
+    /// Not even one does: it waits for its door here.
+    LetIn,
+}
+
+/// A launch had to wait for room with `standing` others in front of it, for the `times`th time.
+fn when_full(standing: u64, ahead: u64, entries: Option<usize>, times: u32) -> Full {
+    // A few kernels fill no queue: then the thread was kept from its core.
+    let few = entries.is_some_and(|n| n as u64 * (standing + 1) < QUEUE as u64 / 8);
+    match standing {
+        _ if few || times < FULL_OFTEN => Full::Wait,
+        0 => Full::LetIn,
+        _ => Full::Ahead(standing.min(ahead)),
+    }
 }
 
 pub(crate) struct Runner {
@@ -64,9 +103,12 @@ impl Runner {
     /// `host_doors`: streams cannot wait for doors, so this thread does.
     pub(crate) fn new(memory: Arc<Memory>, queues: Vec<Box<dyn StepQueue>>, host_doors: bool) -> Self {
         let let_in = host_doors.then_some(0);
-        let lane = |(gate, queue)| {
+        let lane = |(gate, queue): (usize, Box<dyn StepQueue>)| {
+            let ahead = ahead_of(memory.gates[gate].ahead, queue.entries());
+            // One that fills a queue by itself would keep this thread, and so the others, until its door opens.
+            let let_in = let_in.or_else(|| queue.entries().is_some_and(|n| n > QUEUE).then_some(0));
             let queue = Some(queue);
-            Lane { gate, queue, launched: 0, cleared: 0, at_once: true, begun: 0, let_in }
+            Lane { gate, queue, launched: 0, cleared: 0, at_once: true, begun: 0, let_in, ahead, full: 0 }
         };
         let lanes = queues.into_iter().enumerate().map(lane).collect();
         Runner { memory, lanes, moved: Instant::now(), asked: Instant::now() }
@@ -173,14 +215,26 @@ impl Runner {
         }
         clear_doors(memory, lane.gate, &mut lane.cleared, report.begun);
         let begun = memory.gate_paced(lane.gate).clamp(report.begun, report.begun + 1);
-        while lane.launched < begun + memory.gates[lane.gate].ahead {
+        while lane.launched < begun + lane.ahead {
             let n = lane.launched;
             if std::mem::take(&mut lane.at_once) {
                 memory.set_gate_door(lane.gate, n, true);
             }
             memory.publish_gate_enqueued(lane.gate, n + 1); // Q1
             if lane.let_in.is_none() {
+                let since = Instant::now();
                 queue.enqueue(Some(memory.gate_door(lane.gate, n)))?; // Q2
+                let has_moved = || memory.gate_report(lane.gate).begun > report.begun;
+                if since.elapsed() >= FULL && has_moved() {
+                    lane.full += 1;
+                    match when_full(n.saturating_sub(report.begun), lane.ahead, queue.entries(), lane.full) {
+                        Full::Wait => {}
+                        Full::Ahead(fit) => (lane.ahead, lane.full) = (fit, 0),
+                        Full::LetIn => lane.let_in = Some(n + 1),
+                    }
+                    let module = &memory.module_names[memory.gates[lane.gate].module];
+                    tracing::warn!(%module, ahead = lane.ahead, by_the_host = lane.let_in.is_some(), "a launch waited for room in its stream's queue");
+                }
             }
             lane.launched += 1;
         }
@@ -262,5 +316,28 @@ fn clear_doors(memory: &Memory, gate: usize, cleared: &mut u64, begun: u64) {
     let wanted = memory.gate_report(gate).wanted;
     for n in before..(*cleared).min(wanted) {
         memory.set_gate_door(gate, n, true); // C4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_bodies_stand_fewer_ahead() {
+        assert_eq!(ahead_of(4, None), 4);
+        assert_eq!(ahead_of(4, Some(4)), 4);
+        assert_eq!(ahead_of(4, Some(QUEUE / 2)), 2);
+        assert_eq!(ahead_of(12, Some(QUEUE)), 1);
+        assert_eq!(ahead_of(12, Some(10 * QUEUE)), 1);
+    }
+
+    #[test]
+    fn what_waited_for_room_stands_fewer_ahead() {
+        assert_eq!(when_full(2, 4, None, 1), Full::Wait);
+        assert_eq!(when_full(2, 4, None, 2), Full::Ahead(2));
+        assert_eq!(when_full(0, 1, None, 2), Full::LetIn);
+        assert_eq!(when_full(3, 4, Some(4), 9), Full::Wait); // a busy host
+        assert_eq!(when_full(1, 2, Some(QUEUE / 2), 2), Full::Ahead(1));
     }
 }

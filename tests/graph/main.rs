@@ -1,5 +1,6 @@
 //! Module graphs, end to end, on the twin and on a GPU. Each scenario runs in a child process that is killed if it hangs.
 
+mod bodies;
 mod checkpoint;
 mod faults;
 mod flow;
@@ -78,6 +79,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("steps_pause_close_and_stop", steps::pause_close_and_stop),
     ("mistakes_with_steps_are_refused", steps::mistakes_are_refused),
     ("failing_bodies_are_named", steps::failing_bodies_are_named),
+    ("bodies_fail_mid_way", bodies::fail_mid_way),
+    ("bodies_are_dropped_mid_way", bodies::are_dropped_mid_way),
+    ("bodies_are_stopped_mid_way", bodies::are_stopped_mid_way),
+    ("bodies_may_be_long", bodies::may_be_long),
     ("taps_keep_every_record_in_order", tap::taps_keep_every_record_in_order),
     ("bursts_pass_a_tap_whole", tap::bursts_pass_a_tap_whole),
     ("steps_journal_more_than_a_stage_holds", tap::steps_journal_more_than_a_stage_holds),
@@ -158,6 +163,9 @@ const WARPS: &[&str] = &[
     "steps_join_what_the_rule_says",
     "steps_never_meet_a_full_mailbox",
     "steps_wake_one_another_from_parking",
+    "bodies_fail_mid_way",
+    "bodies_are_dropped_mid_way",
+    "bodies_are_stopped_mid_way",
     "taps_keep_every_record_in_order",
     "bursts_pass_a_tap_whole",
     "steps_journal_more_than_a_stage_holds",

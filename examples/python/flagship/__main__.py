@@ -22,7 +22,8 @@ import torch
 
 from modules import ADA, BEN, NAMES
 from plain import Plain
-from report import bytes_by_pointer, figures, host_bytes, table
+from profiled import host_bytes
+from report import bytes_by_pointer, figures, table
 from setting import Setting
 from weights import Missing
 

@@ -1,9 +1,7 @@
 """Figures: how they are counted, and how they are shown."""
 
-import json
 import os
 import sys
-import tempfile
 
 import torch
 
@@ -16,23 +14,6 @@ def bytes_by_pointer(pipeline, before, after):
         _, size = layout.parts[part] if part else (0, layout.words)
         total += 4 * size * (count(after, box) - count(before, box))
     return total
-
-
-def host_bytes(function):
-    """Bytes that were copied between host and device, either way, while a function ran: by the profiler."""
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        function()
-        torch.cuda.synchronize()
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "trace.json")
-        profile.export_chrome_trace(path)
-        with open(path) as file:
-            events = json.load(file)["traceEvents"]
-    if not any(event.get("cat") == "kernel" for event in events):
-        sys.exit("flagship: the profiler saw no kernels, so it proves nothing")
-    copies = [e for e in events if e.get("cat") == "gpu_memcpy" and ("HtoD" in e["name"] or "DtoH" in e["name"])]
-    return sum(int(e["args"]["bytes"]) for e in copies)
 
 
 def figures(setting, runs, median):

@@ -2,7 +2,7 @@
 //! reason.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -36,6 +36,17 @@ const PLACES: [Place; 6] = [
     Place { name: "cuda-cpu", mode: Mode::Cpu, ..CUDA },
     Place { name: "cuda-cpu-blocking", mode: Mode::Cpu, blocking: true, ..CUDA },
 ];
+
+/// What a scenario's child says first in a line that is to be seen while it runs.
+const PROGRESS: &str = "progress: ";
+
+/// Says how far a long scenario is; shown at once.
+pub fn progress(how_far: &str) {
+    eprintln!("{PROGRESS}{how_far}");
+}
+
+/// Seconds that a scenario may take, if it is not to be the usual limit: for those that were asked to do more than usual.
+pub const LIMIT: &str = "WARPMAIL_TRIAL_SECONDS";
 
 /// Set where the test handlers' twin is to be the persistent kernel's own block.
 pub const WARPS: &str = "WARPMAIL_TRIAL_WARPS";
@@ -74,6 +85,8 @@ fn main_in(
     }
     let args = Arguments::from_args();
     let probe = warpmail::probe();
+    let asked = std::env::var(LIMIT).ok().and_then(|v| v.parse().ok()).map(Duration::from_secs);
+    let limit = asked.unwrap_or(limit);
     let (mut trials, mut waived) = (Vec::new(), BTreeMap::<String, usize>::new());
     for place in places {
         let no_place = if place.cuda { probe.why_not(0, place.mode) } else { None };
@@ -150,11 +163,15 @@ fn parent(name: &str, place: &Place, limit: Duration) -> Result<(), Failed> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| e.to_string())?;
-    let mut stderr = child.stderr.take();
+    let (stderr, of) = (child.stderr.take(), name.to_string());
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
-        if let Some(stderr) = &mut stderr {
-            let _ = stderr.read_to_string(&mut text);
+        for line in stderr.into_iter().flat_map(|s| BufReader::new(s).split(b'\n')).map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            match line.strip_prefix(PROGRESS) {
+                Some(how_far) => eprintln!("{of}: {how_far}"),
+                None => text.extend([&*line, "\n"]),
+            }
         }
         text
     });
