@@ -113,6 +113,8 @@ public:
         const u64 waiting = lanes.broadcast(pending(arbiter_, m), 0);
         most = waiting < most ? static_cast<u32>(waiting) : most;
         const mailbox_brief box = brief_in(arbiter_.boxes, m);
+        if (box.tap >> WM_TAP_TYPED_BIT & 1) // each has to be looked at
+            return 0;
         const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
         hurry();
         const u32 n = box.tap != WM_TAP_NONE ? journal_ready(lanes, arbiter_, server_, m, most)
@@ -255,7 +257,7 @@ private:
             forget(input);
             note_taken(m, box, idx + 1, s);
         }
-        if (s == WM_OK && box.tap != WM_TAP_NONE)
+        if (s == WM_OK && box.tap != WM_TAP_NONE && is_chosen(arbiter_, box, m, type))
             staged_ = journal(lanes, arbiter_, server_, m, idx, dst, len, type, staged_);
         return s;
     }
@@ -266,7 +268,7 @@ private:
         if (s != WM_OK)
             return s;
         note_given(m, box, idx + 1);
-        if (box.tap != WM_TAP_NONE && box.consumer_side != WM_SIDE_RESIDENT)
+        if (box.tap != WM_TAP_NONE && box.consumer_side != WM_SIDE_RESIDENT && is_chosen(arbiter_, box, m, type))
             staged_ = journal(lanes, arbiter_, server_, m, idx, src, len, type, staged_);
         return s;
     }
