@@ -36,7 +36,7 @@ constexpr u32 rows_in_working_memory = 512; // tables up to this size are copied
 struct alignas(8) mailbox_brief {
     u8 slots_log2;
     u8 consumer_side;
-    u8 tap;
+    u8 tap;   // WM_TAP_*, without the type
     u8 flags; // brief_*
     uint16_t producer;
     uint16_t consumer;

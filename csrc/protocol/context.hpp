@@ -105,6 +105,8 @@ public:
         const u64 waiting = lanes.broadcast(pending(arbiter_, m), 0);
         most = waiting < most ? static_cast<u32>(waiting) : most;
         const mailbox_brief box = brief_in(arbiter_.boxes, m);
+        if (Taps && (box.tap >> WM_TAP_TYPED_BIT & 1)) // each has to be looked at
+            return 0;
         const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
         hurry();
         u32 n = 0;
@@ -262,7 +264,7 @@ private:
             forget(input);
             note_taken(m, box, idx + 1, s);
         }
-        if (s == WM_OK && is_tapped(box))
+        if (s == WM_OK && is_tapped(box) && is_chosen(arbiter_, box, m, type))
             tap(m, idx, dst, len, type);
         return s;
     }
@@ -273,7 +275,7 @@ private:
         if (s != WM_OK)
             return s;
         note_given(m, box, idx + 1);
-        if (is_tapped_here(box))
+        if (is_tapped_here(box) && is_chosen(arbiter_, box, m, type))
             tap(m, idx, src, len, type);
         return s;
     }
@@ -330,7 +332,7 @@ private:
             store_share(f, dst, len);
         if (s == WM_OK || s == WM_BAD_LENGTH)
             taken(input, m, box, idx + 1, s);
-        if (s == WM_OK && is_tapped(box))
+        if (s == WM_OK && is_tapped(box) && is_chosen(arbiter_, box, m, type))
             tap_words(m, idx, f, Copy ? dst : nullptr, len, type);
         return s;
     }
@@ -370,7 +372,7 @@ private:
         if (s != WM_OK)
             return s;
         note_given(m, box, idx);
-        if (is_tapped_here(box))
+        if (is_tapped_here(box) && is_chosen(arbiter_, box, m, type))
             tap_words(m, idx - 1, f, from, len, type);
         return s;
     }

@@ -21,6 +21,11 @@
 
 namespace warpmail {
 
+// Whether a tap takes records of this type; there is a tap.
+WM_FN bool is_chosen(const arbiter& a, mailbox_brief box, u32 m, u32 type) {
+    return (box.tap >> WM_TAP_TYPED_BIT & 1) == 0 || a.rows[m].tap >> WM_TAP_TYPE_SHIFT == type;
+}
+
 // Whether a step of any module can be journalled without waiting. Looks over the bus only when the ring seems full.
 template <class L> WM_FN bool journal_has_room(L lanes, arbiter& a, u32 server) {
     if (a.args.journal_need == 0)

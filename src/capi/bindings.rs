@@ -598,6 +598,17 @@ unsafe extern "C" {
     pub fn warpmail_builder_tap(builder: *mut warpmail_builder, mailbox: u32, tap: u32) -> warpmail_status;
 }
 unsafe extern "C" {
+    pub fn warpmail_builder_tap_type(
+        builder: *mut warpmail_builder,
+        mailbox: u32,
+        tap: u32,
+        type_: u16,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_builder_tap_all(builder: *mut warpmail_builder, tap: u32) -> warpmail_status;
+}
+unsafe extern "C" {
     pub fn warpmail_builder_tap_tensors(builder: *mut warpmail_builder, mailbox: u32) -> warpmail_status;
 }
 unsafe extern "C" {

@@ -90,6 +90,10 @@ typedef int32_t wm_status;
 #define WM_TAP_NONE 0u
 #define WM_TAP_DROP 1u  /* the record is not journalled, and counted */
 #define WM_TAP_BLOCK 2u /* the arbiter grants nothing until there is room */
+/* In the word of a mailbox, beside the policy: only records of one type go, which is in the upper half. */
+#define WM_TAP_POLICY 3u
+#define WM_TAP_TYPED_BIT 2u
+#define WM_TAP_TYPE_SHIFT 16u
 
 /* Module kinds and firing rules. */
 #define WM_KIND_RESIDENT 0u
@@ -176,7 +180,7 @@ typedef struct wm_mailbox {
     uint32_t consumer_id;
     uint16_t producer_side; /* WM_SIDE_* */
     uint16_t consumer_side; /* WM_SIDE_* */
-    uint32_t tap;           /* WM_TAP_* */
+    uint32_t tap;           /* WM_TAP_*: policy, and which records */
 } wm_mailbox;
 
 /* The near side of a mailbox's producer: its own index and what it last saw of the far one. */

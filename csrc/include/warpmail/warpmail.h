@@ -339,6 +339,9 @@ warpmail_status warpmail_builder_mailbox(warpmail_builder* builder, uint32_t fro
                                          const warpmail_mailbox_options* options, uint32_t* mailbox);
 /* Sends the records of a mailbox with a resident end to the journal: WM_TAP_DROP, WM_TAP_BLOCK, or WM_TAP_NONE. */
 warpmail_status warpmail_builder_tap(warpmail_builder* builder, uint32_t mailbox, uint32_t tap);
+/* The same for records of one message type only; and for every mailbox that there is so far with a resident end. */
+warpmail_status warpmail_builder_tap_type(warpmail_builder* builder, uint32_t mailbox, uint32_t tap, uint16_t type);
+warpmail_status warpmail_builder_tap_all(warpmail_builder* builder, uint32_t tap);
 /* Lets the journal also take the tensors that records of a tapped mailbox (warpmail_builder_tap comes first) point to,
  * with their bytes as they are when the record passes. The graph needs a pool (warpmail_builder_pool). */
 warpmail_status warpmail_builder_tap_tensors(warpmail_builder* builder, uint32_t mailbox);
