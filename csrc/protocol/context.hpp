@@ -203,6 +203,7 @@ public:
     // Counts the records that this step has journalled so far; done behind every step.
     WM_FN void flush() {
         if constexpr (Taps) {
+            settle();
             commit_staged(lanes, arbiter_, server_, staged_);
             staged_ = 0;
         }
@@ -279,10 +280,24 @@ private:
             tap(m, idx, src, len, type);
         return s;
     }
+    // A record that was taken and has a place goes there: when what it was taken for has been done.
+    WM_FN void settle() {
+#if defined(WM_HAS_WARPS)
+        if constexpr (Taps && L::is_group()) {
+            if (kept_.mailbox == no_mailbox)
+                return;
+            fill_place(lanes, arbiter_, server_, kept_.place, kept_.mailbox, kept_.index, kept_.words, kept_.len,
+                       kept_.type);
+            kept_.mailbox = no_mailbox;
+        }
+#endif
+    }
     // Journals a record whose bytes lie at `from`.
     WM_FN void tap(u32 m, u64 index, const void* from, u32 len, u32 type) {
-        if constexpr (Taps)
+        if constexpr (Taps) {
+            settle();
             staged_ = journal(lanes, arbiter_, server_, m, index, from, len, type, staged_);
+        }
     }
     // Index `idx` of mailbox m is this module's: everybody in the arbiter learns of it.
     WM_FN void note_taken(u32 m, mailbox_brief box, u64 idx, wm_status s) {
@@ -333,7 +348,7 @@ private:
         if (s == WM_OK || s == WM_BAD_LENGTH)
             taken(input, m, box, idx + 1, s);
         if (s == WM_OK && is_tapped(box) && is_chosen(arbiter_, box, m, type))
-            tap_words(m, idx, f, Copy ? dst : nullptr, len, type);
+            tap_words<!Copy>(m, idx, f, dst, len, type);
         return s;
     }
     // Gives its slot back.
@@ -349,10 +364,17 @@ private:
     WM_DEV wm_status refuse_output(u32 m, refusal why, wm_status s) {
         return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_PRODUCER, why, s);
     }
-    // Journals a record in registers, whose bytes also lie at `from`, or nowhere else.
+    // Journals a record in registers, whose bytes also lie at `from`, or nowhere else. `Later`: it is given on first.
+    template <bool Later>
     WM_DEV void tap_words(u32 m, u64 index, const fragment<1>& f, const void* from, u32 len, u32 type) {
-        if (journal_words(lanes, arbiter_, server_, m, index, f, len, type, staged_))
+        settle();
+        u64 place = 0;
+        if (reserve_place(lanes, arbiter_, server_, type, staged_, place)) {
+            kept_ = {f, place, index, m, len, type};
+            if (!Later)
+                settle();
             return;
+        }
         if (from == nullptr) {
             from = scratch();
             store_share(f, scratch(), len);
@@ -373,7 +395,7 @@ private:
             return s;
         note_given(m, box, idx);
         if (is_tapped_here(box) && is_chosen(arbiter_, box, m, type))
-            tap_words(m, idx - 1, f, from, len, type);
+            tap_words<false>(m, idx - 1, f, from, len, type);
         return s;
     }
 #endif
@@ -412,6 +434,14 @@ private:
     u32 records_in_ = 0; // in this grant
     u32 records_out_ = 0;
     u32 staged_ = 0; // records of this step that have a place and are not counted yet
+#if defined(WM_HAS_WARPS)
+    static constexpr u32 no_mailbox = ~0u;
+    struct {
+        fragment<1> words;
+        u64 place, index;
+        u32 mailbox, len, type;
+    } kept_{{}, 0, 0, no_mailbox, 0, 0}; // a record in registers whose place waits for it
+#endif
 };
 
 } // namespace warpmail

@@ -143,13 +143,19 @@ WM_FN u32 journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void*
 }
 
 #if defined(WM_HAS_WARPS)
-// The same for a record in a warp's registers. False, and nothing is done: it finds no place, or must not wait.
-WM_DEV bool journal_words(warp_lanes lanes, const arbiter& a, u32 server, u32 m, u64 index, const fragment<1>& f,
-                          u32 len, u32 type, u32& staged) {
-    const u64 n = load_relaxed_cta(&a.journals[server].staged) + staged;
+// The same in two parts for a record in a warp's registers. A place for it, number `n` of the server's; false: there is
+// none, or the record must not wait.
+WM_DEV bool reserve_place(warp_lanes lanes, const arbiter& a, u32 server, u32 type, u32& staged, u64& n) {
+    n = load_relaxed_cta(&a.journals[server].staged) + staged;
     const u64 waiting = n - load_acquire_cta(&a.journals[server].unstaged); // ACQUIRE of unstage
     if (!lanes.all(type != WM_TYPE_TENSOR && waiting < a.args.journal_places))
         return false;
+    staged++;
+    return true;
+}
+// Puts it there; before the step ends.
+WM_DEV void fill_place(warp_lanes lanes, const arbiter& a, u32 server, u64 n, u32 m, u64 index, const fragment<1>& f,
+                       u32 len, u32 type) {
     journal_place* const place = place_at(a, server, n);
     ring_chunk* const to = reinterpret_cast<ring_chunk*>(place + 1);
     const u32 lane = lanes.rank(), begin = 8 * (lane - 1); // lane 0 has no word
@@ -157,8 +163,8 @@ WM_DEV bool journal_words(warp_lanes lanes, const arbiter& a, u32 server, u32 m,
     const u64 word = have >= 8 ? f.word[0] : f.word[0] & ((u64{1} << (8 * have)) - 1);
     u64* const words = reinterpret_cast<u64*>(to + 2);
     if (lane == 0) {
-        const wm_journal_head head{0, index, now_ns(), a.rows[m].mailbox_id, static_cast<uint16_t>(len),
-                                   static_cast<uint16_t>(type)};
+        const wm_journal_head head{
+            0, index, now_ns(), a.rows[m].mailbox_id, static_cast<uint16_t>(len), static_cast<uint16_t>(type)};
         place->mailbox = m;
         place->chunks = ring_chunks(len);
         to[0] = head_chunk(head, 0);
@@ -167,8 +173,6 @@ WM_DEV bool journal_words(warp_lanes lanes, const arbiter& a, u32 server, u32 m,
     } else {
         words[lane - 1] = word;
     }
-    staged++;
-    return true;
 }
 #endif
 

@@ -7,7 +7,7 @@
 #ifndef WARPMAIL_PROTOCOL_PASS_HPP
 #define WARPMAIL_PROTOCOL_PASS_HPP
 
-#include "protocol/arbiter.hpp"
+#include "protocol/record.hpp"
 
 namespace warpmail {
 
@@ -40,15 +40,23 @@ struct passing_records {
     WM_FN u8* slot(u32 n) const {
         return ring_slot(a.journals[server].ring, place(n));
     }
-    WM_FN wm_journal_head head(u32 n, u32 len, u32 type) const {
+    WM_FN wm_journal_head head(u32 n, u32 len, u32 type, u64 time_ns) const {
         return {load_relaxed_cta(&a.tapped[m].taken) + n + 1,
                 index(n),
-                now_ns(),
+                time_ns,
                 box().mailbox_id,
                 static_cast<uint16_t>(len),
                 static_cast<uint16_t>(type)};
     }
 };
+
+// Who sees a descriptor in the ring sees the tensor, and it is announced. Other records point to nothing, and a fence
+// here would wait for the bus.
+template <class L> WM_FN void pass_descriptor(L lanes, const passing_records& r, u32 n) {
+    fence_acquire(r.box().scope);
+    if (lanes.rank() == 0)
+        announce_tensor(r.a, r.server, r.place(n));
+}
 
 // Copies up to `most` records to the ring, as many as have wholly arrived; gives their number. One that cannot be ends
 // it. Straight into the slot: who has not seen the ring's index does not look there.
@@ -63,7 +71,7 @@ WM_FN u32 pass_ready(one_lane lanes, const passing_records& r, u32 most) {
                                        slot + sizeof(wm_journal_head), payload, len, type) ||
             len > payload)
             break;
-        *reinterpret_cast<wm_journal_head*>(slot) = r.head(n, len, type);
+        *reinterpret_cast<wm_journal_head*>(slot) = r.head(n, len, type, now_ns());
         if (type == WM_TYPE_TENSOR)
             announce_tensor(r.a, r.server, r.place(n));
     }
@@ -88,7 +96,7 @@ template <class L> WM_FN bool pass_staged(L lanes, const passing_records& r, u32
         return false;
     ring_chunk* const to = reinterpret_cast<ring_chunk*>(r.slot(n));
     if (lane < 2)
-        to[lane] = head_chunk(r.head(n, len, type), lane);
+        to[lane] = head_chunk(r.head(n, len, type, now_ns()), lane);
     // All of it is looked at (M2 of mailbox.hpp): the producer may fill the slot again as soon as this one is done.
     const u32 chunks = ring_chunks(len) - 2, words = payload_bytes(r.box()) / 8;
     WM_ROLLED
@@ -100,13 +108,8 @@ template <class L> WM_FN bool pass_staged(L lanes, const passing_records& r, u32
             to[c + 2] = v;
     }
     const bool good = lanes.all((stale & 0x80000000u) == 0);
-    if (good && type == WM_TYPE_TENSOR) {
-        // Who sees the descriptor sees the tensor. Other records point to nothing, and a fence here would wait for the
-        // bus.
-        fence_acquire(r.box().scope);
-        if (lane == 0)
-            announce_tensor(r.a, r.server, r.place(n));
-    }
+    if (good && type == WM_TYPE_TENSOR)
+        pass_descriptor(lanes, r, n);
     return good;
 }
 
@@ -131,10 +134,50 @@ template <class L> WM_FN void fetch_slots(L lanes, u64* stage, const u64* from, 
     lanes.sync();
 }
 
+#if defined(WM_HAS_WARPS)
+// One record of the usual form out of a warp's registers into its slot of the ring, in whole sectors: `v` is the lane's
+// slot word.
+WM_DEV void pass_words(warp_lanes lanes, const passing_records& r, u32 n, u64 v, u64 time_ns) {
+    const u64 first = lanes.broadcast(v, 0);
+    const u32 lane = lanes.rank(), meta = static_cast<u32>(first), len = meta_len(meta), type = meta_type(meta);
+    const u64 word = lane == 0 ? 0 : restored(lanes, v, static_cast<u32>(first >> WM_HEAD_BITS_SHIFT));
+    ring_chunk* const to = reinterpret_cast<ring_chunk*>(r.slot(n));
+    const u32 at_word = (lane - 1) & (WM_GROUP_WORDS - 1); // lane 0: behind the others
+    if (lane < 2)
+        to[lane] = head_chunk(r.head(n, len, type, time_ns), lane);
+    if (at_word < 2 * ring_chunks(len) - 4)
+        reinterpret_cast<u64*>(to + 2)[at_word] = word;
+    if (type == WM_TYPE_TENSOR)
+        pass_descriptor(lanes, r, n);
+}
+// Up to `most` records of a mailbox of that form, several at a time with all loads under way together.
+WM_DEV u32 pass_plain(warp_lanes lanes, const passing_records& r, u32 most) {
+    constexpr u32 at_once = 8;
+    const wm_mailbox box = plain_row(r.box().header, r.box().slots_log2);
+    u32 n = 0;
+    for (u32 count = at_once; n < most && count == at_once; n += count) {
+        u64 v[at_once];
+        const u32 fresh = ask_plain(lanes, box, r.index(n), v);
+        const u64 time_ns = now_ns();
+        count = fresh < most - n ? fresh : most - n;
+        WM_UNROLLED
+        for (u32 i = 0; i < at_once; i++) {
+            if (i < count)
+                pass_words(lanes, r, n + i, v[i], time_ns);
+        }
+    }
+    return n;
+}
+#endif
+
 // The same by a warp: as many slots at a time as the stage holds and as lie before the end of the mailbox's ring.
 template <class L> WM_FN u32 pass_ready(L lanes, const passing_records& r, u32 most) {
     u32 n = 0;
     const wm_mailbox& box = r.box();
+#if defined(WM_HAS_WARPS)
+    if (box.record_stride == WM_STRIDE_DEFAULT && box.scope == WM_SCOPE_GPU)
+        return pass_plain(lanes, r, most);
+#endif
     u64* const stage = reinterpret_cast<u64*>(stage_of(r.a, r.server));
     for (bool good = true; good && n < most;) {
         // From here to the end of the mailbox's ring.

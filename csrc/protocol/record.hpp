@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // One record of a resident module's end, moved by all lanes together. The usual way, a warp at a plain end (default
-// form, no readiness word; see brief_plain_in): the record goes from the slot to registers and back. Every other way is mailbox.hpp's, of which a kernel has one copy: what is rarely run must not push the usual way out of the
-// instruction cache.
+// form, no readiness word; see brief_plain_in): the record goes from the slot to registers and back. Every other way is
+// mailbox.hpp's, of which a kernel has one copy: what is rarely run must not push the usual way out of the instruction
+// cache.
 #ifndef WARPMAIL_PROTOCOL_RECORD_HPP
 #define WARPMAIL_PROTOCOL_RECORD_HPP
 
@@ -129,25 +130,29 @@ WM_DEV wm_status plain_wait(warp_consumer<>& end, fragment<1>& f, fragment_meta&
     }
 }
 
-// How many of the next records of a plain input have arrived, up to `most`, one behind the other and with lengths that
-// can be. Several slots are asked for at once: one by one, each would take a way to L2.
+// The lane's words of the slots from index `from` on, all asked for at once: one by one, each would take a way to L2.
+// Returns how many have arrived, one behind the other and with lengths that can be.
+template <u32 N> WM_DEV u32 ask_plain(warp_lanes lanes, const wm_mailbox& box, u64 from, u64 (&v)[N]) {
+    static_assert(N < 32, "a bit each");
+    WM_UNROLLED
+    for (u32 i = 0; i < N; i++)
+        v[i] = load_relaxed_gpu(slot_at(box, from + i) + lanes.rank());
+    u32 good = 0;
+    WM_UNROLLED
+    for (u32 i = 0; i < N; i++) {
+        const bool fits = lanes.rank() != 0 || meta_len(static_cast<u32>(v[i])) <= warp_consumer<>::payload;
+        good |= static_cast<u32>(fits && is_fresh(v[i], lap_tag(from + i, box.slots_log2))) << i;
+    }
+    return lowest_bit(~lanes.common_bits(good));
+}
+// How many of the next records of a plain input have arrived, up to `most`.
 WM_DEV u32 plain_ready(u64 header, u32 slots_log2, u64 from, u32 most) {
     constexpr u32 at_once = 8;
-    const warp_lanes lanes;
     const wm_mailbox box = plain_row(header, slots_log2);
     u32 n = 0;
     for (u32 fresh = at_once; n < most && fresh == at_once; n += fresh) {
         u64 v[at_once];
-        WM_UNROLLED
-        for (u32 i = 0; i < at_once; i++)
-            v[i] = load_relaxed_gpu(slot_at(box, from + n + i) + lanes.rank());
-        u32 good = 0;
-        WM_UNROLLED
-        for (u32 i = 0; i < at_once; i++) {
-            const bool fits = lanes.rank() != 0 || meta_len(static_cast<u32>(v[i])) <= warp_consumer<>::payload;
-            good |= static_cast<u32>(fits && is_fresh(v[i], lap_tag(from + n + i, slots_log2))) << i;
-        }
-        fresh = lowest_bit(~lanes.common_bits(good)); // at_once if all are
+        fresh = ask_plain(warp_lanes{}, box, from + n, v);
     }
     return n < most ? n : most;
 }

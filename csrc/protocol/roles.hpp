@@ -266,7 +266,7 @@ template <class L> WM_FN void stand(L lanes, const arbiter& a, u32 server, u32 w
 // A grant of `module`, which this server owns. Whether it moved a record of a resident module.
 template <class H, bool Taps, class L>
 WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module, const found_records<L>& found,
-                 tally& t) {
+                      tally& t) {
     const u64 begin_ns = now_ns();
     if (lanes.rank() == 0) {
         store_relaxed_cta(&a.standing[server], stands_granted);
