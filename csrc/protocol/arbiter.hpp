@@ -200,19 +200,20 @@ WM_FN u32 server_count(const wm_arbiter_args& args) {
 // `kept_bytes`: how much of it goes on over launches, from the beginning.
 WM_FN u64 place(arbiter& a, u8* base, u64& kept_bytes) {
     const wm_arbiter_args& args = a.args;
-    const u64 mailboxes = args.n_mailboxes, servers = server_count(args);
-    u64 at_byte = 0;
+    // In 32 bits, which hold the largest tables: every launch does this again.
+    const u32 mailboxes = args.n_mailboxes, servers = server_count(args);
+    u32 at_byte = 0;
     auto take = [&](u64 bytes) {
-        u8* p = base ? base + at_byte : nullptr;
-        at_byte = align16(at_byte + bytes);
-        return p;
+        const uintptr_t p = reinterpret_cast<uintptr_t>(base) + at_byte;
+        at_byte = (at_byte + static_cast<u32>(bytes) + 15) & ~15u;
+        return reinterpret_cast<u8*>(p);
     };
-    auto wide = [&](u64 n) { return reinterpret_cast<u64*>(take(8 * n)); };
-    auto narrow = [&](u64 n) { return reinterpret_cast<u32*>(take(4 * n)); };
+    auto wide = [&](u32 n) { return reinterpret_cast<u64*>(take(8 * n)); };
+    auto narrow = [&](u32 n) { return reinterpret_cast<u32*>(take(4 * n)); };
     auto watch = [&](u64 words, u32 n, u32 scope) {
         watch_list w;
         w.words = at<const u64>(words);
-        w.what = reinterpret_cast<uint16_t*>(take(2 * static_cast<u64>(n)));
+        w.what = reinterpret_cast<uint16_t*>(take(2 * n));
         w.seen = narrow(n);
         w.n = n;
         w.scope = scope;
@@ -233,7 +234,7 @@ WM_FN u64 place(arbiter& a, u8* base, u64& kept_bytes) {
     a.depth_max = narrow(mailboxes);
     a.granted = wide(servers);
     a.kept = wide(kept_count);
-    const u64 journals = args.journals ? servers : 0;
+    const u32 journals = args.journals ? servers : 0;
     a.journals = reinterpret_cast<ring_end*>(take(journals * sizeof(ring_end)));
     a.tapped = reinterpret_cast<wm_tap_counts*>(take(args.journals ? mailboxes * sizeof(wm_tap_counts) : 0));
     kept_bytes = at_byte; // each launch begins the rest anew, or it means nothing between two steps

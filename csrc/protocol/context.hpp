@@ -286,8 +286,7 @@ private:
         if constexpr (Taps && L::is_group()) {
             if (kept_.mailbox == no_mailbox)
                 return;
-            fill_place(lanes, arbiter_, server_, kept_.place, kept_.mailbox, kept_.index, kept_.words, kept_.len,
-                       kept_.type);
+            journal_words(lanes, arbiter_, server_, kept_.mailbox, kept_.index, kept_.words, kept_.len, kept_.type);
             kept_.mailbox = no_mailbox;
         }
 #endif
@@ -368,9 +367,8 @@ private:
     template <bool Later>
     WM_DEV void tap_words(u32 m, u64 index, const fragment<1>& f, const void* from, u32 len, u32 type) {
         settle();
-        u64 place = 0;
-        if (reserve_place(lanes, arbiter_, server_, type, staged_, place)) {
-            kept_ = {f, place, index, m, len, type};
+        if (staged_ == 0 && has_place(lanes, arbiter_, server_, type)) {
+            kept_ = {f, index, m, len, type};
             if (!Later)
                 settle();
             return;
@@ -438,9 +436,9 @@ private:
     static constexpr u32 no_mailbox = ~0u;
     struct {
         fragment<1> words;
-        u64 place, index;
+        u64 index;
         u32 mailbox, len, type;
-    } kept_{{}, 0, 0, no_mailbox, 0, 0}; // a record in registers whose place waits for it
+    } kept_{{}, 0, no_mailbox, 0, 0}; // a record in registers whose place waits for it
 #endif
 };
 

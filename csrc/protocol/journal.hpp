@@ -143,36 +143,49 @@ WM_FN u32 journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void*
 }
 
 #if defined(WM_HAS_WARPS)
-// The same in two parts for a record in a warp's registers. A place for it, number `n` of the server's; false: there is
-// none, or the record must not wait.
-WM_DEV bool reserve_place(warp_lanes lanes, const arbiter& a, u32 server, u32 type, u32& staged, u64& n) {
-    n = load_relaxed_cta(&a.journals[server].staged) + staged;
-    const u64 waiting = n - load_acquire_cta(&a.journals[server].unstaged); // ACQUIRE of unstage
-    if (!lanes.all(type != WM_TYPE_TENSOR && waiting < a.args.journal_places))
-        return false;
-    staged++;
-    return true;
+// Whether a record in a warp's registers would find a place now; it keeps it until this server journals another.
+WM_DEV bool has_place(warp_lanes lanes, const arbiter& a, u32 server, u32 type) {
+    const ring_end& end = a.journals[server];
+    // ACQUIRE of unstage
+    const u64 waiting = load_relaxed_cta(&end.staged) - load_acquire_cta(&end.unstaged);
+    return lanes.all(type != WM_TYPE_TENSOR && waiting < a.args.journal_places);
 }
-// Puts it there; before the step ends.
-WM_DEV void fill_place(warp_lanes lanes, const arbiter& a, u32 server, u64 n, u32 m, u64 index, const fragment<1>& f,
-                       u32 len, u32 type) {
+// Journals it: the same as `journal` and `commit_staged` for one record of the usual form, where nothing is staged.
+WM_DEV void journal_words(warp_lanes lanes, arbiter& a, u32 server, u32 m, u64 index, const fragment<1>& f, u32 len,
+                          u32 type) {
+    ring_end& end = a.journals[server];
+    const u64 n = load_relaxed_cta(&end.staged);
     journal_place* const place = place_at(a, server, n);
     ring_chunk* const to = reinterpret_cast<ring_chunk*>(place + 1);
     const u32 lane = lanes.rank(), begin = 8 * (lane - 1); // lane 0 has no word
     const u32 have = begin < len ? len - begin : 0;
     const u64 word = have >= 8 ? f.word[0] : f.word[0] & ((u64{1} << (8 * have)) - 1);
-    u64* const words = reinterpret_cast<u64*>(to + 2);
+    // Lane 0's lies behind the others: the rest of the last sector.
+    reinterpret_cast<u64*>(to + 2)[(lane - 1) & (WM_GROUP_WORDS - 1)] = lane == 0 ? 0 : word;
+    lanes.sync(); // the words are there, and all have read what lane 0 now changes
     if (lane == 0) {
-        const wm_journal_head head{
-            0, index, now_ns(), a.rows[m].mailbox_id, static_cast<uint16_t>(len), static_cast<uint16_t>(type)};
-        place->mailbox = m;
-        place->chunks = ring_chunks(len);
-        to[0] = head_chunk(head, 0);
-        to[1] = head_chunk(head, 1);
-        words[WM_GROUP_WORDS - 1] = 0; // of the last sector
-    } else {
-        words[lane - 1] = word;
+        const u64 idx = load_relaxed_cta(&end.write_idx), number = load_relaxed_cta(&a.tapped[m].taken) + 1;
+        u64 read = load_relaxed_cta(&end.read_seen);
+        if (idx - read >= ring_slots(end.ring)) {
+            read = load_acquire_sys(&ring_header(end.ring)->read_idx); // R2
+            store_relaxed_cta(&end.read_seen, read);
+        }
+        if (idx - read >= ring_slots(end.ring)) {
+            count_dropped(a, m);
+        } else {
+            const wm_journal_head head{
+                number, index, now_ns(), a.rows[m].mailbox_id, static_cast<uint16_t>(len), static_cast<uint16_t>(type)};
+            to[0] = head_chunk(head, 0);
+            to[1] = head_chunk(head, 1);
+            place->idx = idx;
+            place->mailbox = m;
+            place->chunks = ring_chunks(len);
+            store_relaxed_cta(&a.tapped[m].taken, number);
+            store_release_cta(&end.staged, n + 1);      // RELEASE, acquired in journal_turn
+            store_release_cta(&end.write_idx, idx + 1); // likewise, and only then
+        }
     }
+    lanes.sync();
 }
 #endif
 

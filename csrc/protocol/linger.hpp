@@ -139,7 +139,8 @@ template <> struct slot_watch<warp_lanes> {
         next_ = at<const u64>(a.rows[m].header);
         idx_ = idx;
         slots_log2_ = box.slots_log2;
-        input_ = is_watched(a, m, box) && (box.flags & brief_plain_in) != 0 ? input : no_input;
+        // Somebody may quarantine it while lanes look, each at its moment.
+        input_ = lanes.all(is_watched(a, m, box) && (box.flags & brief_plain_in) != 0) ? input : no_input;
         first_ = nullptr;
         is_open = is_all = input_ != no_input;
         others_ = false;
