@@ -93,9 +93,22 @@ unsafe impl Send for Live {}
 impl Live {
     /// Whether it has.
     pub(crate) fn get(self) -> bool {
-        // SAFETY: an aligned word that outlives the steps.
-        unsafe { crate::abi::wm_host_load_acquire(self.0) != 0 }
+        self.value() != 0
     }
+
+    pub(crate) fn value(self) -> u64 {
+        // SAFETY: an aligned word that outlives the steps.
+        unsafe { crate::abi::wm_host_load_acquire(self.0) }
+    }
+}
+
+/// A point in the order of the device's work that other work can be put behind.
+#[derive(Debug, Clone)]
+pub(crate) enum Mark {
+    /// What was in front of the event when it was last recorded.
+    Event(std::sync::Arc<cuda::Event>),
+    /// On the twin: a word of pinned memory that outlives the steps has come to `count`.
+    Count { word: Live, count: u64 },
 }
 
 /// The steps of one stream module on their stream, one after the other. One thread makes all calls.
@@ -104,6 +117,10 @@ pub(crate) trait StepQueue: Send {
     fn adopt_thread(&mut self) -> Result<()>;
     /// Enqueues a launch, behind a wait until `door`, if one is given, is open: gate, body, the gate's end.
     fn enqueue(&mut self, door: Option<Door>) -> Result<()>;
+    /// What is enqueued from now on comes behind `mark`.
+    fn follow(&mut self, mark: &Mark) -> Result<()>;
+    /// Stands for all launches so far; holds until the next call.
+    fn mark(&mut self) -> Result<Mark>;
     /// Whether everything that was enqueued has ended, or what went wrong.
     fn is_empty(&mut self) -> Result<bool>;
 }
@@ -152,6 +169,10 @@ pub(crate) trait Launches: Send {
     fn outstanding(&mut self) -> Result<usize>;
     /// Waits until none is outstanding, or fewer than before, or until the bound; then says how many are.
     fn wait(&mut self, bound: Duration) -> Result<usize>;
+    /// Where an arbiter on the CPU runs its grants on a GPU: an event for each server, recorded behind each of its grants.
+    fn server_events(&self) -> Vec<std::sync::Arc<cuda::Event>> {
+        Vec::new()
+    }
     /// What a launch takes of an SM, where there are SMs.
     fn footprint(&self) -> Option<Footprint> {
         None

@@ -68,6 +68,10 @@ pub(crate) struct Memory {
     headers: Vec<(usize, u64)>,
     /// Of stream modules whose steps the arbiter grants.
     pub(crate) gates: Vec<gates::Gate>,
+    /// Of an arbiter on the CPU: where in pinned memory each server's mark lies.
+    marks: Vec<usize>,
+    /// Launches of stream modules that were enqueued ahead of their grants.
+    pub(crate) enqueued_ahead: AtomicU64,
 }
 
 impl Memory {
@@ -123,6 +127,8 @@ impl Memory {
             is_cpu_arbitrated: false,
             headers: Vec::new(),
             gates: Vec::new(),
+            marks: Vec::new(),
+            enqueued_ahead: AtomicU64::new(0),
         })
     }
 
@@ -363,6 +369,7 @@ impl Memory {
             rounds: t.rounds,
             grants: t.grants,
             ahead: t.ahead,
+            steps_ahead: self.enqueued_ahead.load(Ordering::Relaxed),
             work_ns: t.work_ns,
             idle_poll_ns: t.idle_poll_ns,
             parks: t.parks,

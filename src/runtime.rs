@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Sender as ChannelSender};
 
 use crate::abi;
+use crate::backend::cuda::Event;
 use crate::backend::host_doors::HostDoors;
 use crate::backend::{Launches, StepQueue};
 use crate::budget::SpinBudget;
@@ -86,6 +87,8 @@ pub struct Runtime {
     args: abi::wm_arbiter_args,
     launches: Option<Box<dyn Launches>>,
     footprint: Option<Footprint>,
+    /// See [`Launches::server_events`].
+    server_events: Vec<Arc<Event>>,
     commands: Option<ChannelSender<Command>>,
     thread: Option<JoinHandle<()>>,
     /// The steps of stream modules, by gate, until they begin to run.
@@ -140,7 +143,7 @@ impl Runtime {
         {
             tracing::warn!("{why}");
         }
-        let footprint = launches.footprint();
+        let (footprint, server_events) = (launches.footprint(), launches.server_events());
         let queues = memory.gates.iter().map(|_| None).collect();
         tracing::debug!(?footprint, "allocated and loaded");
         Ok(Runtime {
@@ -148,6 +151,7 @@ impl Runtime {
             args,
             launches: Some(launches),
             footprint,
+            server_events,
             commands: None,
             thread: None,
             queues,

@@ -4,12 +4,14 @@
 //! current context stays what it was.
 
 mod copies;
+mod events;
 mod gates;
 mod launches;
 mod notes;
 mod steps;
 mod tensors;
 
+pub(crate) use events::Event;
 use std::ffi::{CStr, CString, c_void};
 
 use cudarc::driver::{DriverError, result, sys};
@@ -389,7 +391,11 @@ impl Cuda {
             let _ = unsafe { sys::cuLibraryUnload(library) };
         })?;
         let mut steps = Steps::new(self.context.clone(), library, kernel, args)?;
-        Ok(Box::new(ThreadLaunches::start("warpmail-arbiter", relax_captures, move |args| steps.arbitrate(args))?))
+        let events = steps.events();
+        let mut launches =
+            ThreadLaunches::start("warpmail-arbiter", relax_captures, move |args| steps.arbitrate(args))?;
+        launches.server_events = events;
+        Ok(Box::new(launches))
     }
 }
 

@@ -1,11 +1,13 @@
 //! The steps of a stream module on the twin: a thread that stands for the stream and goes through what a body enqueued.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
+use crossbeam::utils::Backoff;
 
 use super::thread::wait_for_door;
-use super::{Door, StepPlan, StepQueue};
+use super::{Door, Live, Mark, StepPlan, StepQueue};
 use crate::abi;
 use crate::error::{Error, Result};
 use crate::stream::{Body, Enqueue, Kind, Sink, StepStream};
@@ -60,9 +62,10 @@ pub(super) fn no_calls() -> Error {
     Error::refused("a function of the host in a captured body", rule)
 }
 
-/// A launch: its door, and what is particular to it.
+/// A launch: its door, what it comes behind, and what is particular to it.
 struct Launch {
     door: Option<Door>,
+    behind: Vec<Mark>,
     ops: Option<Ops>,
 }
 
@@ -72,6 +75,9 @@ pub(super) struct ThreadSteps {
     queue: Option<Sender<Launch>>,
     ended: Receiver<Result<()>>,
     outstanding: usize,
+    launched: u64,
+    /// What the next launch comes behind.
+    behind: Vec<Mark>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -101,7 +107,16 @@ impl ThreadSteps {
             .name(format!("warpmail-{}", plan.name))
             .spawn(move || run(&args, skips, captured.0, &work, &done))
             .map_err(|e| Error::Unavailable { what: "a thread for a stream module", reason: e.to_string() })?;
-        Ok(ThreadSteps { args: plan.args, each, queue: Some(queue), ended, outstanding: 0, thread: Some(thread) })
+        Ok(ThreadSteps {
+            args: plan.args,
+            each,
+            queue: Some(queue),
+            ended,
+            outstanding: 0,
+            launched: 0,
+            behind: Vec::new(),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -110,6 +125,7 @@ fn run(args: &abi::wm_gate_args, skips: bool, mut same: Ops, work: &Receiver<Lau
         if let Some(door) = launch.door {
             wait_for_door(door);
         }
+        launch.behind.iter().for_each(wait_for_mark);
         // SAFETY: the runtime keeps everything that `args` names alive until this launch has ended; this thread is the only
         // one that runs the module's gates.
         let live = unsafe { abi::wm_host_gate_begin(args) } != 0;
@@ -119,6 +135,21 @@ fn run(args: &abi::wm_gate_args, skips: bool, mut same: Ops, work: &Receiver<Lau
         unsafe { abi::wm_host_gate_end(args) };
         if done.send(outcome).is_err() {
             return;
+        }
+    }
+}
+
+/// What a stream does for an event: waits until the thread that stands for another stream has come that far. As bounded as
+/// the body or the handler that it waits for.
+fn wait_for_mark(mark: &Mark) {
+    let backoff = Backoff::new();
+    while let Mark::Count { word, count } = mark
+        && word.value() < *count
+    {
+        if backoff.is_completed() {
+            std::thread::sleep(Duration::from_micros(20));
+        } else {
+            backoff.snooze();
         }
     }
 }
@@ -156,9 +187,20 @@ impl StepQueue for ThreadSteps {
             ops = Some(sink);
         }
         let gone = || Error::Failed("its thread has ended".into());
-        self.queue.as_ref().ok_or_else(gone)?.send(Launch { door, ops }).map_err(|_| gone())?;
+        self.queue.as_ref().ok_or_else(gone)?.send(Launch { door, behind: std::mem::take(&mut self.behind), ops }).map_err(|_| gone())?;
         self.outstanding += 1;
+        self.launched += 1;
         Ok(())
+    }
+
+    fn follow(&mut self, mark: &Mark) -> Result<()> {
+        self.behind.push(mark.clone());
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        let ended = self.args.report as usize + std::mem::offset_of!(abi::wm_gate_report, ended);
+        Ok(Mark::Count { word: Live(ended as *const u64), count: self.launched })
     }
 
     fn is_empty(&mut self) -> Result<bool> {

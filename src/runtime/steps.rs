@@ -133,7 +133,7 @@ impl Runtime {
             return Ok(());
         }
         let queues = std::mem::take(&mut self.queues).into_iter().flatten().collect();
-        let runner = Runner::new(self.memory.clone(), queues, self.host_doors);
+        let runner = Runner::new(self.memory.clone(), queues, self.host_doors, self.server_events.clone());
         let (commands, inbox) = channel::unbounded();
         let thread = std::thread::Builder::new()
             .name("warpmail-steps".into())

@@ -1,5 +1,8 @@
 //! The thread that enqueues the steps of stream modules ahead of need. Launches are credits with doors, as the arbiter's own
-//! are (launcher.rs); where the arbiter is on the CPU, a step is enqueued when it has been granted, and waits for nobody.
+//! are (launcher.rs); where the arbiter is on the CPU, a step is enqueued when it has been granted, or behind the work that may
+//! give it its records (ahead.rs), and waits for nobody.
+
+mod ahead;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +11,10 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use crate::abi;
 use crate::backend::StepQueue;
+use crate::backend::cuda::Event;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
+use crate::options::Mode;
 use crate::wait::deadline;
 
 /// How long after the last step more are expected at once, and how soon launches are then replaced.
@@ -50,26 +55,46 @@ struct Lane {
     begun: u64,
     /// Launches that wait for their doors here, because the device's streams cannot: the next one that is to be let in.
     let_in: Option<u64>,
+    /// Of an arbiter on the CPU: the lanes whose steps may come behind this one's.
+    followers: Vec<usize>,
+    /// The grant of each server that launches of this lane were last enqueued behind.
+    seen: Vec<u64>,
 }
 
 pub(crate) struct Runner {
     memory: Arc<Memory>,
     lanes: Vec<Lane>,
+    /// Of the servers of an arbiter on the CPU, where there is a GPU.
+    servers: Vec<Arc<Event>>,
     moved: Instant,
     asked: Instant,
 }
 
 impl Runner {
     /// A queue for each gate, in order.
-    /// `host_doors`: streams cannot wait for doors, so this thread does.
-    pub(crate) fn new(memory: Arc<Memory>, queues: Vec<Box<dyn StepQueue>>, host_doors: bool) -> Self {
-        let let_in = host_doors.then_some(0);
-        let lane = |(gate, queue)| {
-            let queue = Some(queue);
-            Lane { gate, queue, launched: 0, cleared: 0, at_once: true, begun: 0, let_in }
+    /// `host_doors`: streams cannot wait for doors, so this thread does. `servers`: as of [`Launches::server_events`].
+    ///
+    /// [`Launches::server_events`]: crate::backend::Launches::server_events
+    pub(crate) fn new(
+        memory: Arc<Memory>,
+        queues: Vec<Box<dyn StepQueue>>,
+        host_doors: bool,
+        servers: Vec<Arc<Event>>,
+    ) -> Self {
+        let has_doors = |gate: usize| memory.gates[gate].args.doors != 0;
+        let lane = |(gate, queue)| Lane {
+            gate,
+            queue: Some(queue),
+            launched: 0,
+            cleared: 0,
+            at_once: true,
+            begun: 0,
+            let_in: (host_doors && has_doors(gate)).then_some(0),
+            followers: memory.followers_of(gate),
+            seen: vec![0; memory.servers()],
         };
         let lanes = queues.into_iter().enumerate().map(lane).collect();
-        Runner { memory, lanes, moved: Instant::now(), asked: Instant::now() }
+        Runner { memory, lanes, servers, moved: Instant::now(), asked: Instant::now() }
     }
 
     fn name(&self, gate: usize) -> String {
@@ -157,15 +182,8 @@ impl Runner {
             queue.is_empty()?;
         }
         let memory = &self.memory;
-        if let Some(granted) = memory.gate_granted(lane.gate) {
-            // As many as there are doors under way at most: bodies may hold memory while they are enqueued.
-            let most = memory.gate_report(lane.gate).ended + u64::from(abi::WM_DOORS);
-            while lane.launched as u32 != granted && lane.launched < most {
-                queue.enqueue(None)?;
-                lane.launched += 1;
-                self.moved = Instant::now();
-            }
-            return Ok(());
+        if memory.mode() == Mode::Cpu {
+            return self.top_up_granted(i);
         }
         let report = memory.gate_report(lane.gate);
         if report.begun != std::mem::replace(&mut lane.begun, report.begun) && report.steps > 0 {
@@ -204,17 +222,26 @@ impl Runner {
                 self.memory.set_gate_door(gate, n, true); // S3
             }
         }
-        let mut outcome = Ok(());
+        let (mut outcome, mut last_waits) = (Ok(()), false);
         for &i in &lanes {
             let left = self.wait_for(i, until);
             if let Err(e) = &left {
                 let name = self.name(self.lanes[i].gate);
                 tracing::warn!(module = %name, error = %e, "its steps did not end in order");
             }
-            outcome = outcome.and(left.map_err(|e| match e {
+            let left = left.map_err(|e| match e {
                 Error::Timeout { .. } => Error::Stuck { waited: bound, stuck: self.name(self.lanes[i].gate) },
                 e => e,
-            }));
+            });
+            // One that has not begun waits for another, which is the one to be named.
+            let report = self.memory.gate_report(self.lanes[i].gate);
+            let waits = matches!(left, Err(Error::Stuck { .. })) && report.begun == report.ended;
+            outcome = match (outcome, left) {
+                (Ok(()), left) => left,
+                (Err(Error::Stuck { .. }), Err(e)) if last_waits && !waits => Err(e),
+                (outcome, _) => outcome,
+            };
+            last_waits = waits;
         }
         if outcome.is_ok() {
             lanes.iter().for_each(|&i| self.memory.stop_gate(self.lanes[i].gate, false));

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
 
+use super::events::Event;
 use super::{Context, Stream, driver, load_kernel, load_library, relax_captures};
 use crate::abi::{self, wm_gate_args};
 use crate::backend::thread_steps::{guarded, no_calls};
-use crate::backend::{Door, Live, StepPlan, StepQueue};
+use crate::backend::{Door, Live, Mark, StepPlan, StepQueue};
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::stream::{Body, Enqueue, Kind, Sink, StepStream};
@@ -142,6 +143,8 @@ pub(super) struct Gates {
     end: sys::CUfunction,
     live: Live,
     steps: Option<Steps>,
+    /// Recorded where another module's steps come behind this one's.
+    mark: Arc<Event>,
     /// Functions of launches that may not have ended, by launch, oldest first.
     calls: VecDeque<Calls>,
     /// Number of the launch that the first of them belongs to.
@@ -175,6 +178,7 @@ impl Gates {
         let told_here = u32::from(of_outputs.producer_side) == abi::WM_SIDE_DEVICE;
         let end = kernels.end[usize::from(plain(plan.args.n_outputs, of_outputs) && told_here)];
         let mut gates = Gates {
+            mark: Arc::new(Event::new(context.clone())?),
             context,
             kernels,
             begin,
@@ -311,6 +315,23 @@ impl StepQueue for Gates {
             self.first += 1;
         }
         self.launch_each()
+    }
+
+    fn follow(&mut self, mark: &Mark) -> Result<()> {
+        match mark {
+            Mark::Event(event) => {
+                let _entered = self.context.enter()?;
+                self.busy = true;
+                event.hold(self.stream)
+            }
+            Mark::Count { .. } => Err(Error::Failed("a stream cannot follow a thread of the twin's".into())),
+        }
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        let _entered = self.context.enter()?;
+        self.mark.record(self.stream)?;
+        Ok(Mark::Event(self.mark.clone()))
     }
 
     fn is_empty(&mut self) -> Result<bool> {
