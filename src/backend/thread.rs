@@ -39,7 +39,14 @@ impl ThreadLaunches {
             .name(name.into())
             .spawn(move || run(arbiter, &work, &ended))
             .map_err(|e| Error::Unavailable { what: "a thread for the arbiter", reason: e.to_string() })?;
-        Ok(ThreadLaunches { queue: Some(queue), results, outstanding: 0, thread: Some(thread), adopt, server_events: Vec::new() })
+        Ok(ThreadLaunches {
+            queue: Some(queue),
+            results,
+            outstanding: 0,
+            thread: Some(thread),
+            adopt,
+            server_events: Vec::new(),
+        })
     }
 }
 

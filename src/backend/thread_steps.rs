@@ -187,7 +187,11 @@ impl StepQueue for ThreadSteps {
             ops = Some(sink);
         }
         let gone = || Error::Failed("its thread has ended".into());
-        self.queue.as_ref().ok_or_else(gone)?.send(Launch { door, behind: std::mem::take(&mut self.behind), ops }).map_err(|_| gone())?;
+        self.queue
+            .as_ref()
+            .ok_or_else(gone)?
+            .send(Launch { door, behind: std::mem::take(&mut self.behind), ops })
+            .map_err(|_| gone())?;
         self.outstanding += 1;
         self.launched += 1;
         Ok(())

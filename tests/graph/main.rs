@@ -1,5 +1,6 @@
 //! Module graphs, end to end, on the twin and on a GPU. Each scenario runs in a child process that is killed if it hangs.
 
+mod ahead;
 mod checkpoint;
 mod faults;
 mod flow;
@@ -115,6 +116,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("wild_index_is_quarantined", faults::wild_index_is_quarantined),
     ("both_modes_give_the_same", mode::both_modes_give_the_same),
     ("chains_are_granted_ahead", mode::chains_are_granted_ahead),
+    ("steps_are_enqueued_behind_their_producers", ahead::steps_are_enqueued_behind_their_producers),
+    ("steps_ahead_change_no_result", ahead::steps_ahead_change_no_result),
+    ("rings_of_steps_run_ahead_and_stop", ahead::rings_of_steps_run_ahead_and_stop),
+    ("a_stuck_body_is_named_before_those_behind_it", ahead::a_stuck_body_is_named_before_those_behind_it),
     ("device_ends_reach_the_cpu", mode::device_ends_reach_the_cpu),
     ("a_kernel_needs_a_place_to_stay", mode::a_kernel_needs_a_place_to_stay),
 ];
@@ -128,6 +133,7 @@ const BLOCKING: &[&str] = &[
     "taps_keep_every_record_in_order",
     "quiesce_while_records_flow",
     "chains_are_granted_ahead",
+    "steps_are_enqueued_behind_their_producers",
     "a_kernel_needs_a_place_to_stay",
 ];
 

@@ -14,6 +14,14 @@ use crate::backend::Mark;
 use crate::error::Result;
 use crate::memory::gates::Source;
 
+/// What a launch ahead comes behind.
+enum First {
+    /// All launches of another lane so far.
+    Lane(usize),
+    /// A server's grant.
+    Server(Mark),
+}
+
 impl Runner {
     /// What lane `i` has been granted, and what may follow from it.
     pub(super) fn top_up_granted(&mut self, i: usize) -> Result<()> {
@@ -97,9 +105,9 @@ impl Runner {
             under_way: (lane.launched - report.ended) as u32,
             ..abi::wm_ahead::zeroed()
         };
-        let mut marks = Vec::new();
+        let mut first = Vec::new();
         for (input, &(word, source)) in behind.inputs.iter().enumerate() {
-            now.given[input] = self.may_be_given(i, word, source, &mut marks)?;
+            now.given[input] = self.may_be_given(word, source, &mut first);
         }
         for (output, &(written, consumed, slots)) in behind.outputs.iter().enumerate() {
             let consumed = memory.index_at(consumed);
@@ -113,8 +121,15 @@ impl Runner {
         if n == 0 {
             return Ok(0);
         }
-        if let Some(queue) = &mut self.lanes[i].queue {
-            marks.iter().try_for_each(|mark| queue.follow(mark))?;
+        for before in first {
+            let mark = match before {
+                First::Lane(from) if from != i => self.lanes[from].queue.as_mut().map(|q| q.mark()).transpose()?,
+                First::Lane(_) => None, // its own stream has an order
+                First::Server(mark) => Some(mark),
+            };
+            if let (Some(mark), Some(queue)) = (mark, &mut self.lanes[i].queue) {
+                queue.follow(&mark)?;
+            }
         }
         for _ in 0..n {
             self.enqueue(i)?;
@@ -124,18 +139,15 @@ impl Runner {
     }
 
     /// What `written` of an input is, the word at `word`, or what it may come to when the work of its producer that is under
-    /// way has ended; a launch of lane `i` that counts on that comes behind `marks`.
-    fn may_be_given(&mut self, i: usize, word: usize, source: Source, marks: &mut Vec<Mark>) -> Result<u32> {
+    /// way has ended; a launch that counts on that comes behind `first`.
+    fn may_be_given(&self, word: usize, source: Source, first: &mut Vec<First>) -> u32 {
         match source {
             Source::Steps(from) => {
                 let under_way = self.memory.steps_under_way(from, self.lanes[from].launched);
-                if let Some(queue) = &mut self.lanes[from].queue
-                    && under_way > 0
-                    && from != i
-                {
-                    marks.push(queue.mark()?);
+                if under_way > 0 {
+                    first.push(First::Lane(from));
                 }
-                Ok(self.memory.index_at(word).wrapping_add(under_way))
+                self.memory.index_at(word).wrapping_add(under_way)
             }
             Source::Resident { module, output } => {
                 let mut given = self.memory.index_at(word);
@@ -144,13 +156,13 @@ impl Runner {
                     let event = self.servers.get(server).map(|event| Mark::Event(event.clone()));
                     let mark = event.unwrap_or_else(|| self.memory.twin_mark(server));
                     if let Some(until) = self.memory.held_until(server, held, output) {
-                        marks.push(mark);
+                        first.push(First::Server(mark));
                         given = if until.wrapping_sub(given).cast_signed() > 0 { until } else { given };
                     }
                 }
-                Ok(given)
+                given
             }
-            Source::Elsewhere => Ok(self.memory.index_at(word)),
+            Source::Elsewhere => self.memory.index_at(word),
         }
     }
 }
