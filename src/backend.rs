@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::abi::{wm_arbiter_args, wm_gate_args};
 use crate::device::DeviceInfo;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::stats::Footprint;
 use crate::stream::Body;
@@ -67,6 +67,18 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>>;
     /// The steps of a stream module; loads and captures what they need.
     fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>>;
+    /// The same of one that is to be part of a pass: for [`Self::pass`] alone.
+    fn part(&self, plan: StepPlan, body: Body) -> Result<Part>;
+    /// A queue of passes, at most `under_way` at a time: each is one launch of every part, each part behind those before it that
+    /// it is given with.
+    fn pass(&self, parts: Vec<(Part, Vec<usize>)>, under_way: usize) -> Result<Box<dyn StepQueue>>;
+}
+
+/// What a backend makes of a stream module that is part of a pass; only it knows what is inside.
+pub(crate) type Part = Box<dyn std::any::Any + Send>;
+
+pub(crate) fn part_of<T: 'static>(part: Part) -> Result<Box<T>> {
+    part.downcast().map_err(|_| Error::Failed("a part of a pass was made by another device".into()))
 }
 
 /// What a stream module's steps are made of, beside their body.

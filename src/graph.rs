@@ -13,6 +13,7 @@ use crate::runtime::Runtime;
 use crate::stream::StreamOptions;
 use crate::tensor::Pool;
 
+mod order;
 mod state;
 
 pub use state::StateBuffer;
@@ -73,6 +74,7 @@ pub struct Builder {
     pub(crate) has_pacer: bool,
     pub(crate) host_doors: bool,
     pub(crate) lingers: bool,
+    pub(crate) static_order: bool,
     pub(crate) held: Arc<AtomicBool>,
     pub(crate) journal_slots: u32,
     pub(crate) journal_threads: Option<u32>,
@@ -94,6 +96,7 @@ impl Builder {
             has_pacer: true,
             host_doors: false,
             lingers: false,
+            static_order: false,
             held: Arc::default(),
             journal_slots: 1024,
             journal_threads: None,
@@ -430,6 +433,7 @@ impl Builder {
             ));
         }
         self.check_steps()?;
+        self.order()?;
         for module in self.modules.iter().filter(|m| m.is_granted()) {
             let what = || format!("module {}", module.name);
             if module.inputs.is_empty() {

@@ -10,7 +10,7 @@ use crossbeam::channel::{self, Sender as ChannelSender};
 use crate::abi;
 use crate::backend::cuda::Event;
 use crate::backend::host_doors::HostDoors;
-use crate::backend::{Launches, StepQueue};
+use crate::backend::{Launches, Part, StepQueue};
 use crate::budget::SpinBudget;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -93,6 +93,8 @@ pub struct Runtime {
     thread: Option<JoinHandle<()>>,
     /// The steps of stream modules, by gate, until they begin to run.
     queues: Vec<Option<Box<dyn StepQueue>>>,
+    /// Of a static order: the same, of which a queue of passes is made.
+    parts: Vec<Option<Part>>,
     steps: Option<steps::Steps>,
     host_doors: bool,
     budget: SpinBudget,
@@ -145,6 +147,7 @@ impl Runtime {
         }
         let (footprint, server_events) = (launches.footprint(), launches.server_events());
         let queues = memory.gates.iter().map(|_| None).collect();
+        let parts = memory.gates.iter().map(|_| None).collect();
         tracing::debug!(?footprint, "allocated and loaded");
         Ok(Runtime {
             memory: Arc::new(memory),
@@ -155,6 +158,7 @@ impl Runtime {
             commands: None,
             thread: None,
             queues,
+            parts,
             steps: None,
             host_doors,
             budget,
@@ -349,6 +353,7 @@ impl Runtime {
             return Err(Error::State("start: mailboxes are tapped, so the journal must be set first".into()));
         }
         self.check_bodies()?;
+        self.make_passes()?;
         let launches = match (self.state, self.launches.take()) {
             (State::Ready, Some(launches)) => launches,
             _ => return Err(Error::State("start: the runtime has been started before; build a new one".into())),

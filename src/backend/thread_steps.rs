@@ -69,6 +69,49 @@ struct Launch {
     ops: Option<Ops>,
 }
 
+/// A step: gate, body, gate's end. `same` is what a body that was captured enqueued.
+pub(super) struct Stage {
+    name: String,
+    args: abi::wm_gate_args,
+    skips: bool,
+    same: Ops,
+    each: Option<Enqueue>,
+}
+
+impl Stage {
+    pub(super) fn new(plan: StepPlan, body: Body) -> Result<Self> {
+        if plan.stream.is_some() {
+            let rule = "the twin has none: leave StreamOptions::stream out";
+            return Err(Error::refused(format!("a CUDA stream for module {}", plan.name), rule));
+        }
+        let mut captured = Captured(Ops::default());
+        let each = match body.kind {
+            Kind::Captured(mut enqueue) => {
+                enqueue(&mut StepStream::new(&mut captured, &plan.args))?;
+                None
+            }
+            Kind::EachStep(enqueue) => Some(enqueue),
+            Kind::Graph(_) => {
+                let what = format!("a CUDA graph for module {}", plan.name);
+                return Err(Error::refused(what, "the twin launches none: use Body::captured or Body::each_step"));
+            }
+        };
+        Ok(Stage { name: plan.name, args: plan.args, skips: body.skips, same: captured.0, each })
+    }
+
+    /// `ops`: what the body enqueued for this step, unless it was captured.
+    fn run(&mut self, ops: Option<&mut Ops>) -> Result<()> {
+        // SAFETY: the runtime keeps everything that `args` names alive until this launch has ended; this thread is the only
+        // one that runs the module's gates.
+        let live = unsafe { abi::wm_host_gate_begin(&self.args) } != 0;
+        let ops = ops.unwrap_or(&mut self.same);
+        let outcome = if live || !self.skips { go_through(ops, live) } else { Ok(()) };
+        // SAFETY: as above.
+        unsafe { abi::wm_host_gate_end(&self.args) };
+        outcome
+    }
+}
+
 pub(super) struct ThreadSteps {
     args: abi::wm_gate_args,
     each: Option<Enqueue>,
@@ -83,56 +126,34 @@ pub(super) struct ThreadSteps {
 
 impl ThreadSteps {
     pub(super) fn start(plan: StepPlan, body: Body) -> Result<Self> {
-        if plan.stream.is_some() {
-            let rule = "the twin has none: leave StreamOptions::stream out";
-            return Err(Error::refused(format!("a CUDA stream for module {}", plan.name), rule));
-        }
-        let mut captured = Captured(Ops::default());
-        let skips = body.skips;
-        let each = match body.kind {
-            Kind::Captured(mut enqueue) => {
-                enqueue(&mut StepStream::new(&mut captured, &plan.args))?;
-                None
-            }
-            Kind::EachStep(enqueue) => Some(enqueue),
-            Kind::Graph(_) => {
-                let what = format!("a CUDA graph for module {}", plan.name);
-                return Err(Error::refused(what, "the twin launches none: use Body::captured or Body::each_step"));
-            }
-        };
+        Self::pass(vec![Stage::new(plan, body)?])
+    }
+
+    /// A launch is one of each stage, in their order. Only the first may have a body that is enqueued for each.
+    pub(super) fn pass(mut stages: Vec<Stage>) -> Result<Self> {
+        let first = stages.first_mut().ok_or_else(|| Error::Failed("a pass of nothing".into()))?;
+        let (args, each, name) = (first.args, first.each.take(), first.name.clone());
         let (queue, work) = channel::unbounded();
         let (done, ended) = channel::unbounded();
-        let args = plan.args;
         let thread = std::thread::Builder::new()
-            .name(format!("warpmail-{}", plan.name))
-            .spawn(move || run(&args, skips, captured.0, &work, &done))
+            .name(format!("warpmail-{name}"))
+            .spawn(move || run(&mut stages, &work, &done))
             .map_err(|e| Error::Unavailable { what: "a thread for a stream module", reason: e.to_string() })?;
-        Ok(ThreadSteps {
-            args: plan.args,
-            each,
-            queue: Some(queue),
-            ended,
-            outstanding: 0,
-            launched: 0,
-            behind: Vec::new(),
-            thread: Some(thread),
-        })
+        let (behind, thread) = (Vec::new(), Some(thread));
+        Ok(ThreadSteps { args, each, queue: Some(queue), ended, outstanding: 0, launched: 0, behind, thread })
     }
 }
 
-fn run(args: &abi::wm_gate_args, skips: bool, mut same: Ops, work: &Receiver<Launch>, done: &Sender<Result<()>>) {
+fn run(stages: &mut [Stage], work: &Receiver<Launch>, done: &Sender<Result<()>>) {
     for mut launch in work {
         if let Some(door) = launch.door {
             wait_for_door(door);
         }
         launch.behind.iter().for_each(wait_for_mark);
-        // SAFETY: the runtime keeps everything that `args` names alive until this launch has ended; this thread is the only
-        // one that runs the module's gates.
-        let live = unsafe { abi::wm_host_gate_begin(args) } != 0;
-        let ops = launch.ops.as_mut().unwrap_or(&mut same);
-        let outcome = if live || !skips { go_through(ops, live) } else { Ok(()) };
-        // SAFETY: as above.
-        unsafe { abi::wm_host_gate_end(args) };
+        let mut outcome = Ok(());
+        for stage in stages.iter_mut() {
+            outcome = outcome.and(stage.run(launch.ops.as_mut()));
+        }
         if done.send(outcome).is_err() {
             return;
         }

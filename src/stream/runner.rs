@@ -4,6 +4,8 @@
 
 mod ahead;
 
+pub(crate) use ahead::PASSES;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,6 +48,8 @@ pub(crate) enum Command {
 /// One module's launches.
 struct Lane {
     gate: usize,
+    /// Of a pass: its other gates.
+    others: Vec<usize>,
     queue: Option<Box<dyn StepQueue>>,
     launched: u64,
     /// Credits whose doors are clear.
@@ -71,7 +75,7 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// A queue for each gate, in order.
+    /// A queue for each gate, in order; or, where there is a static order, one of passes.
     /// `host_doors`: streams cannot wait for doors, so this thread does. `servers`: as of [`Launches::server_events`].
     ///
     /// [`Launches::server_events`]: crate::backend::Launches::server_events
@@ -82,8 +86,10 @@ impl Runner {
         servers: Vec<Arc<Event>>,
     ) -> Self {
         let has_doors = |gate: usize| memory.gates[gate].args.doors != 0;
+        let order: Vec<usize> = memory.order.iter().map(|&(gate, _)| gate).collect();
         let lane = |(gate, queue)| Lane {
-            gate,
+            gate: order.first().copied().unwrap_or(gate),
+            others: order.get(1..).unwrap_or_default().to_vec(),
             queue: Some(queue),
             launched: 0,
             cleared: 0,
@@ -97,8 +103,27 @@ impl Runner {
         Runner { memory, lanes, servers, moved: Instant::now(), asked: Instant::now() }
     }
 
-    fn name(&self, gate: usize) -> String {
-        format!("stream module {}", self.memory.module_names[self.memory.gates[gate].module])
+    /// What a lane is called; where its steps do not end, the one that is under way.
+    fn name(&self, i: usize, stuck: bool) -> String {
+        let lane = &self.lanes[i];
+        let gates = self.gates_of(i);
+        let name = |gate: usize| &self.memory.module_names[self.memory.gates[gate].module];
+        let is_under_way = |&gate: &usize| {
+            let report = self.memory.gate_report(gate);
+            report.begun != report.ended
+        };
+        match gates.iter().copied().find(is_under_way).filter(|_| stuck || lane.others.is_empty()) {
+            None if !lane.others.is_empty() => {
+                let names: Vec<_> = gates.iter().map(|&gate| name(gate).as_str()).collect();
+                format!("the pass of stream modules {}", names.join(", "))
+            }
+            gate => format!("stream module {}", name(gate.unwrap_or(lane.gate))),
+        }
+    }
+
+    fn gates_of(&self, i: usize) -> Vec<usize> {
+        let lane = &self.lanes[i];
+        std::iter::once(lane.gate).chain(lane.others.iter().copied()).collect()
     }
 
     /// Runs until told to stop.
@@ -155,7 +180,7 @@ impl Runner {
     /// What went wrong with a module ends the runtime, with its name.
     fn note(&mut self, lane: usize, outcome: Result<()>) {
         if let Err(e) = outcome {
-            let name = self.name(self.lanes[lane].gate);
+            let name = self.name(lane, false);
             tracing::error!(module = %name, error = %e, "its steps failed");
             self.memory.fail(format!("{name}: {e}"));
         }
@@ -183,7 +208,7 @@ impl Runner {
         }
         let memory = &self.memory;
         if memory.mode() == Mode::Cpu {
-            return self.top_up_granted(i);
+            return if memory.order.is_empty() { self.top_up_granted(i) } else { self.top_up_passes(i) };
         }
         let report = memory.gate_report(lane.gate);
         if report.begun != std::mem::replace(&mut lane.begun, report.begun) && report.steps > 0 {
@@ -216,26 +241,31 @@ impl Runner {
         let lanes: Vec<usize> =
             (0..self.lanes.len()).filter(|&i| only.is_none_or(|g| self.lanes[i].gate == g)).collect();
         for &i in &lanes {
-            let gate = self.lanes[i].gate;
-            self.memory.stop_gate(gate, true); // S1
-            for n in self.memory.gate_report(gate).begun..self.memory.gate_enqueued(gate).max(self.lanes[i].launched) {
-                self.memory.set_gate_door(gate, n, true); // S3
+            for gate in self.gates_of(i) {
+                self.memory.stop_gate(gate, true); // S1
+                let enqueued = self.memory.gate_enqueued(gate).max(self.lanes[i].launched);
+                for n in self.memory.gate_report(gate).begun..enqueued {
+                    self.memory.set_gate_door(gate, n, true); // S3
+                }
             }
         }
         let (mut outcome, mut last_waits) = (Ok(()), false);
         for &i in &lanes {
             let left = self.wait_for(i, until);
             if let Err(e) = &left {
-                let name = self.name(self.lanes[i].gate);
+                let name = self.name(i, true);
                 tracing::warn!(module = %name, error = %e, "its steps did not end in order");
             }
             let left = left.map_err(|e| match e {
-                Error::Timeout { .. } => Error::Stuck { waited: bound, stuck: self.name(self.lanes[i].gate) },
+                Error::Timeout { .. } => Error::Stuck { waited: bound, stuck: self.name(i, true) },
                 e => e,
             });
             // One that has not begun waits for another, which is the one to be named.
-            let report = self.memory.gate_report(self.lanes[i].gate);
-            let waits = matches!(left, Err(Error::Stuck { .. })) && report.begun == report.ended;
+            let is_at_rest = |gate: &usize| {
+                let report = self.memory.gate_report(*gate);
+                report.begun == report.ended
+            };
+            let waits = matches!(left, Err(Error::Stuck { .. })) && self.gates_of(i).iter().all(is_at_rest);
             outcome = match (outcome, left) {
                 (Ok(()), left) => left,
                 (Err(Error::Stuck { .. }), Err(e)) if last_waits && !waits => Err(e),
@@ -244,7 +274,8 @@ impl Runner {
             last_waits = waits;
         }
         if outcome.is_ok() {
-            lanes.iter().for_each(|&i| self.memory.stop_gate(self.lanes[i].gate, false));
+            let gates = lanes.iter().flat_map(|&i| self.gates_of(i));
+            gates.for_each(|gate| self.memory.stop_gate(gate, false));
         }
         outcome
     }

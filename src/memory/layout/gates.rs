@@ -4,6 +4,7 @@ use bytemuck::Zeroable;
 
 use super::{Memory, Plan};
 use crate::abi;
+use crate::error::Result;
 use crate::graph::{Builder, ModulePlan};
 use crate::memory::gates::{Behind, Gate, Source};
 use crate::options::Rule;
@@ -93,6 +94,13 @@ impl Memory {
             (id, if graph.is_cpu_arbitrated() { of_cpu } else { (self.arena.0 + d.word, self.arena.0 + d.bell) })
         };
         of_steps(graph).zip(device.iter().zip(pinned)).map(one).collect()
+    }
+
+    /// The static order of a graph, by gate.
+    pub(super) fn order_of(&self, graph: &Builder) -> Result<Vec<(usize, Vec<usize>)>> {
+        let gate = |id: usize| self.gates.iter().position(|g| g.module == id);
+        let one = |id| Some((gate(id)?, graph.steps_before(id).into_iter().filter_map(gate).collect()));
+        Ok(graph.order()?.into_iter().filter_map(one).collect())
     }
 
     /// What a stream module waits for, if its steps may be enqueued behind that.

@@ -14,6 +14,9 @@ use crate::backend::Mark;
 use crate::error::Result;
 use crate::memory::gates::Source;
 
+/// Passes that are under way at most: one runs, and others stand behind it.
+pub(crate) const PASSES: u64 = 4;
+
 /// What a launch ahead comes behind.
 enum First {
     /// All launches of another lane so far.
@@ -41,6 +44,24 @@ impl Runner {
             }
             self.enqueue(i)?;
             self.let_follow(i);
+        }
+    }
+
+    /// As many passes as bring every module to the steps that it has been granted.
+    pub(super) fn top_up_passes(&mut self, i: usize) -> Result<()> {
+        loop {
+            let (mut under_way, mut lacking) = (0, 0);
+            for gate in self.gates_of(i) {
+                let report = self.memory.gate_report(gate);
+                let granted = self.memory.gate_granted(gate).unwrap_or_default();
+                // Each pass takes a step of each module, or is void there.
+                under_way = under_way.max(self.lanes[i].launched - report.ended);
+                lacking = lacking.max(granted.wrapping_sub(report.steps as u32).cast_signed());
+            }
+            if lacking <= 0 || under_way >= lacking.cast_unsigned().into() || under_way >= PASSES {
+                return Ok(());
+            }
+            self.enqueue(i)?;
         }
     }
 

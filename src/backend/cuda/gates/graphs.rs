@@ -27,7 +27,7 @@ impl Gates {
 
     /// Captures what `enqueue` enqueues, on a stream of its own: the module's may be the caller's, and have work. `whole`: with
     /// the gate in front of it and the gate's end behind, which may begin early, if that is asked for and can be.
-    fn capture(&self, enqueue: &mut Enqueue, whole: Option<bool>) -> Result<sys::CUgraph> {
+    pub(super) fn capture(&self, enqueue: &mut Enqueue, whole: Option<bool>) -> Result<sys::CUgraph> {
         let (side, mode) = (Stream::new()?, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
         // SAFETY: an idle stream of this context.
         unsafe { sys::cuStreamBeginCapture_v2(side.0, mode) }.result().map_err(driver("cuStreamBeginCapture"))?;
@@ -81,8 +81,9 @@ impl Gates {
             let mut graph = std::ptr::null_mut();
             // SAFETY: a plain creation.
             unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(driver("cuGraphCreate"))?;
-            let exec = if skips { self.conditional(graph, body) } else { self.plain(graph, body) };
-            let exec = exec.and_then(|()| self.instantiate(graph));
+            // A body that is skipped has its gate in front of the graph: see gates.cu.
+            let end = if skips { self.conditional(graph, &[], body) } else { self.plain(graph, &[], body) };
+            let exec = end.and_then(|_| self.instantiate(graph));
             // SAFETY: made above; what was instantiated of it stands alone.
             let _ = unsafe { sys::cuGraphDestroy(graph) };
             match exec {
@@ -96,7 +97,7 @@ impl Gates {
         Ok(execs)
     }
 
-    fn instantiate(&self, graph: sys::CUgraph) -> Result<sys::CUgraphExec> {
+    pub(super) fn instantiate(&self, graph: sys::CUgraph) -> Result<sys::CUgraphExec> {
         let mut exec = std::ptr::null_mut();
         // SAFETY: a whole graph of this context.
         unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) }
@@ -107,15 +108,25 @@ impl Gates {
         Ok(exec)
     }
 
-    /// Gate, body, end.
-    fn plain(&self, graph: sys::CUgraph, body: sys::CUgraph) -> Result<()> {
-        let begin = self.kernel_node(graph, None, self.begin, None)?;
-        let middle = child(graph, Some(begin), body)?;
-        self.kernel_node(graph, Some(middle), self.end, None).map(drop)
+    /// Gate, body, end, behind other nodes of the graph. The end.
+    pub(super) fn plain(
+        &self,
+        graph: sys::CUgraph,
+        after: &[sys::CUgraphNode],
+        body: sys::CUgraph,
+    ) -> Result<sys::CUgraphNode> {
+        let begin = self.kernel_node(graph, after, self.begin, None)?;
+        let middle = child(graph, &[begin], body)?;
+        self.kernel_node(graph, &[middle], self.end, None)
     }
 
-    /// Body and end, the body as a conditional node; the gate stands in front of this graph, see gates.cu.
-    fn conditional(&self, graph: sys::CUgraph, body: sys::CUgraph) -> Result<()> {
+    /// Body and end, the body as a conditional node; the gate stands in front of them. The end.
+    pub(super) fn conditional(
+        &self,
+        graph: sys::CUgraph,
+        after: &[sys::CUgraphNode],
+        body: sys::CUgraph,
+    ) -> Result<sys::CUgraphNode> {
         let cannot = |e| {
             let reason = crate::probe::driver_reason(e);
             let what = "conditional nodes of CUDA graphs, which skip a captured body (CUDA 12.4 or newer)";
@@ -127,7 +138,7 @@ impl Gates {
         unsafe { sys::cuGraphConditionalHandleCreate(&mut handle, graph, self.context.raw, 0, assign) }
             .result()
             .map_err(cannot)?;
-        let begin = self.kernel_node(graph, None, self.kernels.decide, Some(handle))?;
+        let begin = self.kernel_node(graph, after, self.kernels.decide, Some(handle))?;
         let mut params: sys::CUgraphNodeParams = unsafe_zeroed();
         params.type_ = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_CONDITIONAL;
         params.__bindgen_anon_1.conditional = sys::CUDA_CONDITIONAL_NODE_PARAMS {
@@ -144,14 +155,14 @@ impl Gates {
             .map_err(cannot)?;
         // SAFETY: written by the call above, which made a conditional of one body.
         let inside = unsafe { *params.__bindgen_anon_1.conditional.phGraph_out };
-        child(inside, None, body)?;
-        self.kernel_node(graph, Some(node), self.end, None).map(drop)
+        child(inside, &[], body)?;
+        self.kernel_node(graph, &[node], self.end, None)
     }
 
-    fn kernel_node(
+    pub(super) fn kernel_node(
         &self,
         graph: sys::CUgraph,
-        after: Option<sys::CUgraphNode>,
+        after: &[sys::CUgraphNode],
         function: sys::CUfunction,
         handle: Option<sys::CUgraphConditionalHandle>,
     ) -> Result<sys::CUgraphNode> {
@@ -171,21 +182,12 @@ impl Gates {
             kern: std::ptr::null_mut(),
             ctx: std::ptr::null_mut(),
         };
-        let (mut node, before) = (std::ptr::null_mut(), after.as_ref());
-        let n = usize::from(before.is_some());
-        // SAFETY: the parameters are those that the kernel takes (the last is left alone by the one that has none); the
-        // driver copies them.
-        unsafe {
-            sys::cuGraphAddKernelNode_v2(
-                &mut node,
-                graph,
-                before.map_or(std::ptr::null(), std::ptr::from_ref),
-                n,
-                &node_params,
-            )
-        }
-        .result()
-        .map_err(driver("cuGraphAddKernelNode"))?;
+        let mut node = std::ptr::null_mut();
+        // SAFETY: the nodes before are of this graph; the parameters are those that the kernel takes (the last is left alone
+        // by the one that has none); the driver copies them.
+        unsafe { sys::cuGraphAddKernelNode_v2(&mut node, graph, after.as_ptr(), after.len(), &node_params) }
+            .result()
+            .map_err(driver("cuGraphAddKernelNode"))?;
         Ok(node)
     }
 }
@@ -217,11 +219,10 @@ fn is_behind_a_kernel(stream: sys::CUstream) -> bool {
 }
 
 /// Adds a copy of `body` to a graph.
-fn child(graph: sys::CUgraph, after: Option<sys::CUgraphNode>, body: sys::CUgraph) -> Result<sys::CUgraphNode> {
-    let (mut node, before) = (std::ptr::null_mut(), after.as_ref());
-    let (from, n) = (before.map_or(std::ptr::null(), std::ptr::from_ref), usize::from(before.is_some()));
-    // SAFETY: both are graphs of this context (for a caller's own, see Body::graph); the node before is of the first.
-    unsafe { sys::cuGraphAddChildGraphNode(&mut node, graph, from, n, body) }
+fn child(graph: sys::CUgraph, after: &[sys::CUgraphNode], body: sys::CUgraph) -> Result<sys::CUgraphNode> {
+    let mut node = std::ptr::null_mut();
+    // SAFETY: both are graphs of this context (for a caller's own, see Body::graph); the nodes before are of the first.
+    unsafe { sys::cuGraphAddChildGraphNode(&mut node, graph, after.as_ptr(), after.len(), body) }
         .result()
         .map_err(driver("cuGraphAddChildGraphNode"))?;
     Ok(node)

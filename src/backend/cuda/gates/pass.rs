@@ -1,0 +1,102 @@
+//! A pass: one graph of a step of each of several modules, in an order that was fixed before.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys;
+
+use super::super::{Context, Stream, driver};
+use super::{Gates, Kernels, Steps};
+use crate::backend::StepPlan;
+use crate::error::{Error, Result};
+use crate::stream::{Body, Kind};
+
+/// A module of a pass: its gates, and its body as a graph.
+pub(in crate::backend::cuda) struct Part {
+    gates: Gates,
+    body: sys::CUgraph,
+    skips: bool,
+}
+
+// SAFETY: the driver's handles may be used from any thread; `&mut self` keeps the calls apart.
+unsafe impl Send for Part {}
+
+impl Part {
+    /// The context has been entered.
+    pub(in crate::backend::cuda) fn new(
+        context: Arc<Context>,
+        kernels: Arc<Kernels>,
+        plan: &StepPlan,
+        body: Body,
+    ) -> Result<Self> {
+        // Its steps run on the stream of the pass; what is captured here has one of its own.
+        let gates = Gates::bare(context, kernels, &plan.args, plan.live, std::ptr::null_mut())?;
+        let graph = match body.kind {
+            Kind::Captured(mut enqueue) => gates.capture(&mut enqueue, None)?,
+            Kind::Graph(theirs) => {
+                let mut copy = std::ptr::null_mut();
+                // SAFETY: the caller of Body::graph says that it is a graph; it may go when this has returned.
+                unsafe { sys::cuGraphClone(&mut copy, theirs as sys::CUgraph) }
+                    .result()
+                    .map_err(driver("cuGraphClone"))?;
+                copy
+            }
+            Kind::EachStep(_) => {
+                let rule = "a pass is captured once: use Body::captured or Body::graph";
+                return Err(Error::refused(format!("a body of module {} that is enqueued each step", plan.name), rule));
+            }
+        };
+        Ok(Part { gates, body: graph, skips: body.skips })
+    }
+
+    /// Adds a step behind other nodes of a graph; its last node.
+    fn add(&self, graph: sys::CUgraph, after: &[sys::CUgraphNode]) -> Result<sys::CUgraphNode> {
+        if !self.skips {
+            return self.gates.plain(graph, after, self.body);
+        }
+        let begin = self.gates.kernel_node(graph, after, self.gates.begin, None)?;
+        self.gates.conditional(graph, &[begin], self.body)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.gates.context.enter() {
+            // SAFETY: made in `new`; what was instantiated of it stands alone.
+            let _ = unsafe { sys::cuGraphDestroy(self.body) };
+        }
+    }
+}
+
+/// A queue of passes, `n` of them at a time: each of `parts` behind those before it that it names. The context has been entered.
+pub(in crate::backend::cuda) fn pass(parts: &[(Box<Part>, Vec<usize>)], n: usize) -> Result<Gates> {
+    let (first, _) = parts.first().ok_or_else(|| Error::Failed("a pass of nothing".into()))?;
+    let of = &first.gates;
+    let mut queue = Gates::bare(of.context.clone(), of.kernels.clone(), &of.args, of.live, std::ptr::null_mut())?;
+    // From here on it has the stream and the instances, also where one cannot be made.
+    (queue.stream, queue.is_own) = (Stream::new()?.0, true);
+    queue.steps = Some(Steps::Graphs { execs: Vec::new(), whole: true });
+    for _ in 0..n {
+        let exec = instance(&queue, parts)?;
+        if let Some(Steps::Graphs { execs, .. }) = &mut queue.steps {
+            execs.push(exec);
+        }
+    }
+    Ok(queue)
+}
+
+/// A graph of its own for each: one with conditional nodes is instantiated once.
+fn instance(queue: &Gates, parts: &[(Box<Part>, Vec<usize>)]) -> Result<sys::CUgraphExec> {
+    let mut graph = std::ptr::null_mut();
+    // SAFETY: a plain creation.
+    unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(driver("cuGraphCreate"))?;
+    let mut ends: Vec<sys::CUgraphNode> = Vec::new();
+    let added = parts.iter().try_for_each(|(part, behind)| {
+        let after: Vec<_> = behind.iter().map(|&before| ends[before]).collect();
+        ends.push(part.add(graph, &after)?);
+        Ok(())
+    });
+    let exec = added.and_then(|()| queue.instantiate(graph));
+    // SAFETY: made above; what was instantiated of it stands alone.
+    let _ = unsafe { sys::cuGraphDestroy(graph) };
+    exec
+}
