@@ -25,7 +25,7 @@ LAYERS = [
     ["include/warpmail/device.hpp", "protocol/arbiter.hpp", "protocol/gate.hpp"],
     ["protocol/gate_begin.hpp", "protocol/gate_end.hpp"],
     ["protocol/grant.hpp", "protocol/pass.hpp"],
-    ["protocol/record.hpp", "protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/journal.hpp", "protocol/telemetry.hpp",
+    ["protocol/ahead.hpp", "protocol/record.hpp", "protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/journal.hpp", "protocol/telemetry.hpp",
      "protocol/park.hpp", "protocol/budget.hpp"],
     ["protocol/context.hpp", "protocol/linger.hpp"],
     ["protocol/roles.hpp", "protocol/step.hpp"],

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // Steps of a stream module ahead of their grants, where the arbiter is on the CPU. There no gate stands in the stream
-// and polls: a launch is enqueued when it is time. While the work that may give a module its records is still under way,
-// launches are enqueued behind it, in the device's own order, so that no trip to the host is between the two. Their
-// gates look whether the rule holds when they begin (gate_begin.hpp): one that was given nothing is void.
+// and polls: a launch is enqueued when it is time. While the work that may give a module its records is still under
+// way, launches are enqueued behind it, in the device's own order, so that no trip to the host is between the two.
+// Their gates look whether the rule holds when they begin (gate_begin.hpp): one that was given nothing is void.
 //
 // Whether to enqueue is a guess, and so is what it goes by: the words of the ends, and what producers may still give. A
 // guess that is wrong costs a void launch, or the trip to the host.

@@ -9,9 +9,10 @@
 // A step gives its input slots back when it has pushed: `consumed` of the inputs says how many steps have ended, and
 // what those pushed is in `written` of the outputs, which is loaded after it (ACQUIRE of gate_end's fence).
 //
-// Gates may take steps ahead of their grants (gate.hpp; ahead.hpp has who lets them where the arbiter is on the CPU), so the steps that have ended can be more than those granted.
-// Steps are taken in order and a grant is a count of all of them: credit is worked out for the last one granted, no
-// matter which of them have begun, and grants catch up with what has been taken.
+// Gates may take steps ahead of their grants (gate.hpp; ahead.hpp has who lets them where the arbiter is on the CPU),
+// so the steps that have ended can be more than those granted. Steps are taken in order and a grant is a count of all
+// of them: credit is worked out for the last one granted, no matter which of them have begun, and grants catch up with
+// what has been taken.
 #ifndef WARPMAIL_PROTOCOL_GRANT_HPP
 #define WARPMAIL_PROTOCOL_GRANT_HPP
 

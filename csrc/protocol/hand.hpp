@@ -77,7 +77,8 @@ WM_FN wm_server_mark* mark_of(const arbiter& a, u32 server) {
 }
 
 // A grant has been launched: says so to whoever enqueues behind it, and what it may give: a record a step to each
-// output, for as many steps as there seem to be records, or one step where it was granted ahead. Guesses: see ahead.hpp.
+// output, for as many steps as there seem to be records, or one step where it was granted ahead. Guesses: see
+// ahead.hpp.
 WM_FN void tell_of(const arbiter& a, const handed& h, u32 server) {
     wm_server_mark* mark = mark_of(a, server);
     if (mark == nullptr)

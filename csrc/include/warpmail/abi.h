@@ -421,7 +421,7 @@ typedef struct wm_step_plan {
     uint64_t module_stats_out; /* wm_module_stats[n_modules], pinned */
     uint64_t tap_counts;       /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;          /* uint64_t[n_mailboxes], pinned; 0: nothing is tapped */
-    uint64_t marks;            /* wm_server_mark[servers], pinned: as the host sees them; 0: nobody enqueues behind them */
+    uint64_t marks;            /* wm_server_mark[servers], pinned; 0: nobody enqueues behind grants */
 } wm_step_plan;
 
 /*
@@ -528,11 +528,11 @@ typedef struct wm_gate_args {
     uint64_t bell;      /* wm_bell that the arbiter rings at */
     uint64_t control;   /* wm_control, pinned */
     uint64_t report;    /* wm_gate_report, pinned */
-    uint64_t doors; /* wm_doorbell[WM_DOORS], pinned; 0: launches wait for none, the host enqueues them when it is time */
-    uint64_t state; /* wm_gate_state, device memory */
-    uint64_t stats; /* wm_module_stats of the module, device memory */
-    uint64_t stats_out;             /* the same, pinned, where the steps are to copy it; 0: the arbiter does */
-    uint64_t spin_ns;               /* longest polling of one launch */
+    uint64_t doors;     /* wm_doorbell[WM_DOORS], pinned; 0: launches wait for none, and are enqueued when it is time */
+    uint64_t state;     /* wm_gate_state, device memory */
+    uint64_t stats;     /* wm_module_stats of the module, device memory */
+    uint64_t stats_out; /* the same, pinned, where the steps are to copy it; 0: the arbiter does */
+    uint64_t spin_ns;   /* longest polling of one launch */
     uint64_t arrival_ns;            /* longest wait for the bytes of a record that was announced */
     wm_mailbox ends[WM_MAX_ENDS];   /* input i is row i, output o is row WM_MAX_INPUTS + o */
     uint64_t buffers[WM_MAX_ENDS];  /* the bound buffer of each: a wm_step_head and as much as a slot carries */
