@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that an older program could notice. */
-#define WARPMAIL_API_VERSION 4u
+#define WARPMAIL_API_VERSION 5u
 
 /* Statuses: those of wm_status in abi.h, and these. */
 typedef wm_status warpmail_status;
