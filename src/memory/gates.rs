@@ -92,7 +92,7 @@ impl Memory {
             _ => inputs.next().unwrap_or(0),
         };
         let pushed = ended.wrapping_sub(report.steps as u32).cast_signed().max(0).cast_unsigned();
-        ((launched - report.ended) as u32).saturating_sub(pushed)
+        (launched.saturating_sub(report.ended) as u32).saturating_sub(pushed)
     }
 
     /// On the twin, where a server's grants are counted when they have ended, and how many it has been given.

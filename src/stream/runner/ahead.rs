@@ -35,8 +35,9 @@ impl Runner {
             let lane = &self.lanes[i];
             let report = self.memory.gate_report(lane.gate);
             let Some(granted) = self.memory.gate_granted(lane.gate) else { return Ok(()) };
-            // Each of those under way takes a step, or is void, and then it is over.
-            let under_way = lane.launched - report.ended;
+            // Each of those under way takes a step, or is void, and then it is over. One that failed while it was enqueued may
+            // have ended uncounted.
+            let under_way = lane.launched.saturating_sub(report.ended);
             let lacking = i64::from(granted.wrapping_sub(report.steps as u32).cast_signed()) - under_way as i64;
             // As many as there are doors under way at most: bodies may hold memory while they are enqueued.
             if lacking <= 0 || under_way >= abi::WM_DOORS.into() {
@@ -55,7 +56,7 @@ impl Runner {
                 let report = self.memory.gate_report(gate);
                 let granted = self.memory.gate_granted(gate).unwrap_or_default();
                 // Each pass takes a step of each module, or is void there.
-                under_way = under_way.max(self.lanes[i].launched - report.ended);
+                under_way = under_way.max(self.lanes[i].launched.saturating_sub(report.ended));
                 lacking = lacking.max(granted.wrapping_sub(report.steps as u32).cast_signed());
             }
             if lacking <= 0 || under_way >= lacking.cast_unsigned().into() || under_way >= PASSES {
@@ -123,7 +124,7 @@ impl Runner {
             n_inputs: gate.args.n_inputs,
             n_outputs: gate.args.n_outputs,
             taken: report.steps as u32,
-            under_way: (lane.launched - report.ended) as u32,
+            under_way: lane.launched.saturating_sub(report.ended) as u32,
             ..abi::wm_ahead::zeroed()
         };
         let mut first = Vec::new();
