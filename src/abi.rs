@@ -15,6 +15,7 @@ macro_rules! plain_bytes {
     )*};
 }
 plain_bytes!(
+    wm_refusals,
     wm_mailbox_header,
     wm_mailbox,
     wm_producer,

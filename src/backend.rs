@@ -91,6 +91,8 @@ pub(crate) struct StepPlan {
     pub(crate) stream: Option<u64>,
     /// Launches that are under way at most, the running one and one more included.
     pub(crate) under_way: usize,
+    /// On the twin, launches that fit into the stream's queue: one more makes the caller wait, as the driver does. None: any number.
+    pub(crate) queue: Option<usize>,
     /// Where the host sees whether the running launch has records.
     pub(crate) live: Live,
 }
@@ -127,12 +129,15 @@ pub(crate) enum Mark {
 pub(crate) trait StepQueue: Send {
     /// Called once by the thread that makes all other calls.
     fn adopt_thread(&mut self) -> Result<()>;
-    /// Enqueues a launch, behind a wait until `door`, if one is given, is open: gate, body, the gate's end.
+    /// Enqueues a launch, behind a wait until `door`, if one is given, is open: gate, body, the gate's end. Where the stream's queue
+    /// is full it returns when there is room, which there may not be before a door has opened.
     fn enqueue(&mut self, door: Option<Door>) -> Result<()>;
     /// What is enqueued from now on comes behind `mark`.
     fn follow(&mut self, mark: &Mark) -> Result<()>;
     /// Stands for all launches so far; holds until the next call.
     fn mark(&mut self) -> Result<Mark>;
+    /// What a launch puts into the stream's queue, in kernels and the like; none where that is not known.
+    fn entries(&self) -> Option<usize>;
     /// Whether everything that was enqueued has ended, or what went wrong.
     fn is_empty(&mut self) -> Result<bool>;
 }

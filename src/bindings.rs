@@ -58,6 +58,9 @@ pub const WM_SCOPE_SYS: u32 = 1;
 pub const WM_TAP_NONE: u32 = 0;
 pub const WM_TAP_DROP: u32 = 1;
 pub const WM_TAP_BLOCK: u32 = 2;
+pub const WM_TAP_POLICY: u32 = 3;
+pub const WM_TAP_TYPED_BIT: u32 = 2;
+pub const WM_TAP_TYPE_SHIFT: u32 = 16;
 pub const WM_KIND_RESIDENT: u32 = 0;
 pub const WM_KIND_STREAM: u32 = 1;
 pub const WM_KIND_HOST: u32 = 2;
@@ -70,6 +73,8 @@ pub const WM_EXIT_BAD_ARGS: u32 = 3;
 pub const WM_EXIT_PARK: u32 = 4;
 pub const WM_EXIT_NEWS: u32 = 5;
 pub const WM_EXIT_CLOSED: u32 = 6;
+pub const WM_END_PRODUCER: u32 = 0;
+pub const WM_END_CONSUMER: u32 = 1;
 pub const WM_HEADER_BYTES: u32 = 512;
 pub const WM_HEAD_LEN_SHIFT: u32 = 0;
 pub const WM_HEAD_TYPE_SHIFT: u32 = 16;
@@ -91,6 +96,27 @@ pub const WM_STEP_NOTHING: u32 = 4294967295;
 pub const WM_GRANT_AHEAD_BIT: u32 = 62;
 pub type wm_status = i32;
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct wm_refusals {
+    pub all: u64,
+    pub length: u64,
+    pub argument: u64,
+    pub header: u64,
+    pub index: u64,
+    pub reserved: [u64; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_refusals"][::core::mem::size_of::<wm_refusals>() - 64usize];
+    ["Alignment of wm_refusals"][::core::mem::align_of::<wm_refusals>() - 8usize];
+    ["Offset of field: wm_refusals::all"][::core::mem::offset_of!(wm_refusals, all) - 0usize];
+    ["Offset of field: wm_refusals::length"][::core::mem::offset_of!(wm_refusals, length) - 8usize];
+    ["Offset of field: wm_refusals::argument"][::core::mem::offset_of!(wm_refusals, argument) - 16usize];
+    ["Offset of field: wm_refusals::header"][::core::mem::offset_of!(wm_refusals, header) - 24usize];
+    ["Offset of field: wm_refusals::index"][::core::mem::offset_of!(wm_refusals, index) - 32usize];
+    ["Offset of field: wm_refusals::reserved"][::core::mem::offset_of!(wm_refusals, reserved) - 40usize];
+};
+#[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct wm_mailbox_header {
     pub magic: u32,
@@ -108,7 +134,7 @@ pub struct wm_mailbox_header {
     pub pad1: [u8; 120usize],
     pub read_idx: u64,
     pub pad2: [u8; 120usize],
-    pub reserved: [u8; 128usize],
+    pub refused: [wm_refusals; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -135,7 +161,7 @@ const _: () = {
     ["Offset of field: wm_mailbox_header::pad1"][::core::mem::offset_of!(wm_mailbox_header, pad1) - 136usize];
     ["Offset of field: wm_mailbox_header::read_idx"][::core::mem::offset_of!(wm_mailbox_header, read_idx) - 256usize];
     ["Offset of field: wm_mailbox_header::pad2"][::core::mem::offset_of!(wm_mailbox_header, pad2) - 264usize];
-    ["Offset of field: wm_mailbox_header::reserved"][::core::mem::offset_of!(wm_mailbox_header, reserved) - 384usize];
+    ["Offset of field: wm_mailbox_header::refused"][::core::mem::offset_of!(wm_mailbox_header, refused) - 384usize];
 };
 impl Default for wm_mailbox_header {
     fn default() -> Self {
@@ -187,14 +213,16 @@ pub struct wm_producer {
     pub mailbox: wm_mailbox,
     pub write_idx: u64,
     pub read_seen: u64,
+    pub looked: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_producer"][::core::mem::size_of::<wm_producer>() - 80usize];
+    ["Size of wm_producer"][::core::mem::size_of::<wm_producer>() - 88usize];
     ["Alignment of wm_producer"][::core::mem::align_of::<wm_producer>() - 8usize];
     ["Offset of field: wm_producer::mailbox"][::core::mem::offset_of!(wm_producer, mailbox) - 0usize];
     ["Offset of field: wm_producer::write_idx"][::core::mem::offset_of!(wm_producer, write_idx) - 64usize];
     ["Offset of field: wm_producer::read_seen"][::core::mem::offset_of!(wm_producer, read_seen) - 72usize];
+    ["Offset of field: wm_producer::looked"][::core::mem::offset_of!(wm_producer, looked) - 80usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -202,14 +230,16 @@ pub struct wm_consumer {
     pub mailbox: wm_mailbox,
     pub read_idx: u64,
     pub write_seen: u64,
+    pub looked: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_consumer"][::core::mem::size_of::<wm_consumer>() - 80usize];
+    ["Size of wm_consumer"][::core::mem::size_of::<wm_consumer>() - 88usize];
     ["Alignment of wm_consumer"][::core::mem::align_of::<wm_consumer>() - 8usize];
     ["Offset of field: wm_consumer::mailbox"][::core::mem::offset_of!(wm_consumer, mailbox) - 0usize];
     ["Offset of field: wm_consumer::read_idx"][::core::mem::offset_of!(wm_consumer, read_idx) - 64usize];
     ["Offset of field: wm_consumer::write_seen"][::core::mem::offset_of!(wm_consumer, write_seen) - 72usize];
+    ["Offset of field: wm_consumer::looked"][::core::mem::offset_of!(wm_consumer, looked) - 80usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -532,15 +562,17 @@ pub struct wm_mailbox_stats {
     pub consumed: u64,
     pub quarantine: u64,
     pub depth_max: u64,
+    pub refused: wm_refusals,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_mailbox_stats"][::core::mem::size_of::<wm_mailbox_stats>() - 32usize];
+    ["Size of wm_mailbox_stats"][::core::mem::size_of::<wm_mailbox_stats>() - 96usize];
     ["Alignment of wm_mailbox_stats"][::core::mem::align_of::<wm_mailbox_stats>() - 8usize];
     ["Offset of field: wm_mailbox_stats::written"][::core::mem::offset_of!(wm_mailbox_stats, written) - 0usize];
     ["Offset of field: wm_mailbox_stats::consumed"][::core::mem::offset_of!(wm_mailbox_stats, consumed) - 8usize];
     ["Offset of field: wm_mailbox_stats::quarantine"][::core::mem::offset_of!(wm_mailbox_stats, quarantine) - 16usize];
     ["Offset of field: wm_mailbox_stats::depth_max"][::core::mem::offset_of!(wm_mailbox_stats, depth_max) - 24usize];
+    ["Offset of field: wm_mailbox_stats::refused"][::core::mem::offset_of!(wm_mailbox_stats, refused) - 32usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

@@ -59,6 +59,8 @@ pub(crate) struct MailboxPlan {
     pub(crate) producer: u32,
     pub(crate) consumer: u32,
     pub(crate) tap: Tap,
+    /// The only type that the tap takes.
+    pub(crate) tap_type: Option<u16>,
     pub(crate) tap_tensors: bool,
 }
 
@@ -72,6 +74,7 @@ pub struct Builder {
     pub(crate) mailboxes: Vec<MailboxPlan>,
     pub(crate) keep: Vec<DeviceBuffer>,
     pub(crate) has_pacer: bool,
+    pub(crate) short_queues: Option<usize>,
     pub(crate) host_doors: bool,
     pub(crate) lingers: bool,
     pub(crate) static_order: bool,
@@ -94,6 +97,7 @@ impl Builder {
             mailboxes: Vec::new(),
             keep: Vec::new(),
             has_pacer: true,
+            short_queues: None,
             host_doors: false,
             lingers: false,
             static_order: false,
@@ -169,6 +173,13 @@ impl Builder {
         self.host_doors = true;
         self.held.store(true, Ordering::Release);
         self.held.clone()
+    }
+
+    /// Has the streams of the twin hold so many launches that wait, as those of a GPU do: to try that.
+    #[doc(hidden)]
+    pub fn with_short_queues(&mut self, launches: usize) -> &mut Self {
+        self.short_queues = Some(launches);
+        self
     }
 
     /// Keeps a buffer as long as the runtime and its ends live: for state that holds its address.
@@ -288,6 +299,7 @@ impl Builder {
             producer: from.0,
             consumer: to.0,
             tap: Tap::Off,
+            tap_type: None,
             tap_tensors: false,
         });
         Ok(MailboxId(id))
@@ -310,7 +322,33 @@ impl Builder {
                 "neither end is a resident module, so its records do not pass the arbiter",
             ));
         }
-        plan.tap = tap;
+        (plan.tap, plan.tap_type) = (tap, None);
+        Ok(self)
+    }
+
+    /// The same for records of one message type only; what other records the mailbox carries the tap neither takes nor counts.
+    /// Nobody can wait on the device for such a tap's records ([`Runtime::durable`]): a record of one's own may not be among
+    /// those counted.
+    pub fn tap_type(&mut self, mailbox: MailboxId, tap: Tap, msg_type: u16) -> Result<&mut Self> {
+        self.tap(mailbox, tap)?;
+        self.mailboxes[mailbox.index()].tap_type = Some(msg_type);
+        Ok(self)
+    }
+
+    /// The same for every mailbox that there is so far and whose records pass the arbiter. Refused if there is none.
+    pub fn tap_all(&mut self, tap: Tap) -> Result<&mut Self> {
+        let is_resident = |m: u32| self.modules[m as usize].kind == abi::WM_KIND_RESIDENT;
+        let mut tapped = 0;
+        for plan in self.mailboxes.iter_mut().filter(|m| is_resident(m.producer) || is_resident(m.consumer)) {
+            (plan.tap, plan.tap_type) = (tap, None);
+            tapped += 1;
+        }
+        if tapped == 0 {
+            return Err(Error::refused(
+                "a tap of all mailboxes",
+                "none has a resident module at an end: there is nothing to tap",
+            ));
+        }
         Ok(self)
     }
 

@@ -16,7 +16,7 @@ use crate::device::{Device, DeviceBuffer};
 use crate::error::{Error, Result};
 use crate::graph::{MailboxId, StatePlan};
 use crate::options::{MailboxOptions, Mode};
-use crate::stats::{BudgetStats, MailboxStats, ModuleStats, Rejects, Serving, Stats};
+use crate::stats::{BudgetStats, MailboxStats, ModuleStats, Refusals, Rejects, Serving, Stats};
 use crate::tensor::Pool;
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -60,6 +60,8 @@ pub(crate) struct Memory {
     paced: AtomicU64,
     /// The launcher's thread, and how often a sender found the arbiter parked.
     launcher: OnceLock<Thread>,
+    /// The thread that enqueues steps.
+    runner: OnceLock<Thread>,
     woken: AtomicU64,
     /// The device has begun none of the launches it was given for a while.
     waiting: AtomicBool,
@@ -124,6 +126,7 @@ impl Memory {
             abandoned: AtomicBool::new(false),
             paced: AtomicU64::new(0),
             launcher: OnceLock::new(),
+            runner: OnceLock::new(),
             woken: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             is_cpu_arbitrated: false,
@@ -206,7 +209,7 @@ impl Memory {
         Ok(if self.is_cpu_arbitrated { layout::as_far_end(handle) } else { handle })
     }
 
-    /// Shows an arbiter on the CPU the headers in device memory as they are now. Nothing else runs.
+    /// Shows an arbiter on the CPU, and `stats`, the headers in device memory as they are now. No arbiter runs.
     pub(crate) fn refresh_headers(&self) -> Result<()> {
         let mut bytes = [0; abi::WM_HEADER_BYTES as usize];
         for &(copy, header) in &self.headers {
@@ -225,6 +228,18 @@ impl Memory {
     /// Names the launcher's thread; once.
     pub(crate) fn set_launcher(&self, thread: &Thread) {
         let _ = self.launcher.set(thread.clone());
+    }
+
+    /// Names the thread that enqueues steps; once.
+    pub(crate) fn set_runner(&self, thread: &Thread) {
+        let _ = self.runner.set(thread.clone());
+    }
+
+    /// Has the thread that enqueues steps, if there is one, see to it that more launches follow.
+    pub(crate) fn stir_runner(&self) {
+        if let Some(runner) = self.runner.get() {
+            runner.unpark();
+        }
     }
 
     /// How often a sender of the host found the arbiter parked.
@@ -349,6 +364,7 @@ impl Memory {
                     consumed: s.consumed,
                     depth_max: s.depth_max,
                     quarantined: quarantine_reason(s.quarantine),
+                    refused: self.refusals(i, &s.refused),
                 }
             })
             .collect();
@@ -393,6 +409,30 @@ impl Memory {
             modules,
             mailboxes,
             serving,
+        }
+    }
+
+    /// What the ends of a mailbox refused; `told` by the arbiter, which knows of headers in device memory.
+    fn refusals(&self, mailbox: usize, told: &abi::wm_refusals) -> Refusals {
+        let (handle, device) = (&self.host_handles[mailbox], self.handles[mailbox].header);
+        let copy = || self.headers.iter().find(|(_, header)| *header == device).map(|(copy, _)| *copy);
+        let header = match handle.scope {
+            abi::WM_SCOPE_SYS => Some((handle.header - self.pinned.host as u64) as usize),
+            _ => copy(),
+        };
+        let refused = std::mem::offset_of!(abi::wm_mailbox_header, refused);
+        let ends: [abi::wm_refusals; 2] = match header {
+            Some(header) => {
+                std::array::from_fn(|end| self.read_pinned(header + refused + end * size_of::<abi::wm_refusals>()))
+            }
+            None => [*told, abi::wm_refusals::zeroed()],
+        };
+        let sum = |reason: fn(&abi::wm_refusals) -> u64| ends.iter().map(reason).sum();
+        Refusals {
+            length: sum(|r| r.length),
+            argument: sum(|r| r.argument),
+            header: sum(|r| r.header),
+            index: sum(|r| r.index),
         }
     }
 

@@ -119,19 +119,27 @@ pub enum Tap {
 
 impl Tap {
     pub(crate) fn of_word(word: u32) -> Self {
-        match word {
+        match word & abi::WM_TAP_POLICY {
             abi::WM_TAP_DROP => Tap::Drop,
             abi::WM_TAP_BLOCK => Tap::Block,
             _ => Tap::Off,
         }
     }
 
-    pub(crate) fn word(self) -> u32 {
-        match self {
-            Tap::Off => abi::WM_TAP_NONE,
+    /// The only type that a tap takes.
+    pub(crate) fn type_of_word(word: u32) -> Option<u16> {
+        (word >> abi::WM_TAP_TYPED_BIT & 1 != 0).then_some((word >> abi::WM_TAP_TYPE_SHIFT) as u16)
+    }
+
+    /// `only`: the only type that it takes.
+    pub(crate) fn word(self, only: Option<u16>) -> u32 {
+        let policy = match self {
+            Tap::Off => return abi::WM_TAP_NONE,
             Tap::Drop => abi::WM_TAP_DROP,
             Tap::Block => abi::WM_TAP_BLOCK,
-        }
+        };
+        let typed = |only: u16| 1 << abi::WM_TAP_TYPED_BIT | u32::from(only) << abi::WM_TAP_TYPE_SHIFT;
+        policy | only.map_or(0, typed)
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    /// With `max_wait`, opens all doors that often, and wakes the launcher each time.
+    /// With `max_wait`, opens all doors that often, and wakes those who enqueue launches each time.
     pub(crate) fn start(memory: Arc<Memory>, max_wait: Option<Duration>, launcher: Thread) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -34,6 +34,7 @@ impl Pacer {
                 if max_wait.is_some() {
                     open_doors(&memory);
                     launcher.unpark();
+                    memory.stir_runner();
                 }
                 if watched.elapsed() >= SUSPICIOUS / 10 {
                     watched = Instant::now();

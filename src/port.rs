@@ -117,11 +117,7 @@ impl Sender {
     #[inline]
     pub fn try_push(&mut self, msg_type: u16, payload: &[u8]) -> Result<()> {
         if payload.len() > self.payload {
-            return Err(Error::PayloadTooLong {
-                mailbox: self.end.mailbox.mailbox_id,
-                len: payload.len(),
-                max: self.payload,
-            });
+            return Err(self.too_long(payload.len()));
         }
         let (src, len) = (payload.as_ptr().cast(), payload.len() as u32);
         // SAFETY: `end` was attached to a checked mailbox that `memory` keeps alive; `src` has `len` bytes; `&mut self`
@@ -131,16 +127,25 @@ impl Sender {
                 self.memory.stir(self.end.mailbox.bell);
                 Ok(())
             }
+            abi::WM_BAD_INDEX => Err(Error::header(self.end.mailbox.mailbox_id, abi::WM_BAD_INDEX)),
             _ => Err(Error::Full { mailbox: self.end.mailbox.mailbox_id }),
         }
+    }
+
+    /// A record that no slot carries: counted in the mailbox.
+    #[cold]
+    fn too_long(&mut self, len: usize) -> Error {
+        let at_least = len.min(u32::MAX as usize) as u32;
+        // SAFETY: as in `try_push`; a length beyond the payload is refused before the source is looked at.
+        unsafe { abi::wm_host_try_push(&mut self.end, std::ptr::null(), at_least, 0) };
+        Error::PayloadTooLong { mailbox: self.end.mailbox.mailbox_id, len, max: self.payload }
     }
 
     /// Pushes as many as there is room for of the records in `payloads`, each of `len` bytes, one behind the other, and
     /// publishes them together. Returns their number, 0 when the mailbox is full.
     pub fn try_push_batch(&mut self, msg_type: u16, payloads: &[u8], len: usize) -> Result<usize> {
-        let mailbox = self.end.mailbox.mailbox_id;
         if len > self.payload {
-            return Err(Error::PayloadTooLong { mailbox, len, max: self.payload });
+            return Err(self.too_long(len));
         }
         if len == 0 || !payloads.len().is_multiple_of(len) {
             return Err(Error::refused(
@@ -151,10 +156,13 @@ impl Sender {
         let n = (payloads.len() / len).min(u32::MAX as usize) as u32;
         let mut pushed = 0;
         // SAFETY: as in `try_push`; `payloads` has `n` times `len` bytes.
-        unsafe {
+        let status = unsafe {
             let src = payloads.as_ptr().cast();
             abi::wm_host_try_push_batch(&mut self.end, src, len as u32, u32::from(msg_type), n, &mut pushed)
         };
+        if status == abi::WM_BAD_INDEX {
+            return Err(Error::header(self.end.mailbox.mailbox_id, status));
+        }
         if pushed != 0 {
             self.memory.stir(self.end.mailbox.bell);
         }

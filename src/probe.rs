@@ -78,6 +78,9 @@ pub struct Probe {
     pub driver: Result<String, String>,
     /// What keeps device-arbitrated mode from working in this process, whatever the device. CPU-arbitrated mode works.
     pub process: Option<String>,
+    /// Connections to each device that this process's streams share: `CUDA_DEVICE_MAX_CONNECTIONS` as it was when the driver was
+    /// first asked, 8 unless it says otherwise. A stream that waits holds up those that share its own.
+    pub connections: usize,
     /// CUDA devices.
     pub devices: Vec<CudaDevice>,
     /// Hardware threads for the twin.
@@ -105,6 +108,11 @@ impl Probe {
             Some(device) => device.refused.clone(),
             None => Some(format!("there is no CUDA device {ordinal}; {} found", self.devices.len())),
         }
+    }
+
+    /// Stream modules of one process that each have a connection of their own.
+    pub fn stream_modules(&self) -> usize {
+        self.connections.saturating_sub(OTHER_CONNECTIONS)
     }
 
     /// What `Device::best` takes.
@@ -143,6 +151,7 @@ pub fn probe() -> Probe {
         kernels,
         driver,
         process: no_place_to_stay(),
+        connections: connections(),
         devices,
         host_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
     }
@@ -151,14 +160,38 @@ pub fn probe() -> Probe {
 /// What is to be said of a graph with so many stream modules: streams share the connections to a device, and one that waits
 /// holds up those that share its own, until the pacer lets it go.
 pub(crate) fn too_few_connections(stream_modules: usize) -> Option<String> {
-    let set = std::env::var("CUDA_DEVICE_MAX_CONNECTIONS").ok().and_then(|v| v.trim().parse().ok());
-    let (connections, others) = (set.unwrap_or(8usize), 2); // the arbiter's own, and that of copies
-    (stream_modules > 0 && stream_modules + others > connections.min(32)).then(|| {
+    too_few(stream_modules, connections())
+}
+
+fn too_few(stream_modules: usize, connections: usize) -> Option<String> {
+    let mend = if connections < MOST_CONNECTIONS {
+        "set CUDA_DEVICE_MAX_CONNECTIONS=32 before the process first uses CUDA"
+    } else {
+        "there are no more: merge modules"
+    };
+    (stream_modules > 0 && stream_modules + OTHER_CONNECTIONS > connections).then(|| {
         format!(
-            "{stream_modules} stream modules share {connections} connections to the device with the arbiter, so that some wait for \
-             others: set CUDA_DEVICE_MAX_CONNECTIONS=32 before the process first uses CUDA"
+            "{stream_modules} stream modules and the arbiter share {connections} connections to the device, so that some wait \
+             for others: {mend}"
         )
     })
+}
+
+/// Of the arbiter's launches, and of copies.
+const OTHER_CONNECTIONS: usize = 2;
+/// The driver's.
+const USUAL_CONNECTIONS: usize = 8;
+const MOST_CONNECTIONS: usize = 32;
+
+/// Looked up once: what is set after the driver has begun changes nothing.
+fn connections() -> usize {
+    static FOUND: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *FOUND.get_or_init(|| connections_of(std::env::var("CUDA_DEVICE_MAX_CONNECTIONS").ok().as_deref()))
+}
+
+fn connections_of(variable: Option<&str>) -> usize {
+    let set = variable.and_then(|v| v.trim().parse().ok());
+    set.filter(|n| *n > 0).unwrap_or(USUAL_CONNECTIONS).min(MOST_CONNECTIONS)
 }
 
 /// What keeps a kernel from staying on the device while others run, whatever the device.
@@ -179,6 +212,7 @@ fn driver_version() -> Result<i32, String> {
     if !unsafe { sys::is_culib_present() } {
         return Err("no NVIDIA driver: libcuda was not found".into());
     }
+    connections();
     result::init().map_err(|e| format!("the NVIDIA driver does not start: {}", driver_reason(e)))?;
     let mut version = 0;
     // SAFETY: writes one integer.
@@ -217,4 +251,26 @@ fn device(ordinal: i32) -> Result<CudaDevice, DriverError> {
         host_native_atomics: attribute(CU_DEVICE_ATTRIBUTE_HOST_NATIVE_ATOMIC_SUPPORTED)? != 0,
         refused,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_the_variables() {
+        for (variable, connections) in [(None, 8), (Some("32"), 32), (Some(" 4 "), 4), (Some("99"), 32), (Some("x"), 8)]
+        {
+            assert_eq!(connections_of(variable), connections, "{variable:?}");
+        }
+    }
+
+    #[test]
+    fn too_few_are_named() {
+        assert_eq!(too_few(0, 1), None);
+        assert_eq!(too_few(6, 8), None);
+        assert!(too_few(7, 8).is_some_and(|why| why.contains("CUDA_DEVICE_MAX_CONNECTIONS=32")));
+        assert_eq!(too_few(30, 32), None);
+        assert!(too_few(31, 32).is_some_and(|why| why.contains("merge")));
+    }
 }

@@ -97,6 +97,7 @@ pub struct Runtime {
     parts: Vec<Option<Part>>,
     steps: Option<steps::Steps>,
     host_doors: bool,
+    short_queues: Option<usize>,
     budget: SpinBudget,
     /// With parking, how long a door may stay closed.
     max_wait: Option<Duration>,
@@ -132,7 +133,7 @@ impl Runtime {
         let parks = graph.budget.idle_spin.is_some() || graph.modules.iter().any(|m| m.steps.is_some());
         let max_wait = (parks && graph.has_pacer).then_some(graph.budget.max_wait);
         let host_doors = graph.host_doors || !graph.device.info().stream_memory_operations;
-        let budget = graph.budget.clone();
+        let (budget, short_queues) = (graph.budget.clone(), graph.short_queues);
         let (held, journal_threads) = (graph.held.clone(), graph.journal_threads);
         let (memory, args) = Memory::of_graph(graph)?;
         let mut launches = memory.device().backend.load(&image, &args)?;
@@ -161,6 +162,7 @@ impl Runtime {
             parts,
             steps: None,
             host_doors,
+            short_queues,
             budget,
             max_wait,
             pacer: None,
@@ -452,6 +454,11 @@ impl Runtime {
         if let Some(steps) = self.steps.take() {
             // No more grants, then no more steps; only then is freed what the launches hold: that waits for both.
             outcome = self.ask(bound, Command::Pause).and(steps.stop(&self.memory, left()));
+            if !self.memory.is_abandoned()
+                && let Err(e) = self.memory.collect_steps()
+            {
+                tracing::warn!(error = %e, "the last steps' counters are missing"); // a device that is gone says so elsewhere
+            }
             rest = left();
         }
         if self.commands.is_some() {
@@ -474,6 +481,7 @@ impl Runtime {
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
+            outcome = outcome.and(self.memory.refresh_headers()); // what ends refused
         }
         if let Err(e) = &outcome {
             tracing::warn!(error = %e, "stopped with an error");

@@ -147,6 +147,30 @@ pub struct MailboxStats {
     pub tap_dropped: u64,
     /// Why the arbiter refuses to touch it; none if it does not.
     pub quarantined: Option<&'static str>,
+    /// Calls that its two ends refused. Where an end is on the host they are counted at once. Of the other mailboxes the
+    /// arbiter on the device tells with the rest, of 32 mailboxes each time; one on the CPU as of the last quiesce or stop.
+    pub refused: Refusals,
+}
+
+/// Calls that an end of a mailbox refused, by reason: what it was given cannot be. A handle of another magic or version is not
+/// counted, since there is no place for it: its status says so, and the arbiter quarantines the mailbox if it is in its table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Refusals {
+    /// A record longer than a slot carries: to be pushed, or found in a slot.
+    pub length: u64,
+    /// A null pointer for bytes.
+    pub argument: u64,
+    /// The handle was of another mailbox, or of another shape, than the header.
+    pub header: u64,
+    /// The two indices were further apart than the ring is long.
+    pub index: u64,
+}
+
+impl Refusals {
+    /// All reasons together.
+    pub fn total(&self) -> u64 {
+        self.length + self.argument + self.header + self.index
+    }
 }
 
 /// A handler that is running.

@@ -12,7 +12,7 @@ use crate::options::Rule;
 
 pub use body::{Body, StepBuffer, StepStream};
 pub(crate) use body::{Enqueue, Kind, Sink, input_of, output_of};
-pub(crate) use runner::{Command, PASSES, Runner};
+pub(crate) use runner::{Command, PASSES, QUEUE, Runner};
 
 /// What a step pushes to one output unless its body says otherwise, in the head of the output's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +40,7 @@ pub struct StreamOptions {
     /// GPU's front end waits in its place. None: it never parks, and its launches follow one another.
     pub spin: Option<Duration>,
     /// Steps that stand in the stream ahead of need, 1 to 12. Each tick of [`max_wait`](crate::SpinBudget) lets them through,
-    /// void, so that nobody who waits for the stream waits longer.
+    /// void, so that nobody who waits for the stream waits longer. Fewer stand there if the body is long: a stream's queue has an end.
     pub ahead: u32,
     /// What a step pushes, by output; [`Push::Nothing`] for outputs that are not named.
     pub outputs: Vec<Push>,

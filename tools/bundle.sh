@@ -35,7 +35,7 @@ bash tools/python/wheel.sh --out "$out/python"
 python3 -m zipfile -e "$out"/python/warpmail-*.whl "$out/python/site"
 mkdir "$out/python/pytest"
 for package in _pytest pytest py.py iniconfig packaging pluggy pygments; do cp -r ".toolchain/python/$package" "$out/python/pytest/"; done
-cp -r tools/python/tests tools/python/bench.py tools/python/bench_tensors.py examples/python/flagship "$out/python/"
+cp -r tools/python/tests tools/python/bench.py tools/python/bench_tensors.py tools/python/trace_arbitration.py examples/python/* "$out/python/"
 find "$out/python" -name __pycache__ -prune -exec rm -rf {} +
 cargo test --release --locked --no-run -p warpmail -p warpmail-cli --message-format=json >"$out/built.json"
 cargo build --release --locked --examples --message-format=json >>"$out/built.json"
@@ -54,6 +54,27 @@ for line in open(out + "/built.json"):
 sys.exit(f"no executable for {tests - found}" if tests - found else 0)
 PY
 rm "$out/built.json"
+# The examples in C, and in C++ and CUDA with a handler of its own, against the static library that was just built.
+if command -v pkg-config >/dev/null; then
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    cat >"$scratch/warpmail-static.pc" <<PC
+Name: warpmail-static
+Description: the tree that this bundle is made from
+Version: 0
+Cflags: -I$root/csrc/include -I$root/csrc
+Libs: $(realpath "${CARGO_TARGET_DIR:-target}")/release/libwarpmail.a -lstdc++ -lgcc_s -lpthread -lm -ldl -lrt -lutil
+PC
+    export PKG_CONFIG_PATH=$scratch
+    read -ra flags <<<"$(pkg-config --cflags --libs warpmail-static)"
+    cc -std=c11 -O2 examples/02_relay.c "${flags[@]}" -o "$out/examples/02_relay"
+    nvcc=$root/.toolchain/cuda/bin/nvcc
+    [ -x "$nvcc" ] || nvcc=$(command -v nvcc || echo none)
+    NVCC=$nvcc bash examples/03_own_handler/build.sh "$scratch/own"
+    cp "$scratch/own/own_handler" "$out/examples/03_own_handler"
+else
+    echo "bundle: without the examples in C and C++: pkg-config is not installed"
+fi
 strip "$out"/warpmail "$out"/libwarpmail.so "$out"/tests/* "$out"/examples/* 2>/dev/null || true
 cp tools/bundle_run.sh "$out/run.sh"
 [ ! -d tests/data ] || cp -r tests/data "$out/data"

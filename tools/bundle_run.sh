@@ -4,7 +4,7 @@
 #   bash run.sh [--only NAME] [--timeout SECONDS] [--logs DIR]
 #
 #   --only NAME   this test executable only (see tests/), or neighbour: PyTorch in one process with
-#                 the arbiter; or python: the tests of the Python package
+#                 the arbiter; or python: the tests of the Python package; or examples
 #   --timeout S   limit for each executable, default 300; what runs longer is killed and counts as failed
 #   --logs DIR    also keep each executable's output there
 set -uo pipefail
@@ -25,8 +25,8 @@ trap 'rm -rf "$scratch"' EXIT
 [ -n "$logs" ] && mkdir -p "$logs"
 
 passed=0 failed=0 waived=0 ran=0
-if [ -n "$only" ] && [ "$only" != neighbour ] && [ "$only" != python ] && [ ! -x "$here/tests/$only" ]; then
-    echo "run: there is no test $only; there are: $(ls "$here/tests" | tr '\n' ' ')neighbour python" >&2
+if [ -n "$only" ] && [ "$only" != neighbour ] && [ "$only" != python ] && [ "$only" != examples ] && [ ! -x "$here/tests/$only" ]; then
+    echo "run: there is no test $only; there are: $(ls "$here/tests" | tr '\n' ' ')neighbour python examples" >&2
     exit 2
 fi
 sum() { sed -n "s/^test result:.* \([0-9]*\) $1.*/\1/p" "$2" | awk '{n += $1} END {print n + 0}'; }
@@ -51,6 +51,23 @@ for test in "$here"/tests/*; do
     failed=$((failed + n))
     [ -z "$logs" ] || cp "$scratch/log" "$logs/$name.log"
 done
+# Each example on the GPU, as a user would run it.
+if [ -z "$only" ] || [ "$only" = examples ]; then
+    printf '\n== examples\n'
+    export PYTHONDONTWRITEBYTECODE=1
+    for example in "$here"/examples/* "$here"/python/[0-9]*.py; do
+        [ -e "$example" ] || continue
+        command=("$example")
+        [ "${example%.py}" = "$example" ] || command=(env "PYTHONPATH=$here/python/site" python3 "$example")
+        ran=$((ran + 1))
+        if timeout -k 10 "$limit" "${command[@]}"; then
+            passed=$((passed + 1))
+        else
+            failed=$((failed + 1))
+            echo "run: the example $(basename "$example") ended with exit code $?"
+        fi
+    done
+fi
 # PyTorch in one process with the arbiter; it waives itself where there is no PyTorch.
 if [ -z "$only" ] || [ "$only" = neighbour ]; then
     printf '\n== neighbour\n'
@@ -80,6 +97,9 @@ if [ -z "$only" ] || [ "$only" = python ]; then
     timeout -k 10 "$limit" python3 "$here/python/bench.py" --json || failed=$((failed + 1))
     timeout -k 10 "$limit" python3 "$here/python/bench_tensors.py"
     case $? in 0) ;; 77) waived=$((waived + 1)) ;; *) failed=$((failed + 1)) ;; esac
+    # A quarter of the time that the figure is stated for; run it by itself with --seconds 60 --json FILE.
+    timeout -k 10 "$limit" python3 "$here/python/trace_arbitration.py" --seconds 15
+    case $? in 0) passed=$((passed + 1)) ;; 77) waived=$((waived + 1)) ;; *) failed=$((failed + 1)) ;; esac
     [ -z "$logs" ] || cp "$scratch/log" "$logs/python.log"
 fi
 printf '\n%d passed, %d failed, %d waived\n' "$passed" "$failed" "$waived"

@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 target=${CARGO_TARGET_DIR:-$root/target}
 
-all="fmt clang-format shell layers header build-no-nvcc bindings clippy rustdoc ptxas test tsan model consumers python"
+all="fmt clang-format shell layers header build-no-nvcc bindings clippy rustdoc ptxas test examples tsan model consumers python"
 quick="fmt clang-format shell layers header clippy"
 
 usage() {
@@ -79,6 +79,13 @@ gate_rustdoc() { WARPMAIL_NVCC=none RUSTDOCFLAGS="-D warnings" cargo doc --works
 gate_ptxas() { bash tools/ptxas.sh --check; }
 
 gate_test() { cargo test --workspace --locked; }
+
+# The examples in Rust; those in C and C++ are the gate consumers', those in Python the gate python's.
+gate_examples() {
+    local f
+    cargo build --workspace --locked --examples || return 1
+    for f in examples/*.rs; do timeout -k 10 60 "$target/debug/examples/$(basename "$f" .rs)" || return 1; done
+}
 
 gate_tsan() { bash tests/tsan/run.sh; }
 

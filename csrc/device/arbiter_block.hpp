@@ -14,9 +14,23 @@
 namespace warpmail {
 
 constexpr u32 first_server_warp = 2;
+// Between two turns of the keeper, whose instructions the others would wait for.
+constexpr u32 keeper_doze_ns = 200;
 
 WM_FN u32 block_warps(const wm_arbiter_args& args) {
     return first_server_warp + args.servers + args.scanners + has_journal_role(args);
+}
+
+// A server until it leaves. `Taps` as in context.hpp.
+template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 server) {
+    const warp_lanes lanes;
+    serve_state state = serve_begin(lanes, a, server);
+    linger_state at;
+    for (served what = served::grant; what != served::left;) {
+        what = serve_turn<Handlers, Taps>(lanes, a, server, state, at);
+        if (what == served::nothing && at.module == no_module)
+            await_look(lanes, a);
+    }
 }
 
 // Called by all threads of a block of as many warps, with wm_host_shared_bytes(args) of
@@ -39,8 +53,8 @@ template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args,
 
     if (warp == 0) {
         keep_state k = keep_begin(lanes, a, begin_ns);
-        while (keep_turn(lanes, a, k)) {
-        }
+        while (keep_turn(lanes, a, k))
+            doze(keeper_doze_ns);
     } else if (warp == 1) {
         inbox_state b = inbox_begin(lanes, a);
         while (inbox_turn(lanes, a, b)) {
@@ -52,12 +66,10 @@ template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args,
         scan_begin(lanes, a, warp - first_scanner_warp, args.scanners);
         while (scan_turn(lanes, a, warp - first_scanner_warp, args.scanners)) {
         }
+    } else if (args.journals == 0) {
+        serve_all<Handlers, false>(a, warp - first_server_warp);
     } else {
-        const u32 server = warp - first_server_warp;
-        serve_state state = serve_begin(lanes, a, server);
-        linger_state at;
-        while (serve_turn<Handlers>(lanes, a, server, state, at) != served::left) {
-        }
+        serve_all<Handlers, true>(a, warp - first_server_warp);
     }
     block.sync();
     leave_image(block, a, memory);

@@ -36,7 +36,7 @@ constexpr u32 rows_in_working_memory = 512; // tables up to this size are copied
 struct alignas(8) mailbox_brief {
     u8 slots_log2;
     u8 consumer_side;
-    u8 tap;
+    u8 tap;   // WM_TAP_*, without the type
     u8 flags; // brief_*
     uint16_t producer;
     uint16_t consumer;
@@ -44,7 +44,7 @@ struct alignas(8) mailbox_brief {
 // Who is told of news: a record concerns the module that takes it, a slot given back the one that gives, and the steps
 // of a stream module that took it.
 constexpr u32 brief_written_consumer = 1, brief_consumed_producer = 2, brief_consumed_consumer = 4;
-// The resident end needs nothing but the slot and the index: default form, no tap, no readiness word.
+// The resident end needs nothing but the slot and the index: default form, no readiness word.
 constexpr u32 brief_plain_in = 8, brief_plain_out = 16;
 constexpr u32 brief_outside = 128;   // the producer is outside the arbiter and inside the device
 constexpr u32 brief_class_shift = 5; // the consumer's priority class, 2 bits
@@ -157,7 +157,8 @@ constexpr u32 kept_window_ns = 17;      // since when idle polling is compared w
 constexpr u32 kept_window_idle_ns = 18;
 constexpr u32 kept_begin_ns = 19; // when this launch began, and when it had taken up what it knows; whoever begins
 constexpr u32 kept_begun_ns = 20;
-constexpr u32 kept_budget = 21; // wm_budget_counts
+constexpr u32 kept_refused = 21; // the mailbox whose refusals the inbox copies next
+constexpr u32 kept_budget = 22;  // wm_budget_counts
 constexpr u32 kept_count = kept_budget + sizeof(wm_budget_counts) / 8;
 
 // Words of wm_budget_counts; each `over` is followed by its nanoseconds.
@@ -327,7 +328,7 @@ WM_FN bool is_granted(const arbiter& a, u32 side, u32 module) {
 WM_FN mailbox_brief brief_of(const arbiter& a, const wm_mailbox& box) {
     const bool gives = is_granted(a, box.producer_side, box.producer_id);
     const bool takes = is_granted(a, box.consumer_side, box.consumer_id);
-    const bool plain = box.record_stride == WM_STRIDE_DEFAULT && box.scope == WM_SCOPE_GPU && box.tap == WM_TAP_NONE;
+    const bool plain = box.record_stride == WM_STRIDE_DEFAULT && box.scope == WM_SCOPE_GPU;
     u32 flags = takes ? brief_written_consumer | a.modules[box.consumer_id].priority << brief_class_shift : 0u;
     flags |= gives ? brief_consumed_producer : 0u;
     flags |= takes && box.consumer_side == WM_SIDE_DEVICE ? brief_consumed_consumer : 0u;

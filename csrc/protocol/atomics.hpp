@@ -34,6 +34,20 @@
 #define WM_DEV inline
 #endif
 
+// Of a function on a server's way through a grant: a call would save and restore what the server keeps in registers.
+#if defined(__CUDACC__)
+#define WM_INLINED __host__ __device__ __forceinline__
+#else
+#define WM_INLINED inline
+#endif
+
+// Of a function that is rarely called: on the host it stays out of the way of those that call it.
+#if defined(__CUDACC__)
+#define WM_COLD WM_FN
+#else
+#define WM_COLD __attribute__((noinline, cold)) WM_FN
+#endif
+
 // Before a loop, where the device's compiler is asked: as many copies of it as rounds, or one, where a kernel's code
 // would grow.
 #if defined(__CUDA_ARCH__)
@@ -47,6 +61,9 @@
 #if !defined(__CUDA_ARCH__)
 #include <sched.h>
 #include <time.h>
+#endif
+#if defined(__x86_64__) && !defined(__CUDACC__)
+#include <cpuid.h>
 #endif
 
 namespace warpmail {
@@ -233,6 +250,10 @@ WM_FN u64 now_ns() {
 // A breath between two polls of memory: on the device the way to L2 is breath enough.
 WM_FN void pause() {}
 WM_FN void pause_after(u32 /*looks*/) {}
+// Leaves the SM to its other warps for about so long.
+WM_FN void doze(u32 ns) {
+    asm volatile("nanosleep.u32 %0;" ::"r"(ns));
+}
 
 #else // host
 
@@ -365,8 +386,30 @@ WM_FN void pause() {
     asm volatile("yield" ::: "memory");
 #endif
 }
+// A look at a word that another thread of the host writes takes the word's line away from it, so that looks in vain,
+// one right behind the other, make the other slow. When one was in vain, in cycles; and, ahead of the next, a breath
+// until a tenth of a microsecond has passed since then, or none if it has. 0: there was none.
+constexpr u64 breath_cycles = 512;
+WM_FN u64 looked_in_vain() {
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc() | 1;
+#else
+    return 0;
+#endif
+}
+WM_FN void breathe_since(u64 looked) {
+#if defined(__x86_64__)
+    while (looked != 0 && __builtin_ia32_rdtsc() - looked < breath_cycles)
+        pause();
+#else
+    (void)looked;
+#endif
+}
 // Between the looks of a wait: who has looked in vain that often lets others have the core, perhaps the one it waits
 // for.
+WM_FN void doze(u32 /*ns*/) {
+    sched_yield();
+}
 WM_FN void pause_after(u32 looks) {
     if (looks < 256)
         pause();
@@ -394,6 +437,36 @@ WM_FN void store_release_pair(u64* p, word_pair v) {
     asm volatile("" ::: "memory");
     *reinterpret_cast<volatile word_pair*>(p) = v;
 }
+#if defined(__x86_64__)
+// Eight neighbouring words at once, a cache line, where the processor has AVX-512; each word as above. Such functions
+// are called by others of their kind alone, behind a look at `has_lines`.
+#define WM_HOST_LINES 1
+#define WM_LINES __attribute__((target("avx512f,avx512dq"))) inline
+typedef long long word_line __attribute__((vector_size(64), aligned(8), may_alias));
+WM_LINES word_line load_relaxed_line(const u64* p) {
+    return *reinterpret_cast<const volatile word_line*>(p);
+}
+WM_LINES void store_relaxed_line(u64* p, word_line v) {
+    *reinterpret_cast<volatile word_line*>(p) = v;
+}
+WM_LINES void store_release_line(u64* p, word_line v) {
+    asm volatile("" ::: "memory");
+    *reinterpret_cast<volatile word_line*>(p) = v;
+}
+// By cpuid, and xgetbv: whether the system keeps the registers.
+inline bool find_lines() {
+    u32 a = 0, b = 0, c = 0, d = 0;
+    constexpr u32 osxsave = 1u << 27, f_and_dq = 1u << 16 | 1u << 17, saved = 0xE6;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & osxsave) == 0)
+        return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & f_and_dq) != f_and_dq)
+        return false;
+    u32 low = 0, high = 0;
+    asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & saved) == saved;
+}
+inline const bool has_lines = find_lines();
+#endif
 #endif
 
 // Two neighbouring words, aligned to 16 bytes, with one instruction on the device. Each is an access of its own.
@@ -426,6 +499,14 @@ WM_FN void store_release(u64* p, u64 v, u32 scope) {
     } else {
         store_release_sys(p, v);
     }
+}
+// Has the sector at p brought to L2; orders nothing.
+WM_FN void prefetch_l2(const void* p) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+    (void)p;
+#endif
 }
 #if defined(__CUDA_ARCH__)
 WM_FN wide_word load_relaxed_wide(const u64* p, u32 scope) {

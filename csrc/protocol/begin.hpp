@@ -130,6 +130,7 @@ template <class L> WM_FN void begin_kept(L lanes, arbiter& a) {
     a.kept[kept_parked_ns] = load_relaxed_sys(&t->parked_ns);
     a.kept[kept_exit] = load_relaxed_sys(&t->exit_reason);
     a.kept[kept_end_ns] = load_relaxed_sys(&t->heartbeat_ns);
+    a.kept[kept_refused] = 0;
     a.kept[kept_gap_ns] = 0;
     a.kept[kept_worked_ns] = 0;
     a.kept[kept_launch_cost_ns] = a.kept[kept_left_ns] = a.kept[kept_left_working] = 0;

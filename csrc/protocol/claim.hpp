@@ -56,6 +56,28 @@ template <class L> WM_FN u32 next_look(L lanes, const arbiter& a, const u32* loo
     return lowest_bit(behind ? behind : found);
 }
 
+// Looks at the look bits for a while, until there is one for this server to try, or the launch closes. Idle servers are
+// most of the arbiter's warps: in a loop this short they leave the SM's instruction caches to those that work.
+#if defined(__CUDACC__)
+constexpr u32 idle_looks = 64;
+#else
+constexpr u32 idle_looks = 2; // lanes that take turns on one thread
+#endif
+template <class L> WM_FN void await_look(L lanes, const arbiter& a) {
+    const u32 words = words_for(a.args.n_modules), all = classes_of(a) * words, mine = lanes.rank();
+    const u32* const look = a.look + (mine < all ? mine : 0);
+    const u32* const owned = a.owned + (mine < all ? mine % words : 0);
+    WM_ROLLED
+    for (u32 k = 0; k < idle_looks; k++) {
+        u32 news = load_relaxed_cta(look) & ~load_relaxed_cta(owned);
+        WM_ROLLED
+        for (u32 w = mine + lanes.width(); w < all; w += lanes.width())
+            news |= load_relaxed_cta(&a.look[w]) & ~load_relaxed_cta(&a.owned[w % words]);
+        if (lanes.any(news != 0 || load_relaxed_cta(&a.flags[flag_closing]) != 0))
+            return;
+    }
+}
+
 // Takes module `i` for this server if its rule and credit hold: sets its owned bit, clears its look bit, evaluates.
 template <class L> WM_FN bool try_own(L lanes, arbiter& a, u32* look, u32 i) {
     const u32 bit = 1u << (i % 32);

@@ -14,7 +14,9 @@
 
 namespace warpmail {
 
-template <class L> class context {
+// `Taps`: whether any mailbox of the table is tapped. An arbiter without taps runs code without them: it is shorter by
+// half, and what a step costs is mostly what its instructions cost to fetch.
+template <class L, bool Taps = true> class context {
 public:
     using held = record<L>; // what `take` takes
     L lanes;
@@ -69,13 +71,7 @@ public:
         if constexpr (L::is_group()) {
             if (box.flags & brief_plain_in) {
                 fragment<1> f;
-                const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
-                const wm_status s = fetch<O>(input, m, box, idx, dst_bytes, f, len, type);
-                if (s == WM_OK)
-                    store_share(f, dst, len);
-                if (s == WM_OK || s == WM_BAD_LENGTH)
-                    taken(input, m, box, idx + 1, s);
-                return s;
+                return take_plain<O, true>(input, m, box, f, dst, dst_bytes, len, type);
             }
         }
 #endif
@@ -91,12 +87,8 @@ public:
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
             if (box.flags & brief_plain_in) {
-                const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
-                const wm_status s = fetch<O>(input, m, box, idx, warp_consumer<>::payload, r.words, r.len, r.type);
                 r.staged = false;
-                if (s == WM_OK || s == WM_BAD_LENGTH)
-                    taken(input, m, box, idx + 1, s);
-                return s;
+                return take_plain<O, false>(input, m, box, r.words, nullptr, warp_consumer<>::payload, r.len, r.type);
             }
             r.staged = true;
         }
@@ -113,10 +105,17 @@ public:
         const u64 waiting = lanes.broadcast(pending(arbiter_, m), 0);
         most = waiting < most ? static_cast<u32>(waiting) : most;
         const mailbox_brief box = brief_in(arbiter_.boxes, m);
+        if (Taps && (box.tap >> WM_TAP_TYPED_BIT & 1)) // each has to be looked at
+            return 0;
         const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
         hurry();
-        const u32 n = box.tap != WM_TAP_NONE ? journal_ready(lanes, arbiter_, server_, m, most)
-                                             : ready_records(lanes, arbiter_.rows[m], from, most);
+        u32 n = 0;
+        if (is_tapped(box)) {
+            if constexpr (Taps)
+                n = journal_ready(lanes, arbiter_, server_, m, most);
+        } else {
+            n = ready_records(lanes, arbiter_.rows[m], from, most);
+        }
         if (n == 0)
             return 0;
         lanes.sync(); // every lane has seen its words
@@ -145,10 +144,10 @@ public:
         if constexpr (L::is_group()) {
             if (box.flags & brief_plain_out) {
                 if (len > warp_producer<>::payload)
-                    return WM_BAD_LENGTH;
+                    return refuse_output(m, refusal::length, WM_BAD_LENGTH);
                 if (src == nullptr && len != 0)
-                    return WM_BAD_ARGUMENT;
-                return put<O>(m, box, load_share(src, len), len, type);
+                    return refuse_output(m, refusal::argument, WM_BAD_ARGUMENT);
+                return put<O>(m, box, load_share(src, len), src, len, type);
             }
         }
 #endif
@@ -163,7 +162,7 @@ public:
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
             if (!r.staged && (box.flags & brief_plain_out))
-                return put<O>(m, box, r.words, r.len, r.type);
+                return put<O>(m, box, r.words, nullptr, r.len, r.type);
             if (!r.staged) {
                 lanes.sync();
                 store_share(r.words, scratch(), r.len);
@@ -203,8 +202,10 @@ public:
 
     // Counts the records that this step has journalled so far; done behind every step.
     WM_FN void flush() {
-        commit_staged(lanes, arbiter_, server_, staged_);
-        staged_ = 0;
+        if constexpr (Taps) {
+            commit_staged(lanes, arbiter_, server_, staged_);
+            staged_ = 0;
+        }
     }
 
     // When this launch of the arbiter began, when it had taken up what it knows, and when this step's grant was given.
@@ -221,7 +222,8 @@ public:
     // Lets what was journalled so far go to the host without waiting for the end of the step.
     WM_FN void hurry() {
         flush();
-        hurry_journal(lanes, arbiter_, server_);
+        if constexpr (Taps)
+            hurry_journal(lanes, arbiter_, server_);
     }
 
     WM_FN u32 moved() const {
@@ -233,6 +235,13 @@ public:
     }
 
 private:
+    WM_FN static bool is_tapped(mailbox_brief box) {
+        return Taps && box.tap != WM_TAP_NONE;
+    }
+    // Whether the record is journalled where it is given: nobody in the arbiter takes it.
+    WM_FN static bool is_tapped_here(mailbox_brief box) {
+        return is_tapped(box) && box.consumer_side != WM_SIDE_RESIDENT;
+    }
     // What was found at an input is taken, or not the next record any more.
     WM_FN void forget(u32 input) {
         found_.bits &= ~(1u << input);
@@ -255,8 +264,8 @@ private:
             forget(input);
             note_taken(m, box, idx + 1, s);
         }
-        if (s == WM_OK && box.tap != WM_TAP_NONE)
-            staged_ = journal(lanes, arbiter_, server_, m, idx, dst, len, type, staged_);
+        if (s == WM_OK && is_tapped(box) && is_chosen(arbiter_, box, m, type))
+            tap(m, idx, dst, len, type);
         return s;
     }
     template <order O> WM_FN wm_status push_general(u32 m, mailbox_brief box, const void* src, u32 len, u32 type) {
@@ -266,9 +275,14 @@ private:
         if (s != WM_OK)
             return s;
         note_given(m, box, idx + 1);
-        if (box.tap != WM_TAP_NONE && box.consumer_side != WM_SIDE_RESIDENT)
-            staged_ = journal(lanes, arbiter_, server_, m, idx, src, len, type, staged_);
+        if (is_tapped_here(box) && is_chosen(arbiter_, box, m, type))
+            tap(m, idx, src, len, type);
         return s;
+    }
+    // Journals a record whose bytes lie at `from`.
+    WM_FN void tap(u32 m, u64 index, const void* from, u32 len, u32 type) {
+        if constexpr (Taps)
+            staged_ = journal(lanes, arbiter_, server_, m, index, from, len, type, staged_);
     }
     // Index `idx` of mailbox m is this module's: everybody in the arbiter learns of it.
     WM_FN void note_taken(u32 m, mailbox_brief box, u64 idx, wm_status s) {
@@ -309,6 +323,19 @@ private:
         type = meta.type();
         return len > warp_consumer<>::payload ? WM_BAD_LENGTH : len > room ? WM_TOO_SMALL : WM_OK;
     }
+    template <order O, bool Copy>
+    WM_DEV wm_status take_plain(u32 input, u32 m, mailbox_brief box, fragment<1>& f, void* dst, u32 room, u32& len,
+                                u32& type) {
+        const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
+        const wm_status s = fetch<O>(input, m, box, idx, room, f, len, type);
+        if (Copy && s == WM_OK)
+            store_share(f, dst, len);
+        if (s == WM_OK || s == WM_BAD_LENGTH)
+            taken(input, m, box, idx + 1, s);
+        if (s == WM_OK && is_tapped(box) && is_chosen(arbiter_, box, m, type))
+            tap_words(m, idx, f, Copy ? dst : nullptr, len, type);
+        return s;
+    }
     // Gives its slot back.
     WM_DEV void taken(u32 input, u32 m, mailbox_brief box, u64 idx, wm_status s) {
         forget(input);
@@ -316,8 +343,25 @@ private:
         if (lanes.rank() == 0)
             store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[m].header)->read_idx, idx);
         note_taken(m, box, idx, s);
+        if (s == WM_BAD_LENGTH)
+            refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_CONSUMER, refusal::length, s);
     }
-    template <order O> WM_DEV wm_status put(u32 m, mailbox_brief box, const fragment<1>& f, u32 len, u32 type) {
+    WM_DEV wm_status refuse_output(u32 m, refusal why, wm_status s) {
+        return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_PRODUCER, why, s);
+    }
+    // Journals a record in registers, whose bytes also lie at `from`, or nowhere else.
+    WM_DEV void tap_words(u32 m, u64 index, const fragment<1>& f, const void* from, u32 len, u32 type) {
+        if (journal_words(lanes, arbiter_, server_, m, index, f, len, type, staged_))
+            return;
+        if (from == nullptr) {
+            from = scratch();
+            store_share(f, scratch(), len);
+            lanes.sync();
+        }
+        tap(m, index, from, len, type);
+    }
+    template <order O>
+    WM_DEV wm_status put(u32 m, mailbox_brief box, const fragment<1>& f, const void* from, u32 len, u32 type) {
         wm_producer p;
         p.mailbox = plain_row(arbiter_.rows[m].header, box.slots_log2);
         p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
@@ -325,13 +369,22 @@ private:
         const u64 idx = p.write_idx + 1;
         lanes.sync(); // every lane has read the indices
         const wm_status s = warp_producer<>(p).template try_push<O>(f, len, type);
-        if (s == WM_OK)
-            note_given(m, box, idx);
+        if (s != WM_OK)
+            return s;
+        note_given(m, box, idx);
+        if (is_tapped_here(box) && is_chosen(arbiter_, box, m, type))
+            tap_words(m, idx - 1, f, from, len, type);
         return s;
     }
 #endif
     // How many of the next records have arrived, up to `most`; one that cannot be ends it.
     WM_FN static u32 ready_records(L lanes, const wm_mailbox& box, u64 from, u32 most) {
+#if defined(WM_HAS_WARPS)
+        if constexpr (L::is_group()) {
+            if (box.record_stride == WM_STRIDE_DEFAULT && box.scope == WM_SCOPE_GPU)
+                return plain_ready(box.header, box.slots_log2, from, most);
+        }
+#endif
         u32 n = 0, len = 0, type = 0;
         for (; n < most; n++) {
             const u64 idx = from + n;
@@ -360,53 +413,6 @@ private:
     u32 records_out_ = 0;
     u32 staged_ = 0; // records of this step that have a place and are not counted yet
 };
-
-// Adds what has been tallied to a module's counters.
-template <class L> WM_FN void count(L lanes, const arbiter& a, u32 module, tally& t) {
-    if (lanes.rank() == 0 && t.steps != 0) {
-        wm_module_stats* s = at<wm_module_stats>(a.args.module_stats) + module;
-        add_relaxed_gpu(&s->steps, u64{t.steps});
-        add_relaxed_gpu(&s->records_in, u64{t.records_in});
-        add_relaxed_gpu(&s->records_out, u64{t.records_out});
-    }
-    t = {};
-}
-
-// Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
-// owned by this server, and `grants` says since when; `found` at its inputs. Whether the last step moved a record.
-template <class H, class L>
-WM_FN bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found, tally& t) {
-    const module_brief& mod = a.modules[module];
-    context<L> c(lanes, a, server, module, found);
-    u32 steps = 0;
-    bool moved = false;
-    for (bool more = true; more;) {
-        const u32 before = c.moved();
-        H::step(c, mod.handler);
-        lanes.sync();
-        c.flush();
-        steps++;
-        moved = c.moved() != before;
-        if (!moved)
-            c.reject(WM_REJECT_NO_PROGRESS);
-        // Whoever has found all that there was looks at the same places next.
-        more = moved && !found.whole && may_step(lanes, a, mod);
-        if (steps >= mod.batch || !moved || !journal_has_room(lanes, a, server)) {
-            // What is left is somebody else's turn first; without progress, only news are worth another look.
-            if (more && lanes.rank() == 0)
-                mark(a, module);
-            break;
-        }
-    }
-    c.hurry();
-    t.steps += steps;
-    c.add_to(t);
-    // By lane 0, which has stored the beginning. Added at once: sums of times would take up two registers.
-    if (lanes.rank() == 0)
-        add_relaxed_gpu(&at<wm_module_stats>(a.args.module_stats)[module].busy_ns,
-                        now_ns() - load_relaxed_cta(&a.grants[server].since_ns));
-    return moved;
-}
 
 } // namespace warpmail
 

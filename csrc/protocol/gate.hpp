@@ -94,7 +94,7 @@ template <bool Plain> WM_FN wm_mailbox gate_mailbox(const wm_gate_args& g, u32 r
 }
 
 template <bool Plain> WM_FN wm_consumer gate_consumer(const wm_gate_args& g, const wm_gate_state& s, u32 i) {
-    return {gate_mailbox<Plain>(g, i), s.read_idx[i], s.read_idx[i]};
+    return {gate_mailbox<Plain>(g, i), s.read_idx[i], s.read_idx[i], 0};
 }
 
 } // namespace warpmail

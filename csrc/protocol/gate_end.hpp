@@ -28,7 +28,7 @@ WM_FN gate_output gate_look_at(L lanes, const wm_gate_args& g, const wm_gate_sta
 template <bool Plain, class L>
 WM_FN wm_status gate_give(L lanes, const wm_gate_args& g, const gate_output& out, u32 o) {
     const u32 row = WM_MAX_INPUTS + o, len = out.head.len;
-    wm_producer p{gate_mailbox<Plain>(g, row), out.write_idx, out.read_seen};
+    wm_producer p{gate_mailbox<Plain>(g, row), out.write_idx, out.read_seen, 0};
     if (len == WM_STEP_NOTHING)
         return WM_EMPTY;
 #if defined(__CUDA_ARCH__) || defined(WARPMAIL_HOST_WARPS)

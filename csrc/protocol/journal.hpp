@@ -17,8 +17,14 @@
 
 #include "protocol/durable.hpp"
 #include "protocol/pass.hpp"
+#include "protocol/record.hpp"
 
 namespace warpmail {
+
+// Whether a tap takes records of this type; there is a tap.
+WM_FN bool is_chosen(const arbiter& a, mailbox_brief box, u32 m, u32 type) {
+    return (box.tap >> WM_TAP_TYPED_BIT & 1) == 0 || a.rows[m].tap >> WM_TAP_TYPE_SHIFT == type;
+}
 
 // Whether a step of any module can be journalled without waiting. Looks over the bus only when the ring seems full.
 template <class L> WM_FN bool journal_has_room(L lanes, arbiter& a, u32 server) {
@@ -135,6 +141,36 @@ WM_FN u32 journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void*
     lanes.sync();
     return waits ? staged + 1 : 0;
 }
+
+#if defined(WM_HAS_WARPS)
+// The same for a record in a warp's registers. False, and nothing is done: it finds no place, or must not wait.
+WM_DEV bool journal_words(warp_lanes lanes, const arbiter& a, u32 server, u32 m, u64 index, const fragment<1>& f,
+                          u32 len, u32 type, u32& staged) {
+    const u64 n = load_relaxed_cta(&a.journals[server].staged) + staged;
+    const u64 waiting = n - load_acquire_cta(&a.journals[server].unstaged); // ACQUIRE of unstage
+    if (!lanes.all(type != WM_TYPE_TENSOR && waiting < a.args.journal_places))
+        return false;
+    journal_place* const place = place_at(a, server, n);
+    ring_chunk* const to = reinterpret_cast<ring_chunk*>(place + 1);
+    const u32 lane = lanes.rank(), begin = 8 * (lane - 1); // lane 0 has no word
+    const u32 have = begin < len ? len - begin : 0;
+    const u64 word = have >= 8 ? f.word[0] : f.word[0] & ((u64{1} << (8 * have)) - 1);
+    u64* const words = reinterpret_cast<u64*>(to + 2);
+    if (lane == 0) {
+        const wm_journal_head head{0, index, now_ns(), a.rows[m].mailbox_id, static_cast<uint16_t>(len),
+                                   static_cast<uint16_t>(type)};
+        place->mailbox = m;
+        place->chunks = ring_chunks(len);
+        to[0] = head_chunk(head, 0);
+        to[1] = head_chunk(head, 1);
+        words[WM_GROUP_WORDS - 1] = 0; // of the last sector
+    } else {
+        words[lane - 1] = word;
+    }
+    staged++;
+    return true;
+}
+#endif
 
 // Journals up to `most` records that wait in mailbox m; gives their number, and the caller releases them. In a ring
 // that is nearly full it leaves what a step needs. Nothing is staged.

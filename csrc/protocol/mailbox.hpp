@@ -14,6 +14,8 @@
 // All calls are made by all lanes with the same arguments: one_lane, a converged warp_lanes, or block_lanes. They never
 // wait; wait.hpp has the forms that do. A warp that moves many records keeps its end in registers: warp_ends.hpp.
 //
+// What a call refuses is counted in the header (refuse.hpp).
+//
 //   whole records   try_push, try_pop, and try_push_batch, try_pop_batch (one publication for the batch)
 //   in place        reserve - put - commit, and peek - get - release: a record is written straight into its slot and
 //                   read straight from it, and the index is published once, when the caller says so
@@ -21,73 +23,38 @@
 #define WARPMAIL_PROTOCOL_MAILBOX_HPP
 
 #include "protocol/bell.hpp"
+#include "protocol/handle.hpp"
 #include "protocol/slot_thread.hpp"
 #include "protocol/slot_warp.hpp"
 
 namespace warpmail {
 
-WM_FN u64 slot_count(const wm_mailbox& m) {
-    return 1ull << m.slots_log2;
-}
-WM_FN u32 payload_bytes(const wm_mailbox& m) {
-    return payload_in(m.record_stride);
-}
-WM_FN u64* slot_at(const wm_mailbox& m, u64 idx) {
-    return at<u64>(m.header + WM_HEADER_BYTES + (idx & (slot_count(m) - 1)) * m.record_stride);
-}
-WM_FN u64* write_idx_of(const wm_mailbox& m) {
-    return &at<wm_mailbox_header>(m.header)->write_idx;
-}
-WM_FN u64* read_idx_of(const wm_mailbox& m) {
-    return &at<wm_mailbox_header>(m.header)->read_idx;
+// Whether the two indices cannot both be. The consumer may be ahead: it goes by the tags.
+WM_FN bool is_torn(const wm_producer& p) {
+    const u64 slots = slot_count(p.mailbox);
+    return p.write_idx - p.read_seen + slots > 2 * slots;
 }
 
-// Whether the header behind a handle is what the handle says it is. Never writes.
-WM_FN wm_status check_header(const wm_mailbox& m) {
-    if (m.header == 0)
-        return WM_BAD_ARGUMENT;
-    const wm_mailbox_header* h = at<const wm_mailbox_header>(m.header);
-    if (h->magic != WM_ABI_MAGIC)
-        return WM_BAD_MAGIC;
-    if (h->version != WM_ABI_VERSION)
-        return WM_BAD_VERSION;
-    if (!stride_is_valid(h->record_stride) || h->record_stride != m.record_stride ||
-        h->slots_log2 > WM_SLOTS_LOG2_MAX || h->slots_log2 != m.slots_log2 ||
-        h->capacity_bytes != static_cast<u64>(h->record_stride) << h->slots_log2)
-        return WM_BAD_STRIDE;
-    if (h->mailbox_id != m.mailbox_id || h->producer_id != m.producer_id || h->consumer_id != m.consumer_id)
-        return WM_BAD_ARGUMENT;
-    if (load_relaxed(&h->write_idx, m.scope) - load_relaxed(&h->read_idx, m.scope) > slot_count(m))
-        return WM_BAD_INDEX;
-    return WM_OK;
-}
-
-// The producer's end, taken up where the header says it was left.
-WM_FN wm_producer attach_producer(const wm_mailbox& m) {
-    wm_producer p;
-    p.mailbox = m;
-    p.write_idx = load_relaxed(write_idx_of(m), m.scope);
-    p.read_seen = load_relaxed(read_idx_of(m), m.scope);
-    return p;
-}
-
-// The consumer's end, taken up where the header says it was left.
-WM_FN wm_consumer attach_consumer(const wm_mailbox& m) {
-    wm_consumer c;
-    c.mailbox = m;
-    c.read_idx = c.write_seen = load_relaxed(read_idx_of(m), m.scope);
-    return c;
-}
-
-// Free slots as last seen; refreshes when fewer than `want` seem free.
+// Free slots as last seen; refreshes when fewer than `want` seem free. None if the far index cannot be.
 template <class L> WM_FN u64 free_slots(L lanes, wm_producer& p, u64 want) {
+    const u64 slots = slot_count(p.mailbox);
     u64 used = p.write_idx - p.read_seen;
-    if (slot_count(p.mailbox) - used < want) {
+    if (want > slots || used > slots - want) {
+#if !defined(__CUDA_ARCH__)
+        if (!L::is_group())
+            breathe_since(p.looked);
+#endif
         // Lanes may load at different moments: lane 0's value is the warp's.
         p.read_seen = lanes.broadcast(load_relaxed(read_idx_of(p.mailbox), p.mailbox.scope), 0);
         used = p.write_idx - p.read_seen;
+        if (is_torn(p))
+            return 0;
+#if !defined(__CUDA_ARCH__)
+        if (!L::is_group())
+            p.looked = used > slots - want ? looked_in_vain() : 0;
+#endif
     }
-    return slot_count(p.mailbox) - used;
+    return slots - used;
 }
 
 // Makes the records pushed so far visible to scans, monitors and credits; the consumer does not wait for it.
@@ -117,9 +84,13 @@ template <class L> WM_FN bool seems_ready(L, wm_consumer& c) {
 #else
     if (L::is_group())
         return true;
-    if (c.write_seen == c.read_idx)
-        c.write_seen = load_relaxed(write_idx_of(c.mailbox), c.mailbox.scope);
-    return c.write_seen != c.read_idx;
+    if (c.write_seen != c.read_idx)
+        return true;
+    breathe_since(c.looked);
+    c.write_seen = load_relaxed(write_idx_of(c.mailbox), c.mailbox.scope);
+    const bool ready = c.write_seen != c.read_idx;
+    c.looked = ready ? 0 : looked_in_vain();
+    return ready;
 #endif
 }
 
@@ -145,9 +116,9 @@ template <order O = order::ordered, class L>
 WM_FN wm_status put(L lanes, const wm_producer& p, u64 i, const void* src, u32 len, u32 type) {
     lanes.check();
     if (len > payload_bytes(p.mailbox))
-        return WM_BAD_LENGTH;
+        return refused(lanes, p.mailbox.header, p.mailbox.scope, WM_END_PRODUCER, refusal::length, WM_BAD_LENGTH);
     if (len != 0 && src == nullptr)
-        return WM_BAD_ARGUMENT;
+        return refused(lanes, p.mailbox.header, p.mailbox.scope, WM_END_PRODUCER, refusal::argument, WM_BAD_ARGUMENT);
     const u64 idx = p.write_idx + i;
     const u64 tag = lap_tag(idx, p.mailbox.slots_log2);
     if (p.mailbox.record_stride == WM_STRIDE_DEFAULT && p.mailbox.scope == WM_SCOPE_GPU)
@@ -165,11 +136,21 @@ template <class L> WM_FN void commit(L lanes, wm_producer& p, u64 n) {
         publish_written(p);
 }
 
-// Pushes one record. WM_OK, WM_FULL, WM_BAD_LENGTH, WM_BAD_ARGUMENT. Costs one slot of stores; ordering as `put`.
+// Why a push finds no room.
+template <class L> WM_FN wm_status no_room(L lanes, const wm_producer& p, u32 len) {
+    if (is_torn(p))
+        return refused(lanes, p.mailbox.header, p.mailbox.scope, WM_END_PRODUCER, refusal::index, WM_BAD_INDEX);
+    if (len > payload_bytes(p.mailbox))
+        return refused(lanes, p.mailbox.header, p.mailbox.scope, WM_END_PRODUCER, refusal::length, WM_BAD_LENGTH);
+    return WM_FULL;
+}
+
+// Pushes one record. WM_OK, WM_FULL, WM_BAD_LENGTH, WM_BAD_ARGUMENT, WM_BAD_INDEX (read_idx cannot be). Costs one slot
+// of stores; ordering as `put`.
 template <order O = order::ordered, class L>
 WM_FN wm_status try_push(L lanes, wm_producer& p, const void* src, u32 len, u32 type) {
     if (reserve(lanes, p, 1) == 0)
-        return len > payload_bytes(p.mailbox) ? WM_BAD_LENGTH : WM_FULL;
+        return no_room(lanes, p, len);
     const wm_status s = put<O>(lanes, p, 0, src, len, type);
     if (s == WM_OK)
         commit(lanes, p, 1);
@@ -184,7 +165,7 @@ WM_FN wm_status try_push_batch(L lanes, wm_producer& p, const void* src, u64 src
     pushed = 0;
     const u32 room = static_cast<u32>(reserve(lanes, p, n));
     if (room == 0)
-        return n == 0 ? WM_OK : WM_FULL;
+        return n == 0 ? WM_OK : no_room(lanes, p, len);
     wm_status s = put<O>(lanes, p, 0, src, len, type);
     if (s != WM_OK)
         return s;
@@ -205,7 +186,9 @@ template <order O = order::ordered, class L> WM_FN wm_status peek(L lanes, wm_co
     if (!seems_ready(lanes, c) || !peek_slot<O>(lanes, slot_at(c.mailbox, c.read_idx), any_form(c.mailbox),
                                                 lap_tag(c.read_idx, c.mailbox.slots_log2), len, type))
         return WM_EMPTY;
-    return len > payload_bytes(c.mailbox) ? WM_BAD_LENGTH : WM_OK;
+    if (len > payload_bytes(c.mailbox))
+        return refused(lanes, c.mailbox.header, c.mailbox.scope, WM_END_CONSUMER, refusal::length, WM_BAD_LENGTH);
+    return WM_OK;
 }
 
 // Copies the next record out and leaves it there. WM_OK, WM_EMPTY, WM_TOO_SMALL (len says what it needs),
@@ -214,7 +197,7 @@ template <order O = order::ordered, class L>
 WM_FN wm_status get(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& len, u32& type) {
     lanes.check();
     if (dst == nullptr && dst_bytes != 0)
-        return WM_BAD_ARGUMENT;
+        return refused(lanes, c.mailbox.header, c.mailbox.scope, WM_END_CONSUMER, refusal::argument, WM_BAD_ARGUMENT);
     if (!seems_ready(lanes, c))
         return WM_EMPTY;
     const u64* slot = slot_at(c.mailbox, c.read_idx);
@@ -229,7 +212,7 @@ WM_FN wm_status get(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& len,
     len = l;
     type = t;
     if (l > payload_bytes(c.mailbox))
-        return WM_BAD_LENGTH;
+        return refused(lanes, c.mailbox.header, c.mailbox.scope, WM_END_CONSUMER, refusal::length, WM_BAD_LENGTH);
     return l > dst_bytes ? WM_TOO_SMALL : WM_OK;
 }
 

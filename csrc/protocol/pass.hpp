@@ -100,8 +100,13 @@ template <class L> WM_FN bool pass_staged(L lanes, const passing_records& r, u32
             to[c + 2] = v;
     }
     const bool good = lanes.all((stale & 0x80000000u) == 0);
-    if (good && type == WM_TYPE_TENSOR && lane == 0)
-        announce_tensor(r.a, r.server, r.place(n));
+    if (good && type == WM_TYPE_TENSOR) {
+        // Who sees the descriptor sees the tensor. Other records point to nothing, and a fence here would wait for the
+        // bus.
+        fence_acquire(r.box().scope);
+        if (lane == 0)
+            announce_tensor(r.a, r.server, r.place(n));
+    }
     return good;
 }
 
@@ -148,8 +153,6 @@ template <class L> WM_FN u32 pass_ready(L lanes, const passing_records& r, u32 m
         }
         lanes.sync(); // the stage is free again
     }
-    // Before the ring's index: who sees that sees what the producers wrote before they pushed.
-    fence_acquire(box.scope);
     return n;
 }
 

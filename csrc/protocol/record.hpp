@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // One record of a resident module's end, moved by all lanes together. The usual way, a warp at a plain end (default
-// form, no tap, no readiness word; see brief_plain_in): the record goes from the slot to registers and back. Every
-// other way is mailbox.hpp's, of which a kernel has one copy: what is rarely run must not push the usual way out of the
+// form, no readiness word; see brief_plain_in): the record goes from the slot to registers and back. Every other way is mailbox.hpp's, of which a kernel has one copy: what is rarely run must not push the usual way out of the
 // instruction cache.
 #ifndef WARPMAIL_PROTOCOL_RECORD_HPP
 #define WARPMAIL_PROTOCOL_RECORD_HPP
@@ -54,6 +53,7 @@ WM_FN u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool exp
     c.mailbox = *row;
     c.read_idx = idx;
     c.write_seen = written;
+    c.looked = 0;
     u32 len = 0, type = 0;
     wm_status s = WM_EMPTY;
     u64 begin = 0;
@@ -80,6 +80,7 @@ WM_FN wm_status push_any(L lanes, const wm_mailbox* row, u64 written, u64 consum
     p.mailbox = *row;
     p.write_idx = written;
     p.read_seen = consumed;
+    p.looked = 0;
     return try_push<O>(lanes, p, src, len, type);
 }
 
@@ -126,6 +127,29 @@ WM_DEV wm_status plain_wait(warp_consumer<>& end, fragment<1>& f, fragment_meta&
         if (now - begin >= arrival_ns)
             return WM_TIMEOUT;
     }
+}
+
+// How many of the next records of a plain input have arrived, up to `most`, one behind the other and with lengths that
+// can be. Several slots are asked for at once: one by one, each would take a way to L2.
+WM_DEV u32 plain_ready(u64 header, u32 slots_log2, u64 from, u32 most) {
+    constexpr u32 at_once = 8;
+    const warp_lanes lanes;
+    const wm_mailbox box = plain_row(header, slots_log2);
+    u32 n = 0;
+    for (u32 fresh = at_once; n < most && fresh == at_once; n += fresh) {
+        u64 v[at_once];
+        WM_UNROLLED
+        for (u32 i = 0; i < at_once; i++)
+            v[i] = load_relaxed_gpu(slot_at(box, from + n + i) + lanes.rank());
+        u32 good = 0;
+        WM_UNROLLED
+        for (u32 i = 0; i < at_once; i++) {
+            const bool fits = lanes.rank() != 0 || meta_len(static_cast<u32>(v[i])) <= warp_consumer<>::payload;
+            good |= static_cast<u32>(fits && is_fresh(v[i], lap_tag(from + n + i, slots_log2))) << i;
+        }
+        fresh = lowest_bit(~lanes.common_bits(good)); // at_once if all are
+    }
+    return n < most ? n : most;
 }
 
 // A lane's share of `len` bytes, to memory and from it: whole words of aligned memory, or any bytes.

@@ -65,6 +65,7 @@ WM_FN u64 ring_word(const u8* src, u32 len, u32 at_byte, bool wide) {
     if (wide && at_byte + 8 <= len)
         return *reinterpret_cast<const u64*>(src + at_byte);
     u64 v = 0;
+    WM_ROLLED
     for (u32 i = at_byte; i < len && i < at_byte + 8; i++)
         v |= static_cast<u64>(src[i]) << (8 * (i - at_byte));
     return v;

@@ -13,7 +13,7 @@
 #include "protocol/begin.hpp"
 #include "protocol/budget.hpp"
 #include "protocol/claim.hpp"
-#include "protocol/context.hpp"
+#include "protocol/run.hpp"
 #include "protocol/linger.hpp"
 #include "protocol/park.hpp"
 #include "protocol/scan.hpp"
@@ -264,8 +264,8 @@ template <class L> WM_FN void stand(L lanes, const arbiter& a, u32 server, u32 w
 }
 
 // A grant of `module`, which this server owns. Whether it moved a record of a resident module.
-template <class H, class L>
-WM_FN bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module, const found_records<L>& found,
+template <class H, bool Taps, class L>
+WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module, const found_records<L>& found,
                  tally& t) {
     const u64 begin_ns = now_ns();
     if (lanes.rank() == 0) {
@@ -279,7 +279,7 @@ WM_FN bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module
     if (a.modules[module].kind == WM_KIND_STREAM)
         grant_steps(lanes, a, module);
     else
-        moved = run_grant<H>(lanes, a, server, module, found, t);
+        moved = run_grant<H, Taps>(lanes, a, server, module, found, t);
     state.turns++;
     if (lanes.rank() == 0) {
         store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});
@@ -290,11 +290,11 @@ WM_FN bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module
 
 // The module that this server is to run now, owned by it: the one that it lingers at, or one that it has claimed; or
 // no_module.
-template <class L>
+template <bool Taps, class L>
 WM_FN u32 next_grant(L lanes, arbiter& a, u32 server, serve_state& state, linger_state& at, found_records<L>& found) {
-    const bool room = journal_has_room(lanes, a, server);
+    const bool room = !Taps || journal_has_room(lanes, a, server);
     if (at.module == no_module) {
-        if (a.args.journal_need != 0)
+        if (Taps && a.args.journal_need != 0)
             stand(lanes, a, server, room ? stands_searching : stands_granted);
         return room ? claim(lanes, a, state) : no_module;
     }
@@ -312,8 +312,8 @@ WM_FN u32 next_grant(L lanes, arbiter& a, u32 server, serve_state& state, linger
 }
 
 // One turn.
-template <class H, class L>
-WM_FN served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state, linger_state& at) {
+template <class H, bool Taps = true, class L>
+WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state, linger_state& at) {
     if (at.module == no_module && lanes.any(load_relaxed_cta(&a.flags[flag_closing]) != 0)) {
         stand(lanes, a, server, stands_granted);
         lanes.sync();
@@ -322,11 +322,11 @@ WM_FN served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state, lin
         return served::left;
     }
     found_records<L> found;
-    const u32 module = next_grant(lanes, a, server, state, at, found);
+    const u32 module = next_grant<Taps>(lanes, a, server, state, at, found);
     if (module == no_module)
         return served::nothing;
     // Without progress there is nothing to wait for at its slots: what lies there lies there still.
-    const bool moved = serve<H>(lanes, a, server, state, module, found, at.moved);
+    const bool moved = serve<H, Taps>(lanes, a, server, state, module, found, at.moved);
     const bool lingers =
         moved && (at.module == module || (should_linger(lanes, a, server, module) && may_linger(lanes, a, server)));
     if (at.moved.steps >= linger_steps || !lingers)

@@ -111,6 +111,7 @@ WM_FN u64 load_payload(const u8* src, u32 len, u32 w, bool wide) {
         return *reinterpret_cast<const u64*>(src + begin);
     u32 n = len - begin < 8 ? len - begin : 8;
     u64 v = 0;
+    WM_ROLLED
     for (u32 i = 0; i < n; i++)
         v |= static_cast<u64>(src[begin + i]) << (8 * i);
     return v;
@@ -126,6 +127,7 @@ WM_FN void store_payload(u8* dst, u32 len, u32 w, u64 v, bool wide) {
         return;
     }
     u32 n = len - begin < 8 ? len - begin : 8;
+    WM_ROLLED
     for (u32 i = 0; i < n; i++)
         dst[begin + i] = static_cast<u8>(v >> (8 * i));
 }

@@ -4,7 +4,7 @@
 #ifndef WARPMAIL_PROTOCOL_SLOT_THREAD_HPP
 #define WARPMAIL_PROTOCOL_SLOT_THREAD_HPP
 
-#include "protocol/slot.hpp"
+#include "protocol/slot_lines.hpp"
 
 #if defined(WM_HOST_PAIRS)
 #include <emmintrin.h>
@@ -78,6 +78,10 @@ WM_FN void write_group(u64* group, u32 words, u64 tag, const u8* src, u32 len, u
     if (whole) {
         const u64* from = reinterpret_cast<const u64*>(src) + first;
 #if defined(WM_HOST_PAIRS)
+#if defined(WM_HOST_LINES)
+        if (N == WM_GROUP_WORDS && has_lines)
+            return write_group_lines(group, tag, from, meta);
+#endif
         if (N == WM_GROUP_WORDS)
             return write_group_pairs(group, tag, from, meta);
 #endif
@@ -106,6 +110,10 @@ WM_FN bool read_group(const u64* group, u32 words, u64 tag, u64 head, u8* dst, u
     if (whole) {
         u64* to = reinterpret_cast<u64*>(dst) + first;
 #if defined(WM_HOST_PAIRS)
+#if defined(WM_HOST_LINES)
+        if (N == WM_GROUP_WORDS && has_lines)
+            return read_group_lines(group, tag, head, to);
+#endif
         if (N == WM_GROUP_WORDS)
             return read_group_pairs(group, tag, head, to);
 #endif

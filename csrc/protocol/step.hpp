@@ -6,7 +6,7 @@
 #ifndef WARPMAIL_PROTOCOL_STEP_HPP
 #define WARPMAIL_PROTOCOL_STEP_HPP
 
-#include "protocol/context.hpp"
+#include "protocol/run.hpp"
 #include "protocol/telemetry.hpp"
 
 namespace warpmail {

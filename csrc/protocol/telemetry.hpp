@@ -37,8 +37,33 @@ template <class L> WM_FN void telemetry_grants(L lanes, arbiter& a) {
     }
 }
 
-// One copy of everything.
-template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now) {
+// What ends refused of mailboxes in device memory, whose headers the host cannot read: of the next `n` mailboxes. Those
+// that refused nothing cost two loads, which are under way together.
+constexpr u32 refused_at_once = 32;
+template <class L> WM_FN void telemetry_refused(L lanes, arbiter& a, u32 n) {
+    const u32 first = static_cast<u32>(load_relaxed_cta(&a.kept[kept_refused]));
+    const u32 all = a.args.n_mailboxes;
+    for (u32 i = lanes.rank(); i < n; i += lanes.width()) {
+        const u32 m = first + i < all ? first + i : first + i - all;
+        const wm_mailbox& box = a.rows[m];
+        if (box.scope != WM_SCOPE_GPU || load_relaxed_cta(&a.quarantined[m]) == 1 + WM_REJECT_HEADER)
+            continue;
+        const wm_refusals* ends = at<const wm_mailbox_header>(box.header)->refused;
+        if (load_relaxed_gpu(&ends[0].all) + load_relaxed_gpu(&ends[1].all) == 0)
+            continue;
+        u64* to = reinterpret_cast<u64*>(&(at<wm_mailbox_stats>(a.args.mailbox_stats_out) + m)->refused);
+        const u64 *producer = reinterpret_cast<const u64*>(ends), *consumer = reinterpret_cast<const u64*>(ends + 1);
+        WM_ROLLED
+        for (u32 w = 0; w < refusal_words; w++)
+            store_relaxed_sys(to + w, load_relaxed_gpu(producer + w) + load_relaxed_gpu(consumer + w));
+    }
+    lanes.sync(); // every lane has read where it begins
+    if (lanes.rank() == 0)
+        store_relaxed_cta(&a.kept[kept_refused], u64{first + n < all ? first + n : first + n - all});
+}
+
+// One copy of everything; of refusals a part, unless it is `whole`.
+template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now, bool whole = false) {
     wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
     u64 bad = 0;
     for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width()) {
@@ -55,6 +80,9 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now) {
         bad += is_quarantined(a, m);
     }
     bad = lanes.sum(bad);
+    if (a.args.plan == 0) // else the host copies headers for it
+        telemetry_refused(lanes, a,
+                          whole || a.args.n_mailboxes < refused_at_once ? a.args.n_mailboxes : refused_at_once);
     // Of an arbiter on the CPU: by the steps themselves.
     const bool serves = a.args.plan == 0;
     for (u32 m = lanes.rank(); serves && a.args.journals && m < a.args.n_mailboxes; m += lanes.width()) {
@@ -101,7 +129,7 @@ template <class L> WM_FN void telemetry_end(L lanes, arbiter& a, u64 now, u64 re
         add_kept(a, kept_parks, reason == WM_EXIT_PARK);
     }
     lanes.sync();
-    telemetry_write(lanes, a, now);
+    telemetry_write(lanes, a, now, reason == WM_EXIT_STOP);
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->exit_reason, reason);
         store_release_sys(&t->launches_ended, launch_of(a) + 1);

@@ -118,6 +118,12 @@ protected:
     WM_DEV u32 straight() const {
         return mask_ + 1 - (static_cast<u32>(idx_) & mask_);
     }
+    // Has the slot that is `ahead` behind the next one brought to L2, from where whoever else uses the GPU may have
+    // pushed it out since the last lap: the first look at it would take the way to memory.
+    WM_DEV void bring_near(u32 ahead) const {
+        const u32 slot = (static_cast<u32>(idx_) + ahead) & mask_;
+        prefetch_l2(lane_words_ + static_cast<size_t>(slot) * words);
+    }
     WM_DEV static bool has_word(u32 group) {
         return group_words(F::stride(), group) == WM_GROUP_WORDS ||
                warp_lanes{}.rank() < group_words(F::stride(), group);
@@ -185,7 +191,7 @@ public:
     // One record: WM_OK, WM_FULL, WM_BAD_LENGTH.
     template <order O> WM_DEV wm_status try_push(const fragment<groups>& f, u32 len, u32 type) {
         if (len > payload)
-            return WM_BAD_LENGTH;
+            return refused(warp_lanes{}, header(), F::scope(), WM_END_PRODUCER, refusal::length, WM_BAD_LENGTH);
         u64 word[groups];
         tag(f, len, type, word); // its votes are under way while the room is looked at
         if (room_ == 0 && reserve(1) == 0)
@@ -242,6 +248,9 @@ public:
     }
 
 private:
+    WM_DEV u64 header() const {
+        return reinterpret_cast<uintptr_t>(write_idx_) - offsetof(wm_mailbox_header, write_idx);
+    }
     // Off the way of a record: the next one finds the answer ready.
     WM_DEV void count_room() {
         const u32 free = this->mask_ + 1 - static_cast<u32>(this->idx_ - read_seen_);
@@ -333,6 +342,8 @@ public:
             if (consumed_)
                 publish_from_device(consumed_, this->idx_, bell_);
         }
+        if (n == 1 && F::scope() == WM_SCOPE_GPU)
+            this->bring_near(2);
     }
     template <order O> WM_DEV wm_status try_pop(fragment<groups>& f, fragment_meta& meta) {
         const wm_status s = peek<O>(f, meta);

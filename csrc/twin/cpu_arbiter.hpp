@@ -32,7 +32,7 @@ template <class Steps> int cpu_arbiter(const wm_arbiter_args* args, Steps& steps
         arbiter a(*args);
         const u64 begin_ns = now_ns();
         u64 kept_bytes;
-        std::vector<u64> memory(place(a, nullptr, kept_bytes) / 8 + 2);
+        std::vector<u64> memory(place(a, nullptr, kept_bytes) / 8 + 2, 0xA5A5A5A5A5A5A5A5ull); // what was there before
         u8* const base = reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(memory.data())));
         place(a, base, kept_bytes);
         begin(lanes, a, base, begin_ns, {lanes, a.args});

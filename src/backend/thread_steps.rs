@@ -76,6 +76,8 @@ pub(super) struct Stage {
     skips: bool,
     same: Ops,
     each: Option<Enqueue>,
+    /// Launches that fit into its queue.
+    queue: Option<usize>,
 }
 
 impl Stage {
@@ -96,7 +98,7 @@ impl Stage {
                 return Err(Error::refused(what, "the twin launches none: use Body::captured or Body::each_step"));
             }
         };
-        Ok(Stage { name: plan.name, args: plan.args, skips: body.skips, same: captured.0, each })
+        Ok(Stage { name: plan.name, args: plan.args, skips: body.skips, same: captured.0, each, queue: plan.queue })
     }
 
     /// `ops`: what the body enqueued for this step, unless it was captured.
@@ -133,7 +135,7 @@ impl ThreadSteps {
     pub(super) fn pass(mut stages: Vec<Stage>) -> Result<Self> {
         let first = stages.first_mut().ok_or_else(|| Error::Failed("a pass of nothing".into()))?;
         let (args, each, name) = (first.args, first.each.take(), first.name.clone());
-        let (queue, work) = channel::unbounded();
+        let (queue, work) = first.queue.map_or_else(channel::unbounded, |launches| channel::bounded(launches.max(1)));
         let (done, ended) = channel::unbounded();
         let thread = std::thread::Builder::new()
             .name(format!("warpmail-{name}"))
@@ -226,6 +228,10 @@ impl StepQueue for ThreadSteps {
     fn mark(&mut self) -> Result<Mark> {
         let ended = self.args.report as usize + std::mem::offset_of!(abi::wm_gate_report, ended);
         Ok(Mark::Count { word: Live(ended as *const u64), count: self.launched })
+    }
+
+    fn entries(&self) -> Option<usize> {
+        None
     }
 
     fn is_empty(&mut self) -> Result<bool> {

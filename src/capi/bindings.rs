@@ -424,10 +424,14 @@ pub struct warpmail_mailbox_stats {
     pub written: u64,
     pub consumed: u64,
     pub depth_max: u64,
+    pub refused_length: u64,
+    pub refused_argument: u64,
+    pub refused_header: u64,
+    pub refused_index: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of warpmail_mailbox_stats"][::core::mem::size_of::<warpmail_mailbox_stats>() - 32usize];
+    ["Size of warpmail_mailbox_stats"][::core::mem::size_of::<warpmail_mailbox_stats>() - 64usize];
     ["Alignment of warpmail_mailbox_stats"][::core::mem::align_of::<warpmail_mailbox_stats>() - 8usize];
     ["Offset of field: warpmail_mailbox_stats::struct_size"]
         [::core::mem::offset_of!(warpmail_mailbox_stats, struct_size) - 0usize];
@@ -439,6 +443,14 @@ const _: () = {
         [::core::mem::offset_of!(warpmail_mailbox_stats, consumed) - 16usize];
     ["Offset of field: warpmail_mailbox_stats::depth_max"]
         [::core::mem::offset_of!(warpmail_mailbox_stats, depth_max) - 24usize];
+    ["Offset of field: warpmail_mailbox_stats::refused_length"]
+        [::core::mem::offset_of!(warpmail_mailbox_stats, refused_length) - 32usize];
+    ["Offset of field: warpmail_mailbox_stats::refused_argument"]
+        [::core::mem::offset_of!(warpmail_mailbox_stats, refused_argument) - 40usize];
+    ["Offset of field: warpmail_mailbox_stats::refused_header"]
+        [::core::mem::offset_of!(warpmail_mailbox_stats, refused_header) - 48usize];
+    ["Offset of field: warpmail_mailbox_stats::refused_index"]
+        [::core::mem::offset_of!(warpmail_mailbox_stats, refused_index) - 56usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -584,6 +596,17 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn warpmail_builder_tap(builder: *mut warpmail_builder, mailbox: u32, tap: u32) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_builder_tap_type(
+        builder: *mut warpmail_builder,
+        mailbox: u32,
+        tap: u32,
+        type_: u16,
+    ) -> warpmail_status;
+}
+unsafe extern "C" {
+    pub fn warpmail_builder_tap_all(builder: *mut warpmail_builder, tap: u32) -> warpmail_status;
 }
 unsafe extern "C" {
     pub fn warpmail_builder_tap_tensors(builder: *mut warpmail_builder, mailbox: u32) -> warpmail_status;

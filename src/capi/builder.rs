@@ -158,16 +158,40 @@ pub(super) unsafe extern "C" fn warpmail_builder_mailbox(
     })
 }
 
+fn policy(tap: u32) -> Result<Tap> {
+    match tap {
+        abi::WM_TAP_NONE => Ok(Tap::Off),
+        abi::WM_TAP_DROP => Ok(Tap::Drop),
+        abi::WM_TAP_BLOCK => Ok(Tap::Block),
+        other => Err(Fault::argument(format!("tap {other} is none of WM_TAP_NONE, _DROP and _BLOCK"))),
+    }
+}
+
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn warpmail_builder_tap(builder: *mut warpmail_builder, mailbox: u32, tap: u32) -> i32 {
     enter(|| {
-        let tap = match tap {
-            abi::WM_TAP_NONE => Tap::Off,
-            abi::WM_TAP_DROP => Tap::Drop,
-            abi::WM_TAP_BLOCK => Tap::Block,
-            other => return Err(Fault::argument(format!("tap {other} is none of WM_TAP_NONE, _DROP and _BLOCK"))),
-        };
-        table::hold(builder)?.tap(MailboxId(mailbox), tap)?;
+        table::hold(builder)?.tap(MailboxId(mailbox), policy(tap)?)?;
+        Ok(OK)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_builder_tap_type(
+    builder: *mut warpmail_builder,
+    mailbox: u32,
+    tap: u32,
+    type_: u16,
+) -> i32 {
+    enter(|| {
+        table::hold(builder)?.tap_type(MailboxId(mailbox), policy(tap)?, type_)?;
+        Ok(OK)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_builder_tap_all(builder: *mut warpmail_builder, tap: u32) -> i32 {
+    enter(|| {
+        table::hold(builder)?.tap_all(policy(tap)?)?;
         Ok(OK)
     })
 }
@@ -270,6 +294,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             mailboxes: builder.mailboxes.clone(),
             keep: Vec::new(),
             has_pacer: builder.has_pacer,
+            short_queues: builder.short_queues,
             host_doors: builder.host_doors,
             lingers: builder.lingers,
             static_order: builder.static_order,

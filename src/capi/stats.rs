@@ -88,6 +88,10 @@ pub(super) unsafe extern "C" fn warpmail_runtime_mailbox_stats(
             written: s.written,
             consumed: s.consumed,
             depth_max: s.depth_max,
+            refused_length: s.refused.length,
+            refused_argument: s.refused.argument,
+            refused_header: s.refused.header,
+            refused_index: s.refused.index,
         };
         // SAFETY: as the header asks of the caller.
         unsafe { give_struct(value, stats, "warpmail_mailbox_stats") }

@@ -2,8 +2,9 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::batch::{self, Batch, Place};
+use super::batch::Batch;
 use super::disk::{DIRECT_BLOCK, Disk};
+use super::encode::{self, Place};
 use super::format::{SEGMENT_HEADER, SegmentHeader, segment_name};
 use super::log::Log;
 use super::options::LogOptions;
@@ -109,7 +110,7 @@ impl Log {
         let Some(gap) = gap else { return records.write(segment, *end) };
         let mut lead = begun.clone();
         if gap > 0 {
-            lead.extend(batch::filler(gap, self.written, place));
+            lead.extend(encode::filler(gap, self.written, place));
         }
         if let Some(why) = records.write_blocks(segment, *end - begun.len() as u64, &lead)? {
             tracing::info!(%why, "the log is written through the page cache");

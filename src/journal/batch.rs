@@ -1,17 +1,17 @@
-//! Records as bytes, ready but for what the moment of writing decides.
+//! Records as bytes, one behind the other, ready but for what the moment of writing decides.
 
 use std::sync::Arc;
 
+use super::blocks::{Blocks, GATHER};
 use super::disk::DIRECT_BLOCK;
-use super::format::{ALIGN, MARK, RECORD_HEADER, RECORD_MAGIC, RecordHeader, TENSOR, record_bytes};
+use super::encode::{Place, header};
+use super::format::{ALIGN, RECORD_HEADER, RecordHeader, TENSOR, record_bytes};
 use super::options::Entry;
 use super::pages::{LEAD, Pages};
 use super::segment::Segment;
 use super::staging::Room;
 use crate::error::Result;
 
-/// A payload or tensor that is longer is written from where it lies.
-pub(super) const GATHER: usize = 1 << 20;
 const BLOCK: u64 = DIRECT_BLOCK as u64;
 
 /// Records encoded for a log: copied and with their checksums, which is the work in them. Their sequences, and what is known
@@ -43,76 +43,6 @@ impl Piece<'_> {
             Piece::Lent(bytes) => bytes,
             Piece::Staged(room) => room.bytes(),
         }
-    }
-}
-
-/// What the records of a batch have in common.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    /// Checksum of the log's id, with which that of each header begins.
-    pub(super) id_crc: u32,
-    /// Sequence of the first.
-    pub(super) first: u64,
-    pub(super) synced: u64,
-    pub(super) wall_ns: u64,
-}
-
-/// The mark that a log leaves when it is closed: it says that everything before it is durable.
-pub(super) fn mark(log_id: &[u8; 16], last: u64, synced: u64, wall_ns: u64) -> RecordHeader {
-    let mut header = header(&Entry { flags: MARK, ..Entry::default() }, true);
-    header.place(last, &Place { id_crc: crc32c::crc32c(log_id), first: last, synced, wall_ns });
-    header
-}
-
-/// What stands between the end of the log and the place where a batch is to begin: a mark with so many zeros behind it that
-/// both have `bytes` bytes, at least [`RECORD_HEADER`]. It says no more than `synced`.
-pub(super) fn filler(bytes: u64, last: u64, place: &Place) -> Vec<u8> {
-    let zeros = vec![0; (bytes - RECORD_HEADER) as usize];
-    let mut header = header(&Entry { flags: MARK, payload: &zeros, ..Entry::default() }, true);
-    header.place(last, place);
-    [bytemuck::bytes_of(&header), &zeros].concat()
-}
-
-fn header(entry: &Entry<'_>, summed: bool) -> RecordHeader {
-    let crc = |bytes| if summed { crc32c::crc32c(bytes) } else { 0 };
-    RecordHeader {
-        magic: RECORD_MAGIC,
-        payload_len: entry.payload.len() as u32,
-        msg_type: entry.msg_type,
-        flags: entry.flags,
-        mailbox: entry.mailbox,
-        sequence: 0,
-        producer_ns: entry.producer_ns,
-        wall_ns: 0,
-        tensor_len: entry.tensor.len() as u64,
-        synced: 0,
-        payload_crc: crc(entry.payload),
-        tensor_crc: crc(entry.tensor),
-        reserved: 0,
-        header_crc: 0,
-    }
-}
-
-/// Completes a record that was laid out: `record` are its bytes.
-pub(super) fn fill(record: &mut [u8], entry: &Entry<'_>, summed: bool) {
-    let (head, rest) = record.split_at_mut(RECORD_HEADER as usize);
-    let (payload, padding) = rest.split_at_mut(entry.payload.len());
-    payload.copy_from_slice(entry.payload);
-    head.copy_from_slice(bytemuck::bytes_of(&header(entry, summed)));
-    padding.fill(0);
-}
-
-/// The same for one whose payload is lent, and checksums are left for later: `record` is what is around it.
-pub(super) fn fill_lent(record: &mut [u8], entry: &Entry<'_>) {
-    let (head, padding) = record.split_at_mut(RECORD_HEADER as usize);
-    head.copy_from_slice(bytemuck::bytes_of(&header(entry, false)));
-    padding.fill(0);
-}
-
-impl RecordHeader {
-    fn place(&mut self, sequence: u64, place: &Place) {
-        (self.sequence, self.synced, self.wall_ns) = (sequence, place.synced, place.wall_ns);
-        self.header_crc = crc32c::crc32c_append(place.id_crc, &bytemuck::bytes_of(self)[..68]);
     }
 }
 
@@ -183,7 +113,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Adds a record with a payload of `len` bytes and no tensor, for which there is room, and says where it stands:
-    /// somebody will call [`fill`]. Until then nobody looks at it.
+    /// somebody will call [`fill`](super::encode::fill). Until then nobody looks at it.
     pub(super) fn lay(&mut self, len: usize) -> *mut u8 {
         let bytes = record_bytes(len as u64, 0);
         self.headers.push(self.bytes.len());
@@ -191,7 +121,7 @@ impl<'a> Batch<'a> {
         self.bytes.lengthen(bytes as usize)
     }
 
-    /// The same for a payload that is lent: there is room for what is around it. Somebody will call [`fill_lent`].
+    /// The same for a payload that is lent: there is room for what is around it. Somebody will call [`fill_lent`](super::encode::fill_lent).
     pub(super) fn lay_lent(&mut self, payload: &'a [u8]) -> *mut u8 {
         let bytes = record_bytes(payload.len() as u64, 0);
         let at = self.bytes.len();
@@ -376,60 +306,12 @@ impl<'a> Batch<'a> {
         if self.long.is_empty() && lead.len() <= LEAD && lead.len().is_multiple_of(DIRECT_BLOCK) {
             return segment.write_blocks(offset, self.bytes.framed(lead));
         }
-        let mut blocks = Blocks { segment, offset, staged: Pages::default(), refused: None };
+        let mut blocks = Blocks::new(segment, offset);
         blocks.put(lead)?;
         for piece in self.pieces() {
             blocks.put(piece)?;
         }
-        blocks.flush()?;
-        Ok(blocks.refused)
-    }
-}
-
-/// Writes pieces of any length in whole blocks: long ones that lie as they should from where they are, the others copied.
-struct Blocks<'a> {
-    segment: &'a mut Segment,
-    /// Where what is staged goes.
-    offset: u64,
-    staged: Pages,
-    refused: Option<String>,
-}
-
-impl Blocks<'_> {
-    fn put(&mut self, mut piece: &[u8]) -> Result<()> {
-        if self.staged.len().is_multiple_of(DIRECT_BLOCK) && piece.as_ptr().addr().is_multiple_of(DIRECT_BLOCK) {
-            let whole = piece.len() - piece.len() % DIRECT_BLOCK;
-            self.flush()?;
-            self.write(&piece[..whole])?;
-            piece = &piece[whole..];
-        }
-        while !piece.is_empty() {
-            let part = piece.len().min(GATHER - self.staged.len());
-            self.staged.extend(&piece[..part]);
-            piece = &piece[part..];
-            if self.staged.len() == GATHER {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes what is staged, with zeros up to a whole block: only at the end, and where whole blocks are staged.
-    fn flush(&mut self) -> Result<()> {
-        let mut staged = std::mem::take(&mut self.staged);
-        self.write(staged.framed(&[]))?;
-        staged.clear();
-        self.staged = staged;
-        Ok(())
-    }
-
-    fn write(&mut self, blocks: &[u8]) -> Result<()> {
-        if !blocks.is_empty() {
-            let refused = self.segment.write_blocks(self.offset, blocks)?;
-            self.refused = self.refused.take().or(refused);
-            self.offset += blocks.len() as u64;
-        }
-        Ok(())
+        blocks.finish()
     }
 }
 

@@ -46,6 +46,8 @@ pub struct TapStats {
     pub id: u32,
     /// What gives way when the journal cannot keep up.
     pub policy: Tap,
+    /// The only message type that the tap takes; none if it takes all.
+    pub msg_type: Option<u16>,
     pub accepted: u64,
     pub durable: u64,
     pub in_flight: u64,
@@ -103,7 +105,7 @@ impl Counts {
         }
     }
 
-    fn tap(&self, memory: &Memory, id: u32, policy: u32) -> TapStats {
+    fn tap(&self, memory: &Memory, id: u32, tap: u32) -> TapStats {
         let wm_tap_counts { taken, dropped } = memory.tap_counts(id as usize);
         let count = &self.of_mailbox[id as usize];
         let (durable, lost) = (count.durable.load(Ordering::Acquire), count.lost.load(Ordering::Acquire));
@@ -112,7 +114,8 @@ impl Counts {
         TapStats {
             mailbox: memory.mailbox_name(id).into(),
             id,
-            policy: Tap::of_word(policy),
+            policy: Tap::of_word(tap),
+            msg_type: Tap::type_of_word(tap),
             accepted: taken + dropped,
             durable,
             in_flight: taken - durable - lost,

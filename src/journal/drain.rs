@@ -12,7 +12,8 @@ use crossbeam::channel::{self, Receiver as Steps, RecvTimeoutError, Sender as To
 use super::counters::{Counts, JournalStats, TensorCounts};
 use super::drained::Drained;
 use super::guarded::Guarded;
-use super::merge::{Merge, Outlet};
+use super::merge::Merge;
+use super::order::Outlet;
 use super::ring::Ring;
 use super::sink::{Position, Sink};
 use super::tensors::{EndOfWatch, Tensors, Watch};

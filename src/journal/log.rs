@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::active::{Active, Sealed, Tail, now_ns};
-use super::batch::{self, Batch};
+use super::batch::Batch;
 use super::disk::{Disk, Folder};
+use super::encode;
 use super::options::{Entry, LogOptions, SyncPolicy};
 use super::pages::Pages;
 use super::recover::{self, Recovered};
@@ -198,7 +199,7 @@ impl Log {
         self.clean()?;
         self.commit()?;
         if self.active.tail == Tail::Clean && !self.active.marked && self.written >= self.active.segment.first {
-            let mark = batch::mark(&self.id, self.written, self.durable, now_ns());
+            let mark = encode::mark(&self.id, self.written, self.durable, now_ns());
             self.active.segment.write(self.active.end, bytemuck::bytes_of(&mark))?;
             self.active.end += mark.stride();
         }

@@ -31,16 +31,19 @@
 
 mod active;
 mod batch;
+mod blocks;
 mod counters;
 mod cut;
 pub mod disk;
 mod drain;
 mod drained;
+mod encode;
 pub mod format;
 mod guarded;
 mod log;
 mod merge;
 mod options;
+mod order;
 mod pages;
 mod reader;
 mod recover;

@@ -222,7 +222,7 @@ impl Memory {
             let has_bell = graph.budget.idle_spin.is_some() && is_watched;
             let bell = pinned.cpu.as_ref().map_or(arena + device.bell, |cpu| pinned_base + cpu.bell);
             handle.bell = if has_bell { bell } else { 0 };
-            handle.tap = plan.tap.word();
+            handle.tap = plan.tap.word(plan.tap_type);
             if in_pinned {
                 self.write_pinned(pinned.boxes[id] as usize, bytes_of(&header));
             } else {

@@ -82,7 +82,8 @@ impl Runtime {
         // In CPU-arbitrated mode as many steps as are granted, up to the number of doors.
         let under_way = if of.args.doors == 0 { abi::WM_DOORS as usize } else { of.ahead as usize } + 2;
         let live = Live(self.memory.gate_live(gate));
-        let plan = StepPlan { name: name.clone(), args: of.args, stream: of.stream, under_way, live };
+        let queue = self.short_queues;
+        let plan = StepPlan { name: name.clone(), args: of.args, stream: of.stream, under_way, queue, live };
         if self.memory.order.is_empty() {
             self.queues[gate] = Some(self.device().backend.steps(plan, body)?);
             return Ok(());
@@ -171,6 +172,7 @@ impl Runtime {
             .name("warpmail-steps".into())
             .spawn(move || runner.run(&inbox))
             .map_err(|e| Error::Unavailable { what: "a thread for stream modules", reason: e.to_string() })?;
+        self.memory.set_runner(thread.thread());
         self.steps = Some(Steps { commands, thread });
         Ok(())
     }

@@ -56,7 +56,8 @@ impl Body {
     }
 
     /// Has launches without records run the body too, over the buffers as they were; nothing it leaves there is pushed. A
-    /// conditional node costs several microseconds on the way of each record: this saves them, for bodies that bear it.
+    /// conditional node costs several microseconds on the way of each record: this saves them, for bodies that bear it. One of more
+    /// than 512 kernels and copies is skipped all the same: it does not fit into a stream's queue.
     pub fn always(mut self) -> Self {
         self.skips = false;
         self

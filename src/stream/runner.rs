@@ -3,8 +3,10 @@
 //! give it its records (ahead.rs), and waits for nobody.
 
 mod ahead;
+mod room;
 
 pub(crate) use ahead::PASSES;
+pub(crate) use room::QUEUE;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,8 +18,10 @@ use crate::backend::StepQueue;
 use crate::backend::cuda::Event;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
+use crate::memory::gates::Gate;
 use crate::options::Mode;
 use crate::wait::deadline;
+use room::{FULL, Full, ahead_of, when_full};
 
 /// How long after the last step more are expected at once, and how soon launches are then replaced.
 const BUSY: Duration = Duration::from_millis(2);
@@ -63,6 +67,10 @@ struct Lane {
     followers: Vec<usize>,
     /// The grant of each server that launches of this lane were last enqueued behind.
     seen: Vec<u64>,
+    /// Launches that stand in the stream ahead of need.
+    ahead: u64,
+    /// How often its queue seemed to be full.
+    full: u32,
 }
 
 pub(crate) struct Runner {
@@ -85,19 +93,26 @@ impl Runner {
         host_doors: bool,
         servers: Vec<Arc<Event>>,
     ) -> Self {
-        let has_doors = |gate: usize| memory.gates[gate].args.doors != 0;
         let order: Vec<usize> = memory.order.iter().map(|&(gate, _)| gate).collect();
-        let lane = |(gate, queue)| Lane {
-            gate: order.first().copied().unwrap_or(gate),
-            others: order.get(1..).unwrap_or_default().to_vec(),
-            queue: Some(queue),
-            launched: 0,
-            cleared: 0,
-            at_once: true,
-            begun: 0,
-            let_in: (host_doors && has_doors(gate)).then_some(0),
-            followers: memory.followers_of(gate),
-            seen: vec![0; memory.servers()],
+        let lane = |(gate, queue): (usize, Box<dyn StepQueue>)| {
+            let Gate { args, ahead, .. } = &memory.gates[gate];
+            let entries = queue.entries();
+            // One that fills a queue by itself would keep this thread, and so the others, until its door opens.
+            let waits_here = args.doors != 0 && (host_doors || entries.is_some_and(|n| n > QUEUE));
+            Lane {
+                gate: order.first().copied().unwrap_or(gate),
+                others: order.get(1..).unwrap_or_default().to_vec(),
+                queue: Some(queue),
+                launched: 0,
+                cleared: 0,
+                at_once: true,
+                begun: 0,
+                let_in: waits_here.then_some(0),
+                followers: memory.followers_of(gate),
+                seen: vec![0; memory.servers()],
+                ahead: ahead_of(*ahead, entries),
+                full: 0,
+            }
         };
         let lanes = queues.into_iter().enumerate().map(lane).collect();
         Runner { memory, lanes, servers, moved: Instant::now(), asked: Instant::now() }
@@ -216,14 +231,26 @@ impl Runner {
         }
         clear_doors(memory, lane.gate, &mut lane.cleared, report.begun);
         let begun = memory.gate_paced(lane.gate).clamp(report.begun, report.begun + 1);
-        while lane.launched < begun + memory.gates[lane.gate].ahead {
+        while lane.launched < begun + lane.ahead {
             let n = lane.launched;
             if std::mem::take(&mut lane.at_once) {
                 memory.set_gate_door(lane.gate, n, true);
             }
             memory.publish_gate_enqueued(lane.gate, n + 1); // Q1
             if lane.let_in.is_none() {
+                let since = Instant::now();
                 queue.enqueue(Some(memory.gate_door(lane.gate, n)))?; // Q2
+                let has_moved = || memory.gate_report(lane.gate).begun > report.begun;
+                if since.elapsed() >= FULL && has_moved() {
+                    lane.full += 1;
+                    match when_full(n.saturating_sub(report.begun), lane.ahead, queue.entries(), lane.full) {
+                        Full::Wait => {}
+                        Full::Ahead(fit) => (lane.ahead, lane.full) = (fit, 0),
+                        Full::LetIn => lane.let_in = Some(n + 1),
+                    }
+                    let module = &memory.module_names[memory.gates[lane.gate].module];
+                    tracing::warn!(%module, ahead = lane.ahead, by_the_host = lane.let_in.is_some(), "a launch waited for room in its stream's queue");
+                }
             }
             lane.launched += 1;
         }

@@ -5,7 +5,9 @@ use std::ptr::null_mut;
 use std::time::{Duration, Instant};
 
 use warpmail::Device;
-use warpmail::abi::{WM_ABI_VERSION, WM_BAD_ARGUMENT, WM_TAP_BLOCK, WM_TIMEOUT, wm_arbiter_args, wm_durable};
+use warpmail::abi::{
+    WM_ABI_VERSION, WM_BAD_ARGUMENT, WM_TAP_BLOCK, WM_TAP_DROP, WM_TAP_NONE, WM_TIMEOUT, wm_arbiter_args, wm_durable,
+};
 use warpmail_testkit::{self as kit, ring_record};
 
 use crate::graph::{Loop, module_options};
@@ -225,6 +227,14 @@ pub(crate) fn a_journal_keeps_what_passes(on: &Device) -> Outcome {
     let back = made(0, |id| unsafe { warpmail_builder_mailbox(b, relay, host, std::ptr::null(), id) })?;
     is(unsafe { warpmail_builder_tap(b, 9, WM_TAP_BLOCK) }, WARPMAIL_REFUSED, &["no such mailbox"])?;
     is(unsafe { warpmail_builder_tap(b, there, 7) }, WM_BAD_ARGUMENT, &["tap 7"])?;
+    is(unsafe { warpmail_builder_tap_type(b, 9, WM_TAP_BLOCK, 5) }, WARPMAIL_REFUSED, &["no such mailbox"])?;
+    is(unsafe { warpmail_builder_tap_type(b, there, 7, 5) }, WM_BAD_ARGUMENT, &["tap 7"])?;
+    is(unsafe { warpmail_builder_tap_type(null_mut(), there, WM_TAP_DROP, 5) }, WARPMAIL_BAD_HANDLE, &["builder"])?;
+    is(unsafe { warpmail_builder_tap_all(b, 7) }, WM_BAD_ARGUMENT, &["tap 7"])?;
+    is(unsafe { warpmail_builder_tap_all(null_mut(), WM_TAP_DROP) }, WARPMAIL_BAD_HANDLE, &["builder"])?;
+    ok(unsafe { warpmail_builder_tap_all(b, WM_TAP_DROP) })?;
+    ok(unsafe { warpmail_builder_tap_type(b, there, WM_TAP_DROP, 5) })?;
+    ok(unsafe { warpmail_builder_tap_all(b, WM_TAP_NONE) })?;
     ok(unsafe { warpmail_builder_tap(b, there, WM_TAP_BLOCK) })?;
     let runtime = handle(|out| unsafe { warpmail_builder_build(b, image, out) })?;
     is(unsafe { warpmail_runtime_start(runtime) }, WARPMAIL_BAD_STATE, &["journal must be set"])?;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use sys::*;
 use warpmail::Device;
-use warpmail_testkit::harness::Scenario;
+use warpmail_testkit::harness::{Scenario, Special};
 
 /// Every wait that should succeed: far longer than any should take. Nanoseconds.
 pub(crate) const BOUND: u64 = 30_000_000_000;
@@ -121,5 +121,6 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 fn main() -> ExitCode {
-    warpmail_testkit::harness::main(SCENARIOS, &["records_come_back_whole"], &[], Duration::from_secs(120))
+    let special = Special { blocking: &["records_come_back_whole"], ..Special::default() };
+    warpmail_testkit::harness::main(SCENARIOS, special, Duration::from_secs(120))
 }

@@ -111,28 +111,18 @@ fn many_records_cross(device: &Device) -> Outcome {
     Ok(())
 }
 
-fn plain_trial(lanes: u64, slots: u32) -> Trial {
-    let side = Side { lanes, ..Side::default() };
-    Trial {
-        stride: abi::WM_STRIDE_DEFAULT,
-        slots,
-        scope: abi::WM_SCOPE_GPU,
-        start: 0,
-        seed: 1,
-        records: 1,
-        threads: 64,
-        push: side,
-        pop: side,
-    }
-}
-
 fn misuse_is_told(device: &Device) -> Outcome {
     let forms = Forms::new(device, LARGEST)?;
     for lanes in [LANES_ONE, LANES_WARP, LANES_BLOCK] {
-        for (call, [found, expected]) in forms.misuse(&plain_trial(lanes, 1))?.into_iter().enumerate() {
+        for (call, [found, expected]) in forms.misuse(&Trial::plain(lanes, 1))?.into_iter().enumerate() {
             if found != expected {
                 return Err(format!("lanes {lanes}, call {call}: status {found}, not {expected}"));
             }
+        }
+        // Those that were refused for what they were given, at each end.
+        let refused = forms.refused()?.map(|r| [r.all, r.length, r.argument, r.header, r.index]);
+        if refused != [[2, 1, 1, 0, 0], [1, 0, 1, 0, 0]] {
+            return Err(format!("lanes {lanes}: refused {refused:?}"));
         }
     }
     Ok(())
@@ -140,23 +130,33 @@ fn misuse_is_told(device: &Device) -> Outcome {
 
 fn damaged_headers_are_told(device: &Device) -> Outcome {
     type Damage = fn(&mut abi::wm_mailbox_header);
-    let damages: [(Damage, i32); 7] = [
-        (|_| (), abi::WM_OK as i32),
-        (|h| h.magic ^= 1, abi::WM_BAD_MAGIC),
-        (|h| h.version += 1, abi::WM_BAD_VERSION),
-        (|h| h.record_stride = 512, abi::WM_BAD_STRIDE),
-        (|h| h.slots_log2 = 60, abi::WM_BAD_STRIDE),
-        (|h| h.consumer_id = 9, abi::WM_BAD_ARGUMENT),
-        (|h| h.write_idx = h.read_idx.wrapping_sub(1), abi::WM_BAD_INDEX),
+    // Whether it is counted as a header that is another's, and as indices that cannot be: in a header of ours alone.
+    let damages: [(Damage, i32, [u64; 2]); 8] = [
+        (|_| (), abi::WM_OK as i32, [0, 0]),
+        (|h| h.magic ^= 1, abi::WM_BAD_MAGIC, [0, 0]),
+        (|h| h.version += 1, abi::WM_BAD_VERSION, [0, 0]),
+        (|h| h.record_stride = 512, abi::WM_BAD_STRIDE, [1, 0]),
+        (|h| h.slots_log2 = 60, abi::WM_BAD_STRIDE, [1, 0]),
+        (|h| h.consumer_id = 9, abi::WM_BAD_ARGUMENT, [1, 0]),
+        (|h| h.write_idx = h.read_idx.wrapping_sub(1), abi::WM_BAD_INDEX, [0, 1]),
+        (|h| h.read_idx = h.write_idx + 1000, abi::WM_BAD_INDEX, [0, 1]),
     ];
     let forms = Forms::new(device, LARGEST)?;
-    for (i, (damage, expected)) in damages.into_iter().enumerate() {
-        let found = forms.check_damaged(&plain_trial(LANES_ONE, 1), damage)?;
+    for (i, (damage, expected, counted)) in damages.into_iter().enumerate() {
+        let found = forms.attach_damaged(&Trial::plain(LANES_ONE, 1), damage)?;
         if found != expected {
             return Err(format!("damage {i}: status {found}, not {expected}"));
         }
+        let [producer, consumer] = forms.refused()?;
+        if [consumer.header, consumer.index] != counted || producer.header != counted[0] {
+            return Err(format!("damage {i}: refused {producer:?} and {consumer:?}"));
+        }
     }
-    Ok(())
+    // Who pushes all the same is told at each push, not led to overwrite what nobody has taken.
+    match forms.refused()? {
+        [producer, _] if producer.index > 1 => Ok(()),
+        refused => Err(format!("a torn ring was pushed into: {refused:?}")),
+    }
 }
 
 /// What the CPU's way of running lanes says of lanes that are not together is said.

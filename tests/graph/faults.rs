@@ -4,9 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use warpmail::{
-    Builder, Device, Error, HandlerImage, MailboxOptions, Mode, ModuleOptions, Runtime, Sender, State, builtin,
+    Builder, Device, Error, HandlerImage, MailboxOptions, Mode, ModuleOptions, Refusals, Runtime, Sender, State,
+    builtin,
 };
 use warpmail_testkit as kit;
+use warpmail_testkit::forms::{Forms, LANES_ONE, LANES_WARP, Trial};
 
 use crate::flow::echo;
 use crate::{BOUND, Outcome, expect, text};
@@ -117,6 +119,45 @@ pub(crate) fn no_progress_is_counted(device: &Device) -> Outcome {
     let stats = pair.runtime.stats();
     expect(stats.modules[1].rejects.no_progress > 0, || format!("{:?}", stats.modules[1]))?;
     expect(stats.modules[1].records_in == 0, || format!("{:?}", stats.modules[1]))
+}
+
+/// What ends are given that cannot be is counted in their mailbox, wherever they are: a kernel's ends, on the twin a thread's
+/// or lanes', and the host's.
+pub(crate) fn refused_calls_are_counted(device: &Device) -> Outcome {
+    let mut graph = Builder::new(device.clone());
+    let (host, relay) = (graph.host("host").map_err(text)?, graph.resident("relay", builtin::RELAY).map_err(text)?);
+    let [from, to] = ["from", "to"].map(|name| graph.stream(name).map_err(text));
+    let between = graph.mailbox(from?, to?, MailboxOptions::slots(1)).map_err(text)?;
+    let there = graph.mailbox(host, relay, MailboxOptions::slots(8)).map_err(text)?;
+    let back = graph.mailbox(relay, host, MailboxOptions::slots(8)).map_err(text)?;
+    let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+    let (mut sender, mut receiver) = (runtime.sender(there).map_err(text)?, runtime.receiver(back).map_err(text)?);
+    let handle = runtime.handle(between).map_err(text)?;
+    let forms = Forms::new(device, 4096)?;
+    forms.prepare_misuse()?;
+    runtime.start().map_err(text)?;
+    for lanes in [LANES_ONE, LANES_WARP] {
+        // SAFETY: the runtime lives, and both ends of this mailbox are used here alone.
+        let found = unsafe { forms.misuse_of(handle, &Trial::plain(lanes, 1)) }?;
+        expect(found.iter().all(|[found, expected]| found == expected), || format!("lanes {lanes}: {found:?}"))?;
+    }
+    let too_long = sender.try_push(1, &[0; 249]);
+    expect(matches!(too_long, Err(Error::PayloadTooLong { len: 249, max: 248, .. })), || format!("{too_long:?}"))?;
+    let too_long = sender.try_push_batch(1, &[0; 600], 300);
+    expect(matches!(too_long, Err(Error::PayloadTooLong { len: 300, .. })), || format!("{too_long:?}"))?;
+    echo(&mut sender, &mut receiver, 0, 100)?;
+    // The host's at once; a kernel's when the arbiter, if it can see them, has told.
+    let at = |runtime: &Runtime, mailbox: warpmail::MailboxId| runtime.stats().mailboxes[mailbox.index()].refused;
+    expect(at(&runtime, there).length == 2 && at(&runtime, there).total() == 2, || format!("{:?}", runtime.stats()))?;
+    let wanted = Refusals { length: 2, argument: 4, ..Refusals::default() };
+    let begin = Instant::now();
+    while runtime.mode() == Mode::Device && at(&runtime, between) != wanted {
+        expect(begin.elapsed() < BOUND, || format!("{:?}", runtime.stats()))?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    runtime.stop(BOUND).map_err(text)?;
+    let told = at(&runtime, between) == wanted && at(&runtime, back).total() == 0;
+    expect(told, || format!("{:?}", runtime.stats().mailboxes))
 }
 
 /// The host's view of a mailbox header in pinned memory: the addresses of the handle are the host's on the twin and, with

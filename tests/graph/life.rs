@@ -10,7 +10,7 @@ use crate::flow::{echo, relay};
 use crate::{BOUND, Outcome, expect, text};
 
 /// Threads of this process and its resident memory in KiB.
-fn usage() -> (u64, u64) {
+pub(crate) fn usage() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| {
         let line = status.lines().find(|l| l.starts_with(name)).unwrap_or_default();

@@ -1,184 +1,172 @@
 //! Servers that keep the module they have run and wait at its mailboxes' slots: nobody waits for their sake, the arbiter
-//! parks as before, and what cannot be trusted is left alone. The outer ends stand for kernels, so they are the twin's
-//! threads; on a GPU the same code waits for kernels (`warpmail bench hop`).
+//! parks as before, and what cannot be trusted is left alone. The outer ends are a kernel's warps, on the twin threads.
 
 use std::time::{Duration, Instant};
 
-use warpmail::{BackendKind, Builder, Device, MailboxOptions, ModuleOptions, Runtime, SpinBudget, abi};
+use warpmail::{Builder, Device, MailboxOptions, ModuleOptions, Runtime, SpinBudget, abi};
 use warpmail_testkit as kit;
+use warpmail_testkit::echo::{Echo, EchoReport, Echoes, RECORDS_BEHIND, SPOIL_EVERY, Spoil};
 
-use crate::{BOUND, Outcome, expect, text};
+use crate::{BOUND, Outcome, expect, is_fast, is_lane_by_lane, text};
 
-/// A relay's two outer ends.
-struct Ends {
-    handle: abi::wm_mailbox,
-    producer: abi::wm_producer,
-    consumer: abi::wm_consumer,
-    sent: u64,
-    got: u64,
+/// Relays between ends that are kernels to the arbiter, which runs.
+struct Relays {
+    runtime: Runtime,
+    mailboxes: Vec<[abi::wm_mailbox; 2]>,
+    ends: Echoes,
 }
 
-impl Ends {
-    fn push(&mut self) -> bool {
-        let record = [self.sent, !self.sent];
-        // SAFETY: the runtime, which has the mailbox, outlives the ends; this is its one producer; 16 bytes are there.
-        let status = unsafe { abi::wm_host_try_push(&mut self.producer, record.as_ptr().cast(), 16, 3) };
-        self.sent += u64::from(status == 0);
-        status == 0
-    }
-
-    fn pop(&mut self) -> Result<bool, String> {
-        let (mut record, mut len, mut kind) = ([0u64; 31], 0, 0);
-        // SAFETY: as above, its one consumer; the buffer has its size.
-        let status =
-            unsafe { abi::wm_host_try_pop(&mut self.consumer, record.as_mut_ptr().cast(), 248, &mut len, &mut kind) };
-        if status != 0 {
-            return Ok(false);
+impl Relays {
+    /// A relay of each class, for so many runs of the ends.
+    fn new(device: &Device, classes: &[u8], budget: SpinBudget, runs: usize) -> Result<Self, String> {
+        let mut graph = Builder::new(device.clone());
+        graph.without_pacer().lingering(true);
+        graph.budget(budget).map_err(text)?;
+        let kernel = graph.stream("kernel").map_err(text)?;
+        let mut pairs = Vec::new();
+        for (i, &class) in classes.iter().enumerate() {
+            let options = ModuleOptions { batch: 2, ..ModuleOptions::handler(kit::RELAY) }.with_priority(class);
+            let relay = graph.resident(&format!("relay{i}"), options).map_err(text)?;
+            let there = graph.mailbox(kernel, relay, MailboxOptions::slots(8)).map_err(text)?;
+            pairs.push([there, graph.mailbox(relay, kernel, MailboxOptions::slots(8)).map_err(text)?]);
         }
-        let right = (len, kind, record[0], record[1]) == (16, 3, self.got, !self.got);
-        expect(right, || format!("record {}: {len} bytes of type {kind}, {:?}", self.got, &record[..2]))?;
-        self.got += 1;
-        Ok(true)
+        let mut runtime = graph.build(kit::image()).map_err(text)?;
+        let mut mailboxes = Vec::new();
+        for [there, back] in pairs {
+            mailboxes.push([runtime.handle(there).map_err(text)?, runtime.handle(back).map_err(text)?]);
+        }
+        let ends = Echoes::new(device, runs)?;
+        runtime.start().map_err(text)?;
+        Ok(Relays { runtime, mailboxes, ends })
     }
 
-    fn echo(&mut self, runtime: &Runtime) -> Outcome {
-        expect(self.push(), || "full".into())?;
+    /// The ends of a relay for so many records.
+    fn echo(&self, relay: usize, records: u64) -> Echo {
+        let [there, back] = self.mailboxes[relay];
+        Echo::new(there, back, records)
+    }
+
+    fn run(&mut self, echoes: &[Echo]) -> Result<Vec<EchoReport>, String> {
+        // SAFETY: the runtime, which has the mailboxes, lives; each relay's two ends are in one echo, and runs follow each
+        // other.
+        unsafe { self.ends.run(echoes) }.map_err(|e| format!("{e}; {:?}", self.runtime.stats()))
+    }
+
+    fn wait_for(&self, what: impl Fn(&warpmail::Stats) -> bool) -> Outcome {
         let begin = Instant::now();
-        while !self.pop()? {
-            expect(begin.elapsed() < BOUND, || format!("record {} is lost: {:?}", self.got, runtime.stats()))?;
-            std::thread::yield_now();
+        while !what(&self.runtime.stats()) {
+            expect(begin.elapsed() < BOUND, || format!("{:?}", self.runtime.stats()))?;
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }
 }
 
-/// A relay of each class between ends that are kernels to the arbiter.
-fn relays(device: &Device, classes: &[u8], budget: SpinBudget) -> Result<(Runtime, Vec<Ends>), String> {
-    let mut graph = Builder::new(device.clone());
-    graph.without_pacer().lingering(true);
-    graph.budget(budget).map_err(text)?;
-    let kernel = graph.stream("kernel").map_err(text)?;
-    let mut pairs = Vec::new();
-    for (i, &class) in classes.iter().enumerate() {
-        let options = ModuleOptions { batch: 2, ..ModuleOptions::handler(kit::RELAY) }.with_priority(class);
-        let relay = graph.resident(&format!("relay{i}"), options).map_err(text)?;
-        let there = graph.mailbox(kernel, relay, MailboxOptions::slots(8)).map_err(text)?;
-        pairs.push((there, graph.mailbox(relay, kernel, MailboxOptions::slots(8)).map_err(text)?));
+/// A number of records: that for a kernel, a tenth of it for threads, a five-hundredth where one runs the block's lanes in
+/// turns.
+fn records(device: &Device, n: u64) -> u64 {
+    if is_fast(device) {
+        n
+    } else if is_lane_by_lane() {
+        n / 500
+    } else {
+        n / 10
     }
-    let mut runtime = graph.build(kit::image()).map_err(text)?;
-    let mut ends = Vec::new();
-    for (there, back) in pairs {
-        let (there, back) = (runtime.handle(there).map_err(text)?, runtime.handle(back).map_err(text)?);
-        // SAFETY: on the twin a thread is a kernel, and each end is taken up once.
-        let (producer, consumer) =
-            unsafe { (abi::wm_host_attach_producer(&there), abi::wm_host_attach_consumer(&back)) };
-        ends.push(Ends { handle: there, producer, consumer, sent: 0, got: 0 });
-    }
-    runtime.start().map_err(text)?;
-    Ok((runtime, ends))
 }
 
-/// A number of rounds, or a fiftieth where a thread of the host runs the block's lanes one after the other.
-fn rounds(n: u64) -> u64 {
-    if crate::is_lane_by_lane() { n / 50 } else { n }
-}
-
-fn is_twin(device: &Device) -> bool {
-    device.info().backend != BackendKind::Cuda
+fn never_parks() -> SpinBudget {
+    SpinBudget { servers: 2, idle_spin: None, ..SpinBudget::default() }
 }
 
 /// More modules with records than servers, some of them less urgent: all are served. How often is a matter of class: each 16th
 /// grant of a server begins at another, so the least urgent must have one for a bounded number of the others'.
 pub(crate) fn servers_starve_nobody(device: &Device) -> Outcome {
-    if !is_twin(device) {
-        return Ok(());
+    let each = records(device, 10_000);
+    let mut relays = Relays::new(device, &[0, 0, 1, 3, 0], never_parks(), 1)?;
+    // The last has a record every now and then, the others as many as they can take, until it has had enough.
+    let mut echoes: Vec<Echo> = (0..5).map(|i| relays.echo(i, each)).collect();
+    for busy in &mut echoes[..4] {
+        (busy.ahead, busy.until) = (8, Some((4, each / 10)));
     }
-    let each = rounds(1000);
-    let classes = [0, 0, 1, 3, 0];
-    let (mut runtime, mut ends) =
-        relays(device, &classes, SpinBudget { servers: 2, idle_spin: None, ..SpinBudget::default() })?;
-    // The last has a record every now and then, the others as many as they can take, without end.
-    let (last, busy) = ends.split_last_mut().ok_or("no relay")?;
-    let begin = Instant::now();
-    while last.got < each / 10 || busy.iter().any(|e| e.got < each) {
-        for e in busy.iter_mut() {
-            while e.push() {}
-            while e.pop()? {}
-        }
-        if last.sent == last.got {
-            last.push();
-        }
-        last.pop()?;
-        expect(begin.elapsed() < BOUND, || format!("{:?}", runtime.stats().modules))?;
-        std::thread::yield_now();
-    }
-    runtime.stop(BOUND).map_err(text)?;
-    let stats = runtime.stats();
+    echoes[4].records = each / 10;
+    let told = relays.run(&echoes)?;
+    relays.runtime.stop(BOUND).map_err(text)?;
+    let stats = relays.runtime.stats();
     let steps: u64 = stats.modules.iter().map(|m| m.steps).sum();
     let taken: u64 = stats.modules.iter().map(|m| m.records_in).sum();
-    expect(taken == steps && taken >= ends.iter().map(|e| e.got).sum(), || format!("{stats:?}"))?;
+    let sent: u64 = told.iter().map(|r| r.sent).sum();
+    expect(taken == steps && taken == sent, || format!("{told:?}, {stats:?}"))?;
     // Four classes, and a grant of the others is at most two steps or, where a server lingers, eight records in a row.
     let least = stats.modules[1..].iter().map(|m| m.steps).min().unwrap_or(0);
     let bound = 2 * 4 * u64::from(abi::WM_FAIR_TURNS) * 8;
     expect(steps <= bound * (least + 1), || format!("{least} of {steps} steps: {stats:?}"))
 }
 
-/// A server that waits at a slot does not keep the arbiter, and no record finds it gone without waking it.
+/// A server that waits at a slot does not keep the arbiter, and no record finds it gone without waking it: records come while
+/// it is there, about to leave, or away.
 pub(crate) fn servers_let_it_park(device: &Device) -> Outcome {
-    if !is_twin(device) {
-        return Ok(());
-    }
+    let each = records(device, 3000);
+    let idle_spin = Duration::from_micros(50);
     let budget = SpinBudget {
         servers: 2,
-        idle_spin: Some(Duration::from_micros(50)),
+        idle_spin: Some(idle_spin),
         residency: Duration::from_millis(100),
         ..SpinBudget::default()
     };
-    let (mut runtime, mut ends) = relays(device, &[0, 0, 0], budget)?;
-    for n in 0..rounds(300) as usize {
-        // Records while it is there, about to leave, or away.
-        for k in 0..n % 4 {
-            ends[(n + k) % 3].echo(&runtime)?;
-        }
-        let begin = Instant::now();
-        while n % 3 == 0 && !runtime.stats().parked {
-            expect(begin.elapsed() < BOUND, || format!("never parked: {:?}", runtime.stats()))?;
-            std::thread::yield_now();
-        }
+    let mut relays = Relays::new(device, &[0, 2, 0], budget, 4)?;
+    // Each by itself, then all together: while another has records the arbiter does not park.
+    let rested = |relays: &Relays, i: usize| Echo { rest: Some(4 * idle_spin), ..relays.echo(i, each) };
+    let mut told = Vec::new();
+    for i in 0..3 {
+        let echo = rested(&relays, i);
+        told.extend(relays.run(&[echo])?);
     }
-    runtime.stop(BOUND).map_err(text)?;
-    let stats = runtime.stats();
+    let all: Vec<Echo> = (0..3).map(|i| rested(&relays, i)).collect();
+    told.extend(relays.run(&all)?);
+    relays.runtime.stop(BOUND).map_err(text)?;
+    let stats = relays.runtime.stats();
     let none = stats.modules.iter().all(|m| m.rejects.no_progress == 0);
-    expect(stats.parks >= rounds(300) / 6 && none, || format!("{stats:?}"))
+    // An arbiter that was seen parked may still have found the record and stayed.
+    let seen: u64 = told[..3].iter().map(|r| r.parked).sum();
+    let parked = seen >= 3 * (each / 3) && stats.parks >= seen / 4;
+    expect(parked && none, || format!("{told:?}, {stats:?}"))
 }
 
 /// Its mailbox's index becomes one that cannot be while a server waits there: the mailbox is left alone, the others go on.
 pub(crate) fn servers_leave_what_is_quarantined(device: &Device) -> Outcome {
-    if !is_twin(device) {
-        return Ok(());
-    }
-    let (mut runtime, mut ends) =
-        relays(device, &[0, 0], SpinBudget { servers: 2, idle_spin: None, ..SpinBudget::default() })?;
-    let echoes = rounds(200);
-    for _ in 0..echoes {
-        ends[0].echo(&runtime)?;
-        ends[1].echo(&runtime)?;
-    }
-    // SAFETY: an aligned word of the runtime's memory, which lives; its one writer is this end.
-    unsafe { (ends[0].handle.written as *mut u64).write_volatile(1 << 41) };
-    let begin = Instant::now();
-    while runtime.stats().mailboxes[0].quarantined.is_none() {
-        expect(begin.elapsed() < BOUND, || format!("{:?}", runtime.stats().mailboxes))?;
-        ends[1].echo(&runtime)?;
-    }
-    for _ in 0..4 {
-        ends[0].push();
-    }
-    for _ in 0..echoes {
-        ends[1].echo(&runtime)?;
-    }
-    runtime.stop(BOUND).map_err(text)?;
-    let stats = runtime.stats();
-    // One that the server had already found may still have passed.
-    expect(stats.modules[1].records_in <= echoes + 1, || format!("{stats:?}"))
+    let each = records(device, 5000);
+    let mut relays = Relays::new(device, &[0, 1, 0], never_parks(), 2)?;
+    let mut echoes: Vec<Echo> = (0..3).map(|i| relays.echo(i, each)).collect();
+    echoes[0].spoil = Spoil::Index;
+    echoes[1].ahead = 8;
+    let first = relays.run(&echoes)?;
+    relays.wait_for(|s| s.mailboxes[0].quarantined.is_some())?;
+    (echoes[0].records, echoes[0].spoil) = (0, Spoil::NoneTake);
+    let second = relays.run(&echoes)?;
+    relays.runtime.stop(BOUND).map_err(text)?;
+    let stats = relays.runtime.stats();
+    let spoilt = first[0].spoilt == 1 && second[0].spoilt == RECORDS_BEHIND;
+    let others = stats.mailboxes[1..].iter().all(|m| m.quarantined.is_none());
+    // None of what came behind was taken.
+    let taken: Vec<u64> = stats.modules[1..].iter().map(|m| m.records_in).collect();
+    expect(spoilt && others && taken == [each, 2 * each, 2 * each], || format!("{first:?}, {second:?}, {stats:?}"))
+}
+
+/// Slots whose length cannot be come to where a server waits: they are counted and dropped, what is between them is not.
+pub(crate) fn servers_drop_what_cannot_be(device: &Device) -> Outcome {
+    let each = records(device, 50_000).max(2 * SPOIL_EVERY);
+    let mut relays = Relays::new(device, &[0, 0, 1], never_parks(), 1)?;
+    let mut echoes: Vec<Echo> = (0..3).map(|i| relays.echo(i, each)).collect();
+    echoes[0].spoil = Spoil::Lengths;
+    (echoes[2].spoil, echoes[2].ahead) = (Spoil::Lengths, 4);
+    let told = relays.run(&echoes)?;
+    relays.runtime.drain(BOUND).map_err(text)?;
+    relays.runtime.stop(BOUND).map_err(text)?;
+    let stats = relays.runtime.stats();
+    let dropped: Vec<u64> = stats.modules[1..].iter().map(|m| m.rejects.length).collect();
+    let spoilt: Vec<u64> = told.iter().map(|r| r.spoilt).collect();
+    let refused: Vec<u64> = stats.mailboxes.iter().step_by(2).map(|m| m.refused.length).collect();
+    let right = dropped == spoilt && refused == spoilt && spoilt[0] > 0 && spoilt[1] == 0 && spoilt[2] > 0;
+    let whole = stats.mailboxes.iter().all(|m| m.quarantined.is_none());
+    expect(right && whole, || format!("{told:?}, {stats:?}"))
 }

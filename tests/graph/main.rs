@@ -1,6 +1,7 @@
 //! Module graphs, end to end, on the twin and on a GPU. Each scenario runs in a child process that is killed if it hangs.
 
 mod ahead;
+mod bodies;
 mod checkpoint;
 mod faults;
 mod flow;
@@ -19,7 +20,7 @@ mod turns;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use warpmail_testkit::harness::Scenario;
+use warpmail_testkit::harness::{Scenario, Special};
 
 /// Every wait of the scenarios; far longer than any should take.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
@@ -54,6 +55,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("lingering_servers_starve_nobody", linger::servers_starve_nobody),
     ("lingering_servers_let_it_park", linger::servers_let_it_park),
     ("lingering_servers_leave_what_is_quarantined", linger::servers_leave_what_is_quarantined),
+    ("lingering_servers_drop_what_cannot_be", linger::servers_drop_what_cannot_be),
     ("full_mailboxes_hold_back", flow::full_mailboxes_hold_back),
     ("short_residency_loses_nothing", flow::short_residency_loses_nothing),
     ("pushes_to_a_parked_arbiter_arrive", park::pushes_to_a_parked_arbiter_arrive),
@@ -79,7 +81,12 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("steps_pause_close_and_stop", steps::pause_close_and_stop),
     ("mistakes_with_steps_are_refused", steps::mistakes_are_refused),
     ("failing_bodies_are_named", steps::failing_bodies_are_named),
+    ("bodies_fail_mid_way", bodies::fail_mid_way),
+    ("bodies_are_dropped_mid_way", bodies::are_dropped_mid_way),
+    ("bodies_are_stopped_mid_way", bodies::are_stopped_mid_way),
+    ("bodies_may_be_long", bodies::may_be_long),
     ("taps_keep_every_record_in_order", tap::taps_keep_every_record_in_order),
+    ("taps_of_one_type_and_of_all", tap::taps_of_one_type_and_of_all),
     ("bursts_pass_a_tap_whole", tap::bursts_pass_a_tap_whole),
     ("steps_journal_more_than_a_stage_holds", tap::steps_journal_more_than_a_stage_holds),
     ("a_slow_sink_holds_back_or_drops", tap::a_slow_sink_holds_back_or_drops),
@@ -113,6 +120,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("stuck_handler_is_named", faults::stuck_handler_is_named),
     ("wrong_types_and_lengths_are_counted", faults::wrong_types_and_lengths_are_counted),
     ("no_progress_is_counted", faults::no_progress_is_counted),
+    ("refused_calls_are_counted", faults::refused_calls_are_counted),
     ("broken_header_is_quarantined", faults::broken_header_is_quarantined),
     ("wild_index_is_quarantined", faults::wild_index_is_quarantined),
     ("both_modes_give_the_same", mode::both_modes_give_the_same),
@@ -135,6 +143,7 @@ const BLOCKING: &[&str] = &[
     "all_rule_joins_two_inputs",
     "full_mailboxes_hold_back",
     "taps_keep_every_record_in_order",
+    "taps_of_one_type_and_of_all",
     "quiesce_while_records_flow",
     "chains_are_granted_ahead",
     "steps_are_enqueued_behind_their_producers",
@@ -155,6 +164,7 @@ const WARPS: &[&str] = &[
     "lingering_servers_starve_nobody",
     "lingering_servers_let_it_park",
     "lingering_servers_leave_what_is_quarantined",
+    "lingering_servers_drop_what_cannot_be",
     "full_mailboxes_hold_back",
     "short_residency_loses_nothing",
     "pushes_to_a_parked_arbiter_arrive",
@@ -166,7 +176,11 @@ const WARPS: &[&str] = &[
     "steps_join_what_the_rule_says",
     "steps_never_meet_a_full_mailbox",
     "steps_wake_one_another_from_parking",
+    "bodies_fail_mid_way",
+    "bodies_are_dropped_mid_way",
+    "bodies_are_stopped_mid_way",
     "taps_keep_every_record_in_order",
+    "taps_of_one_type_and_of_all",
     "bursts_pass_a_tap_whole",
     "steps_journal_more_than_a_stage_holds",
     "a_slow_sink_holds_back_or_drops",
@@ -179,8 +193,19 @@ const WARPS: &[&str] = &[
     "quiesce_while_records_flow",
     "wrong_types_and_lengths_are_counted",
     "no_progress_is_counted",
+    "refused_calls_are_counted",
     "broken_header_is_quarantined",
     "wild_index_is_quarantined",
+];
+
+const NO_LINGERING: &str = "an arbiter on the CPU does not linger";
+
+/// Of them, those that need servers which stay, and why they are waived where there are none.
+const RESIDENT: &[(&str, &str)] = &[
+    ("lingering_servers_starve_nobody", NO_LINGERING),
+    ("lingering_servers_let_it_park", NO_LINGERING),
+    ("lingering_servers_leave_what_is_quarantined", NO_LINGERING),
+    ("lingering_servers_drop_what_cannot_be", NO_LINGERING),
 ];
 
 /// Whether the persistent kernel serves: then millions of steps take seconds.
@@ -195,5 +220,6 @@ pub(crate) fn is_lane_by_lane() -> bool {
 }
 
 fn main() -> ExitCode {
-    warpmail_testkit::harness::main(SCENARIOS, BLOCKING, WARPS, Duration::from_secs(120))
+    let special = Special { blocking: BLOCKING, warps: WARPS, resident: RESIDENT };
+    warpmail_testkit::harness::main(SCENARIOS, special, Duration::from_secs(120))
 }

@@ -8,6 +8,7 @@ use warpmail::{
     Body, Builder, Device, Error, HandlerImage, HostEnds, HostStep, MailboxId, MailboxOptions, ModuleId, Receiver,
     Rule, Runtime, Sender, SpinBudget, State, StreamOptions, builtin,
 };
+use warpmail_testkit::harness::progress;
 use warpmail_testkit::ring_record;
 
 use crate::flow::echo;
@@ -23,7 +24,7 @@ fn forward_each() -> Body {
 
 fn count(device: &Device, twin: u64, cuda: u64) -> u64 {
     let asked = std::env::var("WARPMAIL_STEPS").ok().and_then(|v| v.parse().ok());
-    if device.info().ordinal.is_some() { asked.unwrap_or(cuda) } else { twin }
+    asked.unwrap_or(if device.info().ordinal.is_some() { cuda } else { twin })
 }
 
 /// host -> steps -> host.
@@ -119,7 +120,7 @@ fn pass_on(ends: &mut HostEnds) -> Result<HostStep, Error> {
 }
 
 /// host -> a resident module -> two stream modules, which wake one another -> a host module -> a stream module -> host.
-/// `WARPMAIL_STEPS` says how many steps of the four together.
+/// `WARPMAIL_STEPS` says how many steps of the four together, in either mode, on a GPU and on the twin; it says how far it is.
 pub(crate) fn pass_many_through_a_mixed_pipeline(device: &Device) -> Outcome {
     let n = count(device, 6000, 80_000) / 4;
     let mut graph = Builder::new(device.clone());
@@ -141,9 +142,14 @@ pub(crate) fn pass_many_through_a_mixed_pipeline(device: &Device) -> Outcome {
     let (mut sender, mut receiver) =
         (runtime.sender(boxes[0]).map_err(text)?, runtime.receiver(boxes[5]).map_err(text)?);
     runtime.start().map_err(text)?;
-    for first in (0..n).step_by(10_000) {
-        let some = 10_000.min(n - first);
+    let (begin, part, mut said) = (Instant::now(), (n / 20).clamp(1, 10_000), 0);
+    for first in (0..n).step_by(part as usize) {
+        let some = part.min(n - first);
         echo(&mut sender, &mut receiver, first, some).map_err(|e| format!("{e}; {:?}", runtime.failure()))?;
+        let (steps, mode, seconds) = (4 * (first + some), runtime.mode(), begin.elapsed().as_secs());
+        if std::mem::replace(&mut said, seconds) != seconds {
+            progress(&format!("{steps} of {} steps in mode {mode}, {seconds} s", 4 * n));
+        }
     }
     for module in ["resident", "one", "two", "three"] {
         finish(&mut runtime, module, n)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use warpmail::journal::{Batch, Log, LogOptions, NullSink, Pace, Position, Reader, Sink, SyncPolicy, replay};
+use warpmail::journal::{Batch, Log, LogOptions, NullSink, Pace, Position, Reader, Sink, SyncPolicy, TapStats, replay};
 use warpmail::{
     Builder, Device, Error, HandlerImage, MailboxId, MailboxOptions, ModuleOptions, Receiver, Runtime, Sender,
     SpinBudget, Tap, abi, builtin,
@@ -95,6 +95,77 @@ pub(crate) fn taps_keep_every_record_in_order(device: &Device) -> Outcome {
         expect((0..3).all(|m| next.get(&m) == Some(&RECORDS)), || format!("{servers} servers: {next:?}"))?;
     }
     Ok(())
+}
+
+/// A tap of one type lets the others pass, unseen and uncounted, whether they are taken one by one or would be many at once; a tap of
+/// all mailboxes leaves out those that pass no resident module.
+pub(crate) fn taps_of_one_type_and_of_all(device: &Device) -> Outcome {
+    const RECORDS: u64 = 3000;
+    let is_chosen = |n: u64| n.is_multiple_of(5);
+    for servers in [least_servers(device), 3] {
+        let folder = Folder::new("types");
+        let mut graph = Builder::new(device.clone());
+        graph.budget(SpinBudget { servers, ..SpinBudget::default() }).map_err(text)?;
+        let host = graph.host("host").map_err(text)?;
+        let relay = graph.resident("relay", builtin::RELAY).map_err(text)?;
+        let sink = graph.resident("sink", builtin::DISCARD).map_err(text)?;
+        let ends = [(host, relay), (relay, host), (host, sink)];
+        let boxes: Result<Vec<_>, _> =
+            ends.map(|(from, to)| graph.mailbox(from, to, MailboxOptions::slots(16))).into_iter().collect();
+        let boxes = boxes.map_err(text)?;
+        for (id, tap) in boxes.iter().zip([Tap::Block, Tap::Block, Tap::Drop]) {
+            graph.tap_type(*id, tap, 900).map_err(text)?;
+        }
+        // Every record of a mailbox that drops finds room here.
+        graph.journal_slots(1024).map_err(text)?;
+        let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+        expect(runtime.durable(boxes[0]).is_err(), || "one could wait for a record that no tap takes".into())?;
+        let mut senders = [0, 2].map(|i| runtime.sender(boxes[i]));
+        let mut receiver = runtime.receiver(boxes[1]).map_err(text)?;
+        runtime.journal(folder.log().map_err(text)?).map_err(text)?;
+        runtime.start().map_err(text)?;
+        let mut buffer = [0; 248];
+        for n in 0..RECORDS {
+            let msg_type = if is_chosen(n) { 900 } else { n as u16 % 900 };
+            for sender in &mut senders {
+                let sender = sender.as_mut().map_err(|e| e.to_string())?;
+                sender.push(msg_type, &ring_record(n, n, 248), BOUND).map_err(text)?;
+            }
+            let record = receiver.pop(&mut buffer, BOUND).map_err(text)?;
+            let whole = record.msg_type == msg_type && buffer[..record.len] == ring_record(n, n, 248);
+            expect(whole, || format!("record {n} came back wrong"))?;
+        }
+        runtime.drain(BOUND).map_err(text)?;
+        runtime.stop(BOUND).map_err(text)?;
+        let (stats, each) = (runtime.journal_stats().ok_or("no journal")?, RECORDS.div_ceil(5));
+        let adds_up = |t: &TapStats| (t.accepted, t.durable, t.dropped + t.in_flight + t.lost) == (each, each, 0);
+        let typed = stats.taps.iter().all(|t| t.msg_type == Some(900) && adds_up(t));
+        expect(typed && stats.taps.len() == 3 && stats.accepted == 3 * each, || format!("{stats:?}"))?;
+        let mut next = [0u64; 3];
+        for record in Reader::open(&folder.0, 1).map_err(text)? {
+            let record = record.map_err(text)?;
+            let n = next.get_mut(record.mailbox as usize).ok_or("a mailbox that is none")?;
+            let whole = record.msg_type == 900 && record.payload == ring_record(*n, *n, 248);
+            expect(whole, || format!("record {n} of mailbox {} is another in the log", record.mailbox))?;
+            *n += 5;
+        }
+        expect(next == [5 * each; 3], || format!("{servers} servers: {next:?}"))?;
+    }
+    let mut graph = Builder::new(device.clone());
+    let (host, other) = (graph.host("host").map_err(text)?, graph.stream("other").map_err(text)?);
+    graph.mailbox(host, other, MailboxOptions::default()).map_err(text)?; // passes no arbiter
+    let refused = graph.tap_all(Tap::Block).err().map_or(String::new(), |e| e.to_string());
+    expect(refused.contains("nothing to tap"), || format!("{refused:?}"))?;
+    let relay = graph.resident("relay", builtin::RELAY).map_err(text)?;
+    let there = graph.mailbox(host, relay, MailboxOptions::default()).map_err(text)?;
+    graph.mailbox(relay, host, MailboxOptions::default()).map_err(text)?;
+    graph.tap_type(there, Tap::Drop, 7).and_then(|graph| graph.tap_all(Tap::Block)).map_err(text)?;
+    let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+    runtime.journal(NullSink::default()).map_err(text)?;
+    let taps = runtime.journal_stats().ok_or("no journal")?.taps;
+    let seen: Vec<_> = taps.iter().map(|t| (t.mailbox.as_str(), t.policy, t.msg_type)).collect();
+    let wanted = ["host->relay", "relay->host"].map(|name| (name, Tap::Block, None));
+    expect(seen == wanted, || format!("{taps:?}"))
 }
 
 /// Bursts into mailboxes of several strides, taken many at a time: every byte of every record is in the log, in order,

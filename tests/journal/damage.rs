@@ -140,6 +140,26 @@ pub(crate) fn records_inside_payloads() {
     }
 }
 
+/// Damage ends what is read at that place, and not what is read behind it: a reader may begin with any later segment.
+pub(crate) fn what_is_behind_damage_can_be_read() {
+    let options = LogOptions { segment_bytes: 4096, ..small(SyncPolicy::EveryBatch) };
+    let (dir, all) = log(80, options, true);
+    let seen = stat(dir.path()).unwrap().segments;
+    assert!(seen.len() > 4);
+    let file = OpenOptions::new().write(true).open(&segments(&dir)[1]).unwrap();
+    file.write_all_at(&[0xEE; 40], 700).unwrap();
+    let mut from_the_beginning = Reader::open(dir.path(), 0).unwrap();
+    let good = from_the_beginning.by_ref().take_while(Result::is_ok).count() as u64;
+    assert!(good >= seen[1].first - 1 && good < seen[2].first - 1, "{good}");
+    for later in &seen[2..] {
+        let records = Reader::open(dir.path(), later.first).unwrap().map(Result::unwrap);
+        let records: Vec<Content> = records.map(|r| (r.mailbox, r.msg_type, r.payload, r.tensor)).collect();
+        assert_eq!(records, all[later.first as usize - 1..]);
+    }
+    // What they are called can be asked of the damaged log.
+    assert_eq!(stat(dir.path()).unwrap().segments, seen);
+}
+
 /// The damaged end is given up on a person's word, and the log goes on from there.
 pub(crate) fn a_cut_makes_it_whole() {
     let options = LogOptions { segment_bytes: 4096, ..small(SyncPolicy::EveryBatch) };

@@ -41,6 +41,7 @@ fn cases() -> Vec<Case> {
         can("direct::an_old_log_goes_on", direct::an_old_log_goes_on),
         can("damage::every_flipped_bit", damage::every_flipped_bit),
         can("damage::every_truncation", damage::every_truncation),
+        can("damage::what_is_behind_damage_can_be_read", damage::what_is_behind_damage_can_be_read),
         can("damage::records_inside_payloads", damage::records_inside_payloads),
         can("files::segments_in_disorder", files::segments_in_disorder),
         can("files::files_that_are_something_else", files::files_that_are_something_else),

@@ -27,7 +27,7 @@ SIZES = {"1KiB": 1 << 10, "1MiB": 1 << 20, "1GiB": 1 << 30}
 ROUNDS = 15
 
 
-def import_torch():
+def import_torch(program="bench_tensors"):
     """PyTorch with a GPU; else the program ends as waived."""
     why = "no PyTorch"
     try:
@@ -38,7 +38,7 @@ def import_torch():
             return torch
     except ImportError:
         pass
-    print(f"bench_tensors: waived: there is {why} here", file=sys.stderr)
+    print(f"{program}: waived: there is {why} here", file=sys.stderr)
     sys.exit(77)
 
 
@@ -120,9 +120,9 @@ def host_graph(relay, mode=None):
 class Ring:
     """host -> one <-> two -> host: captured graphs that send what they got to each other until its count is up."""
 
-    def __init__(self, torch, tensor, mode=None):
-        """`tensor`: handed by pointer and changed through it; None: a bare record."""
-        self.torch, self.tensor = torch, tensor
+    def __init__(self, torch, tensor, mode=None, work=None):
+        """`tensor`: handed by pointer and changed through it; None: a bare record. `work`: what else each step enqueues."""
+        self.torch, self.tensor, self.work = torch, tensor, work
         graph = warpmail.Builder("cuda", mode=mode)
         graph.budget(idle_spin="never")
         self.pool = graph.pool(1 << 20)
@@ -154,6 +154,8 @@ class Ring:
         end = self.tensor.numel() - 1 if self.tensor is not None else 0
 
         def body():
+            if self.work is not None:
+                self.work()
             letter = torch.where(length == self.bytes, letters[0], letters[1]) if inputs > 1 else letters[0]
             if self.tensor is not None:  # through the pointer, to the tensor's first element; without records to its last
                 at = (letter[:1] + letter[1:2] - self.tensor.data_ptr()) // 4

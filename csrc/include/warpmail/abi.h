@@ -90,6 +90,10 @@ typedef int32_t wm_status;
 #define WM_TAP_NONE 0u
 #define WM_TAP_DROP 1u  /* the record is not journalled, and counted */
 #define WM_TAP_BLOCK 2u /* the arbiter grants nothing until there is room */
+/* In the word of a mailbox, beside the policy: only records of one type go, which is in the upper half. */
+#define WM_TAP_POLICY 3u
+#define WM_TAP_TYPED_BIT 2u
+#define WM_TAP_TYPE_SHIFT 16u
 
 /* Module kinds and firing rules. */
 #define WM_KIND_RESIDENT 0u
@@ -106,6 +110,18 @@ typedef int32_t wm_status;
 #define WM_EXIT_PARK 4u   /* nothing to do; the next launch waits for its door */
 #define WM_EXIT_NEWS 5u   /* it was about to park when there was something to do; the next launch begins at once */
 #define WM_EXIT_CLOSED 6u /* sm_share was overdrawn; the next launch begins when it allows it, whoever has news */
+
+/* Calls that an end of a mailbox refused, by reason; the end alone writes it (csrc/protocol/refuse.hpp). */
+typedef struct wm_refusals {
+    uint64_t all;
+    uint64_t length;   /* a record longer than a slot carries: to be pushed, or found in a slot */
+    uint64_t argument; /* a null pointer for bytes */
+    uint64_t header;   /* the handle is of another mailbox, or of another shape, than the header */
+    uint64_t index;    /* write_idx and read_idx further apart than the ring is long */
+    uint64_t reserved[3];
+} wm_refusals;
+#define WM_END_PRODUCER 0u
+#define WM_END_CONSUMER 1u
 
 /*
  * Mailbox header. The slots follow at WM_HEADER_BYTES. Zero-filled slots and indices are a valid empty mailbox.
@@ -127,7 +143,7 @@ typedef struct wm_mailbox_header {
     uint8_t pad1[WM_LINE_BYTES - 8];
     uint64_t read_idx; /* records popped so far; the consumer alone writes it */
     uint8_t pad2[WM_LINE_BYTES - 8];
-    uint8_t reserved[WM_LINE_BYTES];
+    wm_refusals refused[2]; /* by the producer's end, by the consumer's: WM_END_* */
 } wm_mailbox_header;
 #define WM_HEADER_BYTES 512u
 
@@ -164,7 +180,7 @@ typedef struct wm_mailbox {
     uint32_t consumer_id;
     uint16_t producer_side; /* WM_SIDE_* */
     uint16_t consumer_side; /* WM_SIDE_* */
-    uint32_t tap;           /* WM_TAP_* */
+    uint32_t tap;           /* WM_TAP_*: policy, and which records */
 } wm_mailbox;
 
 /* The near side of a mailbox's producer: its own index and what it last saw of the far one. */
@@ -172,6 +188,7 @@ typedef struct wm_producer {
     wm_mailbox mailbox;
     uint64_t write_idx; /* next record to write */
     uint64_t read_seen; /* read_idx when it was last refreshed; never ahead of the truth */
+    uint64_t looked;    /* host ends: when it last looked in vain, in cycles; 0: it did not */
 } wm_producer;
 
 /* The near side of a mailbox's consumer. */
@@ -179,6 +196,7 @@ typedef struct wm_consumer {
     wm_mailbox mailbox;
     uint64_t read_idx;   /* next record to read */
     uint64_t write_seen; /* host ends: write_idx when it was last looked at */
+    uint64_t looked;     /* host ends: when it last looked in vain, in cycles; 0: it did not */
 } wm_consumer;
 
 /*
@@ -348,6 +366,7 @@ typedef struct wm_mailbox_stats {
     uint64_t consumed;
     uint64_t quarantine; /* 0, or 1 + WM_REJECT_* */
     uint64_t depth_max;  /* largest number of records in the ring that the arbiter saw */
+    wm_refusals refused; /* by both ends together; of mailboxes in device memory, the others' headers are the host's */
 } wm_mailbox_stats;
 
 /*
@@ -610,10 +629,12 @@ typedef struct wm_arbiter_args {
 WM_STATIC_ASSERT(sizeof(wm_mailbox_header) == WM_HEADER_BYTES, "slots start right behind the header");
 WM_STATIC_ASSERT(offsetof(wm_mailbox_header, write_idx) == WM_LINE_BYTES, "write_idx stands alone on its line");
 WM_STATIC_ASSERT(offsetof(wm_mailbox_header, read_idx) == 2 * WM_LINE_BYTES, "read_idx stands alone on its line");
+WM_STATIC_ASSERT(sizeof(wm_refusals) == WM_LINE_BYTES / 2, "those of both ends fill a line of the header");
+WM_STATIC_ASSERT(offsetof(wm_mailbox_header, refused) == 3 * WM_LINE_BYTES, "apart from what anybody polls");
 WM_STATIC_ASSERT(WM_HEADER_BYTES % 256 == 0, "slots keep the alignment of the header");
 WM_STATIC_ASSERT(sizeof(wm_mailbox) == 64, "a lane reads a whole row with four 16-byte loads");
-WM_STATIC_ASSERT(sizeof(wm_producer) == 80, "passed by value to kernels");
-WM_STATIC_ASSERT(sizeof(wm_consumer) == 80, "passed by value to kernels");
+WM_STATIC_ASSERT(sizeof(wm_producer) == 88, "passed by value to kernels");
+WM_STATIC_ASSERT(sizeof(wm_consumer) == 88, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_module) == 128, "one line a module");
 WM_STATIC_ASSERT(sizeof(wm_tensor) == 176, "a descriptor and 72 bytes of the caller's fit one 248-byte payload");
 WM_STATIC_ASSERT(sizeof(wm_lease_row) == 32, "a check on the device reads a row within one 32-byte sector");
@@ -625,7 +646,7 @@ WM_STATIC_ASSERT(sizeof(wm_doorbell) == WM_LINE_BYTES, "a word that is spun on s
 WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes: two aligned words");
 WM_STATIC_ASSERT(sizeof(wm_budget_counts) == 64, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 6 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
-WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 32, "copied word by word");
+WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 96, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it begins a sector of its own");
 WM_STATIC_ASSERT(sizeof(wm_ring_header) == WM_RING_HEADER_BYTES, "slots start right behind the header");
 WM_STATIC_ASSERT(offsetof(wm_ring_header, read_idx) == WM_LINE_BYTES, "each side writes lines of its own");

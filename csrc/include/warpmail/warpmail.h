@@ -247,9 +247,13 @@ typedef struct warpmail_mailbox_stats {
     uint32_t quarantined; /* not 0: the arbiter leaves it alone; the JSON text says why */
     uint64_t written;
     uint64_t consumed;
-    uint64_t depth_max; /* the most records that the arbiter saw waiting */
+    uint64_t depth_max;        /* the most records that the arbiter saw waiting */
+    uint64_t refused_length;   /* calls that an end refused: a record longer than a slot carries */
+    uint64_t refused_argument; /* a null pointer for bytes */
+    uint64_t refused_header;   /* a handle of another mailbox, or of another shape, than the header */
+    uint64_t refused_index;    /* indices further apart than the ring is long */
 } warpmail_mailbox_stats;
-#define WARPMAIL_MAILBOX_STATS_INIT {sizeof(warpmail_mailbox_stats), 0, 0, 0, 0}
+#define WARPMAIL_MAILBOX_STATS_INIT {sizeof(warpmail_mailbox_stats), 0, 0, 0, 0, 0, 0, 0, 0}
 
 typedef struct warpmail_pool_stats {
     uint32_t struct_size;
@@ -335,6 +339,9 @@ warpmail_status warpmail_builder_mailbox(warpmail_builder* builder, uint32_t fro
                                          const warpmail_mailbox_options* options, uint32_t* mailbox);
 /* Sends the records of a mailbox with a resident end to the journal: WM_TAP_DROP, WM_TAP_BLOCK, or WM_TAP_NONE. */
 warpmail_status warpmail_builder_tap(warpmail_builder* builder, uint32_t mailbox, uint32_t tap);
+/* The same for records of one message type only; and for every mailbox that there is so far with a resident end. */
+warpmail_status warpmail_builder_tap_type(warpmail_builder* builder, uint32_t mailbox, uint32_t tap, uint16_t type);
+warpmail_status warpmail_builder_tap_all(warpmail_builder* builder, uint32_t tap);
 /* Lets the journal also take the tensors that records of a tapped mailbox (warpmail_builder_tap comes first) point to,
  * with their bytes as they are when the record passes. The graph needs a pool (warpmail_builder_pool). */
 warpmail_status warpmail_builder_tap_tensors(warpmail_builder* builder, uint32_t mailbox);

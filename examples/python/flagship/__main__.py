@@ -22,9 +22,12 @@ import torch
 
 from modules import ADA, BEN, NAMES
 from plain import Plain
-from report import bytes_by_pointer, figures, host_bytes, table
+from profiled import host_bytes
+from report import bytes_by_pointer, figures, nodes, table, talk_us
 from setting import Setting
 from weights import Missing
+
+WARM = 3  # conversations before any is timed
 
 
 def arguments():
@@ -34,7 +37,8 @@ def arguments():
     options.add_argument("--conversations", type=int, default=1, help="under way at the same time (default 1)")
     options.add_argument("--turns", type=int, default=12, help="of each conversation (default 12)")
     options.add_argument("--chunk", type=int, default=4, help="tokens that a talker says in one step (default 4)")
-    options.add_argument("--rounds", type=int, default=5, help="conversations that are timed (default 5)")
+    rounds = "pairs of conversations that are timed for the ratio; of the other runs a quarter of that (default 16)"
+    options.add_argument("--rounds", type=int, default=16, help=rounds)
     options.add_argument("--json", metavar="FILE", help="also write the figures, as rows like those of `warpmail bench`")
     return options.parse_args()
 
@@ -56,7 +60,8 @@ def run_plain(setting, rounds, ahead):
     """The plain program by itself; it is run again beside each of warpmail's."""
     with torch.inference_mode():
         plain = Plain(setting, ahead)
-        plain.converse()
+        for _ in range(WARM):
+            plain.converse()
         times = []
         for _ in range(rounds):
             plain.copied = 0
@@ -65,35 +70,66 @@ def run_plain(setting, rounds, ahead):
     return plain, {"seconds": times, "said": said, "tokens": tokens_of(said), "host_bytes": plain.copied}
 
 
-def run_pipeline(setting, rounds, plain, mode, parks=False):
-    """One mode's figures: rounds in turns with the plain program's, which has the GPU to itself. The first conversation warms
-    up, one at the end is traced."""
+def run_pipeline(setting, rounds, plain, mode, parks=False, always=False, limit=120.0):
+    """One mode's figures: pairs of a conversation and one of the plain program's, which has the GPU to itself; which of the two
+    comes first changes from pair to pair. The first conversations warm up, one at the end is traced. None may take longer than
+    `limit` seconds."""
     from pipeline import Pipeline
 
-    pipeline = Pipeline(setting, mode, parks)
+    pipeline = Pipeline(setting, mode, parks, always)
     with pipeline.runtime as runtime:
-        pipeline.converse()
+        warm = [pipeline.converse(timeout=limit) for _ in range(WARM)]
         said = pipeline.said()
-        times, beside, hops, host, before = [], [], [], 0, runtime.stats()
-        for _ in range(rounds):
+        first = said[: len(said) // WARM]
+        if said != first * WARM and setting.rows == 1:
+            sys.exit("flagship: a conversation differs from the first")
+
+        def beside():
             with runtime.quiesce(), torch.inference_mode():
-                beside.append(plain.converse()[0])
+                return plain.converse()[0]
+
+        def here():
             steps, busy = pipeline.work()
-            times.append(pipeline.converse())
+            spent = pipeline.converse(timeout=limit)
             more, longer = pipeline.work()
-            hops.append(1e6 * (times[-1] - (longer - busy) / 1e9) / (more - steps))
-        pointer = bytes_by_pointer(pipeline, before, runtime.stats())
+            hops.append(1e6 * (spent - (longer - busy) / 1e9) / (more - steps))
+            return spent
+
+        times, others, hops, host, before, work = [], [], [], 0, runtime.stats(), pipeline.work()
+        for n in range(rounds):
+            for run, into in [(here, times), (beside, others)][:: 1 if n % 2 == 0 else -1]:
+                into.append(run())
+        steps = (pipeline.work()[0] - work[0]) // rounds
+        after = runtime.stats()
         again = pipeline.said(skip=len(said))
-        if again != said * rounds and setting.rows == 1:
+        if again != first * rounds and setting.rows == 1:
             sys.exit("flagship: a conversation differs from the first")
         if setting.device == "cuda":
             setting.open(max(0, setting.turns - 3))
             host = host_bytes(pipeline.letters)
         journal = runtime.journal_stats()
+    of_a_talker = nodes(pipeline.steps["ada.talk"].graph[0]) if setting.device == "cuda" else None
     return {
-        "seconds": times, "beside": beside, "said": said, "tokens": tokens_of(said), "hops": hops, "steps": more - steps,
-        "by_pointer": pointer // rounds, "host_bytes": host, "journal": journal["accepted"],
+        "seconds": times, "beside": others, "warm": warm, "said": first, "tokens": tokens_of(first), "hops": hops, "steps": steps,
+        "talk_us": talk_us(before, after), "by_pointer": bytes_by_pointer(pipeline, before, after) // rounds,
+        "host_bytes": host, "journal": journal["accepted"], "nodes": of_a_talker,
     }  # fmt: skip
+
+
+def run_device(setting, rounds, plain, usual):
+    """The device as the arbiter, everything of it waiting where it is: with bodies that always run, and with bodies that are
+    conditional nodes. `device` is whichever was quicker while it warmed up. `usual`: what a conversation takes, about."""
+    runs = {"device_skips": run_pipeline(setting, rounds, plain, "device")}
+    if setting.device == "cuda":
+        import warpmail
+
+        try:
+            runs["device_always"] = run_pipeline(setting, rounds, plain, "device", always=True, limit=5 + 10 * usual)
+        except (warpmail.Timeout, warpmail.Stuck) as error:
+            print(f"flagship: with bodies that always run: {error}", file=sys.stderr)
+    quickest = min(runs, key=lambda name: statistics.median(runs[name]["warm"][1:]))
+    runs["device"] = runs[quickest]
+    return (runs, quickest) if len(runs) > 2 else ({"device": runs["device"]}, None)
 
 
 def main():
@@ -104,18 +140,23 @@ def main():
             setting = Setting(device, options.tiny, options.conversations, options.chunk, options.turns)
     except Missing as e:
         sys.exit(f"flagship: {e}\nflagship: or try --tiny, which needs no weights")
-    runs, cuda = {}, device == "cuda"
-    plain, runs["plain"] = run_plain(setting, options.rounds, ahead=cuda)
-    for name, mode, parks in [("device", "device", False), ("device_parking", "device", True), ("cpu", "cpu", False)]:
+    runs, cuda, few = {}, device == "cuda", max(1, options.rounds // 4)
+    plain, runs["plain"] = run_plain(setting, few, ahead=cuda)
+    more, quickest = run_device(setting, options.rounds, plain, max(runs["plain"]["seconds"]))
+    runs.update(more)
+    for name, mode, parks in [("device_parking", "device", True), ("cpu", "cpu", False)]:
         if cuda or not parks:
-            runs[name] = run_pipeline(setting, options.rounds, plain, mode, parks)
+            runs[name] = run_pipeline(setting, few, plain, mode, parks)
     if cuda:
-        _, runs["plain_waits"] = run_plain(setting, options.rounds, ahead=False)
+        _, runs["plain_waits"] = run_plain(setting, few, ahead=False)
+        runs["plain"]["talk_us"] = plain.talk_us()
     talk(setting, runs["device"]["said"])
     words = {name: sorted(map(str, run["said"])) for name, run in runs.items()}
     different = [name for name in runs if words[name] != words["plain"]]
     rows = figures(setting, runs, statistics.median)
     table(rows, runs)
+    if quickest:
+        print(f"device is {quickest}, which was quicker before anything was timed")
     if options.json:
         with open(options.json, "w") as file:
             json.dump(rows, file, indent=1)

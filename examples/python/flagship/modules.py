@@ -24,7 +24,7 @@ def record(page, kind, tokens, count, row):
     """For the journal: conversation, turn, who, how many tokens, tokens."""
     head = torch.stack([row, page.scalar("turn"), kind, count])
     tail = torch.zeros(RECORD - 4 - len(tokens), dtype=torch.int64, device=tokens.device)
-    return torch.cat([head, tokens, tail]).int()
+    return torch.cat([head, tokens, tail])
 
 
 class Reader:
@@ -78,7 +78,7 @@ class Talker:
         """One token: what was said before is less likely; the same in every run, so that runs can be compared."""
         logits = self.model.logits(hidden.to(self.model.embed.dtype))
         known = torch.where(self.places < count, -1.5, 0.0)
-        logits = logits.index_add(0, said, known)
+        logits = logits.index_add_(0, said, known)
         window = (turn * 2657 + count * 613) % 8192
         return (logits + 0.6 * self.noise.index_select(0, window + self.ids)).argmax()
 
@@ -131,7 +131,7 @@ class Memory:
         meant = torch.arange(pieces.shape[1], device=tokens.device) < torch.where(said, counts, 0)[:, None]
         place = meant.flatten().cumsum(0)
         place = torch.where(meant.flatten(), place, PIECES).clamp(max=PIECES)
-        out = torch.zeros(PIECES + 1, dtype=torch.int64, device=tokens.device).scatter(0, place, pieces.flatten())[:PIECES]
+        out = torch.zeros(PIECES + 1, dtype=torch.int64, device=tokens.device).scatter_(0, place, pieces.flatten())[:PIECES]
         total = meant.sum().clamp(max=PIECES - 2) + 1
         spot = torch.arange(PIECES, device=tokens.device)
         out = torch.where(spot == 0, m.brackets[0], torch.where(spot == total, m.brackets[1], out))
@@ -168,9 +168,12 @@ class Reasoner:
         rows = ", ".join(" ".join("0" * 4) for _ in range(4))
         tokens = encode(f" The solution of the Sudoku, row by row, is {rows}.")
         zero = encode("0")[0]
-        self.places = torch.tensor([n for n, token in enumerate(tokens) if token == zero], device=device)
-        if len(self.places) != CELLS:
-            raise ValueError(f"{len(self.places)} digits in the reasoner's sentence")
+        places = [n for n, token in enumerate(tokens) if token == zero]
+        if len(places) != CELLS:
+            raise ValueError(f"{len(places)} digits in the reasoner's sentence")
+        at = lambda n: places.index(n) if n in places else 0
+        self.cell_of = torch.tensor([at(n) for n in range(NOTE)], device=device)
+        self.is_digit = torch.tensor([n in places for n in range(NOTE)], device=device)
         self.digits = torch.tensor([encode(str(n))[0] for n in range(10)], device=device)
         pad = lambda t: torch.tensor(t + [0] * (NOTE - len(t)), device=device)
         self.sentence, self.length = pad(tokens), len(tokens)
@@ -183,7 +186,7 @@ class Reasoner:
         cells = page["puzzle"]
         answer = self.model(cells[None])[0]
         solved = is_solved(answer[None], cells[None])[0]
-        said = self.sentence.index_copy(0, self.places, self.digits.index_select(0, answer))
+        said = torch.where(self.is_digit, self.digits.index_select(0, answer.index_select(0, self.cell_of)), self.sentence)
         note = torch.where(solved, said, self.sorry)
         count = torch.where(solved, self.length, self.sorry_length)
         page["solution"], page["note"], page["note_n"] = answer, note, count

@@ -72,17 +72,32 @@ class Desk:
     def row_of(self, letter, live):
         """Follows a letter's pointer: the row of the page that it is in."""
         row = torch.div(letter[0] + letter[1] - self.base, self.stride, rounding_mode="floor")
-        return torch.where(live & (row >= 0) & (row < self.rows), row, self.rows)
+        return torch.where(live & (row == row.clamp(0, self.rows - 1)), row, self.rows)
 
-    def part(self, letter, row, name):
-        """The same letter about one part of the page: `wm_tensor` of abi.h, of which byte offset (word 1), first extent (2)
-        and type code (the low byte of 18) change."""
-        at, size = self.layout.parts[name] if name else (0, self.layout.words)
-        code = 2 if name in self.layout.floats else 0  # DLPack's float, int; all have 32 bits
-        offset = self.base + row * self.stride + 4 * at - letter[0]
-        extent = torch.full_like(offset, size)
-        kind = (letter[18] & ~255) | code
-        return torch.cat([letter[:1], offset[None], extent[None], letter[3:18], kind[None], letter[19:]])
+    def parts(self, letter, row, letters):
+        """The same letter about other parts of the page, each as a function that writes it somewhere: `wm_tensor` of abi.h, of
+        which byte offset (word 1), first extent (2) and type code (the low byte of 18) change."""
+        common = letter & letters.kept
+        shift = row * self.stride - letter[0]
+        return [
+            lambda to, change=change: torch.addcmul(common + change, letters.offset, shift, out=to) for change in letters.changes
+        ]
+
+
+class Letters:
+    """What is different in letters about some parts of a page; all that a step need not reckon."""
+
+    def __init__(self, desk, names, words):
+        device = desk.words.device
+        self.offset, self.kept, self.changes = torch.zeros(words, dtype=torch.int64), torch.full((words,), -1), []
+        self.offset[1], self.kept[1], self.kept[2], self.kept[18] = 1, 0, 0, ~255
+        for name in names:
+            at, size = desk.layout.parts[name] if name else (0, desk.layout.words)
+            change = torch.zeros(words, dtype=torch.int64)
+            change[1], change[2] = desk.base + 4 * at, size
+            change[18] = 2 if name in desk.layout.floats else 0  # DLPack's float, int; all have 32 bits
+            self.changes.append(change.to(device))
+        self.offset, self.kept = self.offset.to(device), self.kept.to(device)
 
 
 def concat(parts, width, fill=0):

@@ -11,7 +11,7 @@ import numpy
 import torch
 
 import warpmail
-from page import RECORD
+from page import RECORD, Letters
 
 SAID_TYPE = 1
 LETTER = warpmail.TENSOR_BYTES
@@ -41,42 +41,53 @@ def array(buffer):
 
 
 class Step:
-    """A module between its ends."""
+    """A module between its ends. What is here is done in each step beside the module's own work, so it is little: what of the
+    letters is known is reckoned before, and everything is written straight to where it goes."""
 
-    def __init__(self, module, desk, ins, outs, journal):
-        self.module, self.desk, self.ins, self.outs, self.journal = module, desk, ins, outs, journal
+    def __init__(self, module, desk, live, ins, outs, journal):
+        self.module, self.desk, self.live, self.ins, self.outs, self.journal = module, desk, live, ins, outs, journal
+        self.letters = Letters(desk, module.letters, LETTER // 8)
+        length = lambda n: torch.full((1,), n, dtype=torch.int32, device=desk.words.device)
+        self.sends, self.says, self.nothing = length(LETTER), length(4 * RECORD), length(-1)
 
     def __call__(self):
-        lengths = torch.cat([end.length for end in self.ins])
-        which = (lengths == LETTER).int().argmax()  # the other inputs have nothing
-        letter = torch.stack([end.words for end in self.ins]).index_select(0, which[None])[0]
-        live = (lengths == LETTER).any()  # not while it is captured
+        letter = self.ins[0].words
+        for end in self.ins[1:]:  # one of them has a letter
+            letter = torch.where(end.length == LETTER, end.words, letter)
+        live = self.live[0] != 0  # not in a launch without a record, nor while it is captured
         row = self.desk.row_of(letter, live)
         page = self.desk.open(row)
         where, record = self.module.step(page, live)
         page.write()
-        for n, (end, part) in enumerate(zip(self.outs, self.module.letters)):
-            end.words.copy_(self.desk.part(letter, row, part))
-            end.length.copy_(torch.where(where == n, LETTER, -1).int()[None])
+        for n, (end, write) in enumerate(zip(self.outs, self.desk.parts(letter, row, self.letters))):
+            write(end.words)
+            torch.where(where == n, self.sends, self.nothing, out=end.length)
         if record is not None:
             words, wanted = record
             self.journal.words.copy_(words)
-            self.journal.length.copy_(torch.where(wanted, 4 * RECORD, -1).int()[None])
+            torch.where(wanted, self.says, self.nothing, out=self.journal.length)
 
 
 class Pipeline:
-    def __init__(self, setting, mode="device", parks=False):
-        """`parks`: the arbiter leaves its SM while the models compute, and each letter wakes it; else it waits there."""
-        self.setting = setting
+    def __init__(self, setting, mode="device", parks=False, always=False):
+        """`parks`: the arbiter leaves its SM while the models compute, and so do the gates of modules that wait; each letter
+        wakes them. Else they wait where they are, a warp each. `always`: bodies are no conditional nodes and run in launches
+        without a letter too, which changes nothing; for that these must be rare, so it is for gates that do not park."""
+        self.setting, self.always = setting, always
         self.graph = graph = warpmail.Builder("cuda" if setting.device == "cuda" else "twin", mode=mode)
+        stays = setting.device == "cuda" and mode == "device" and not parks
         graph.budget(max_wait=0.1, idle_spin="never" if setting.device == "cuda" and not parks else None)
+        options = {}
+        if stays:  # a gate looks for as long as a launch of the arbiter stays
+            graph.budget(residency=0.5)
+            options = {"spin": None, "ahead": 1}
         self.pool = graph.pool(1 << 20)
         self.host, scribe = graph.host("you"), graph.resident("scribe", warpmail.DISCARD)
         nodes, outs, journals = {None: self.host}, {}, {}
         for name, module in setting.modules.items():
             letters = [(LETTER, warpmail.TENSOR)] * len(module.letters)
             says = [] if name.endswith("read") else [(4 * RECORD, SAID_TYPE)]
-            nodes[name] = graph.steps(name, pushes=letters + says)
+            nodes[name] = graph.steps(name, pushes=letters + says, **options)
         counts = {name: 1 if name == "ada.read" else 0 for name in nodes}
         self.boxes = []  # mailboxes between modules, and which part of a page their letters are about
         opening = graph.mailbox(self.host, nodes["ada.read"])
@@ -102,7 +113,8 @@ class Pipeline:
             ins = [End(runtime.step_input(node, n), LETTERS) for n in range(counts[name])]
             ends = [End(runtime.step_output(node, n), LETTERS) for n in outs[name]]
             journal = End(runtime.step_output(node, journals[name]), RECORDS) if name in journals else None
-            self.steps[name] = Step(module, setting.desk, ins, ends, journal)
+            live = array(runtime.step_live(node)).view(torch.int64)
+            self.steps[name] = Step(module, setting.desk, live, ins, ends, journal)
             self.give(node, self.steps[name])
 
     def give(self, node, step):
@@ -116,7 +128,7 @@ class Pipeline:
             self.runtime.body(node, call=call)
             return
         step.graph = captured(step)
-        self.runtime.body(node, graph=step.graph[0])
+        self.runtime.body(node, graph=step.graph[0], always=self.always)
 
     def converse(self, turn=0, timeout=120.0):
         """One conversation a page, from the first letter to the last page home: seconds."""

@@ -64,7 +64,7 @@ class Setting:
         for talker in self.models.talkers:
             talker.keys.zero_(), talker.values.zero_()
         if self.device == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()  # not of the device: modules that wait for a letter are on it
 
     def opening(self, row):
         return OPENINGS[row % len(OPENINGS)]

@@ -18,9 +18,12 @@ use crate::backend::{Door, Live, Mark, StepPlan, StepQueue};
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::stream::{Body, Enqueue, Kind, Sink, StepStream};
+use graphs::Graphs;
 
 pub(super) use pass::{Part, pass};
 
+/// The call that launches a gate, as an error names it.
+const LAUNCH: &str = "cuLaunchKernelEx";
 /// Threads of a gate's one block.
 const THREADS: u32 = 32;
 
@@ -128,11 +131,7 @@ impl Sink for Onto<'_> {
 
 enum Steps {
     /// Several alike: a launch of a graph whose last one has not ended makes the host wait.
-    Graphs {
-        execs: Vec<sys::CUgraphExec>,
-        /// The gate is in them.
-        whole: bool,
-    },
+    Graphs(Graphs),
     Each(Enqueue),
 }
 
@@ -179,17 +178,14 @@ impl Gates {
             Kind::EachStep(enqueue) => Steps::Each(enqueue),
             Kind::Captured(mut enqueue) => {
                 let (skips, n) = (body.skips, plan.under_way);
-                let mut execs = gates.captured(&mut enqueue, skips, n, gates.kernels.early);
-                if gates.kernels.early && matches!(execs, Err(Error::Driver { .. })) {
+                let mut graphs = gates.captured(&mut enqueue, skips, n, gates.kernels.early);
+                if gates.kernels.early && matches!(graphs, Err(Error::Driver { .. })) {
                     tracing::debug!("a body was captured once more, with an end that does not begin early");
-                    execs = gates.captured(&mut enqueue, skips, n, false);
+                    graphs = gates.captured(&mut enqueue, skips, n, false);
                 }
-                Steps::Graphs { execs: execs?, whole: !skips }
+                Steps::Graphs(graphs?)
             }
-            Kind::Graph(graph) => {
-                let execs = gates.graphs(graph as sys::CUgraph, body.skips, plan.under_way)?;
-                Steps::Graphs { execs, whole: !body.skips }
-            }
+            Kind::Graph(graph) => Steps::Graphs(gates.around(graph as sys::CUgraph, body.skips, plan.under_way)?),
         });
         Ok(gates)
     }
@@ -254,7 +250,7 @@ impl Gates {
         // has ended.
         unsafe { sys::cuLaunchKernelEx(&config, function, params.as_mut_ptr(), std::ptr::null_mut()) }
             .result()
-            .map_err(driver("cuLaunchKernelEx"))
+            .map_err(driver(LAUNCH))
     }
 
     fn launch_each(&mut self) -> Result<()> {
@@ -313,7 +309,7 @@ impl StepQueue for Gates {
         }
         let n = self.launched as usize;
         self.launched += 1;
-        if let Some(Steps::Graphs { execs, whole }) = &self.steps {
+        if let Some(Steps::Graphs(Graphs { execs, whole, .. })) = &self.steps {
             if !whole {
                 self.launch(self.begin, self.stream, false)?;
             }
@@ -350,6 +346,13 @@ impl StepQueue for Gates {
         Ok(Mark::Event(self.mark.clone()))
     }
 
+    fn entries(&self) -> Option<usize> {
+        match &self.steps {
+            Some(Steps::Graphs(graphs)) => Some(graphs.entries),
+            _ => None,
+        }
+    }
+
     fn is_empty(&mut self) -> Result<bool> {
         if self.failed.swap(false, std::sync::atomic::Ordering::AcqRel) {
             return Err(Error::Failed("a function of its body panicked".into()));
@@ -382,10 +385,8 @@ impl Drop for Gates {
         let Ok(_entered) = self.context.enter() else { return };
         // SAFETY: nothing is enqueued any more, and both were made for this object.
         unsafe {
-            if let Some(Steps::Graphs { execs, .. }) = self.steps.take() {
-                for exec in execs {
-                    let _ = sys::cuGraphExecDestroy(exec);
-                }
+            if let Some(Steps::Graphs(graphs)) = self.steps.take() {
+                graphs.destroy();
             }
             if self.is_own {
                 let _ = result::stream::destroy(self.stream);

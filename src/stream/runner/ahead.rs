@@ -139,7 +139,7 @@ impl Runner {
         }
         // SAFETY: a pure function of its argument.
         let wanted = unsafe { abi::wm_host_launches_ahead(&now) };
-        let n = wanted.min((gate.ahead as u32).saturating_sub(now.under_way));
+        let n = wanted.min((lane.ahead as u32).saturating_sub(now.under_way));
         if n == 0 {
             return Ok(0);
         }

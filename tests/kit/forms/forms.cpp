@@ -2,6 +2,7 @@
 // The forms on the twin: one thread a side.
 #include <type_traits>
 
+#include "forms/echo.hpp"
 #include "forms/forms.hpp"
 
 namespace {
@@ -32,4 +33,8 @@ extern "C" void forms_misuse(const forms::task* t) {
 }
 extern "C" void forms_clear(const forms::task* t, warpmail::u64 start) {
     warpmail::clear_mailbox(t->mailbox, start);
+}
+// The outer ends of one relay.
+extern "C" void forms_echo(const forms::echo_task* t) {
+    forms::echo(*t, forms::one_lane{});
 }

@@ -312,7 +312,7 @@ template <order O, class L> WM_FN void consume(const task& t, L lanes) {
 
 // ---------------------------------------------------------------- calls that must be refused
 // The mailbox has one slot of the default stride. One call a line, in order, with the status that it must give.
-enum call : u32 { call_check, call_try_push, call_push, call_push_batch, call_try_pop, call_pop };
+enum call : u32 { call_attach, call_try_push, call_push, call_push_batch, call_try_pop, call_pop };
 struct attempt {
     call what;
     bool null;
@@ -322,7 +322,7 @@ struct attempt {
 constexpr u32 attempts = 12;
 WM_FN attempt attempt_at(u32 k) {
     constexpr attempt table[attempts] = {
-        {call_check, false, 0, WM_OK},
+        {call_attach, false, 0, WM_OK},
         {call_try_push, false, 1, WM_BAD_LENGTH},
         {call_try_push, true, 0, WM_BAD_ARGUMENT},
         {call_try_pop, false, 0, WM_EMPTY},
@@ -338,6 +338,14 @@ WM_FN attempt attempt_at(u32 k) {
     return table[k];
 }
 
+// Takes up both ends of a handle that may be wrong; they must agree.
+template <class L> WM_FN wm_status attach_both(L lanes, const wm_mailbox& m) {
+    wm_producer p;
+    wm_consumer c;
+    const wm_status s = warpmail::try_attach(lanes, m, p);
+    return warpmail::try_attach(lanes, m, c) == s ? s : WM_BAD_CONTENT;
+}
+
 // Writes pairs of words, the status found and the status expected, to the report.
 template <class L> WM_FN void misuse(const task& t, L lanes) {
     wm_producer p = warpmail::attach_producer(t.mailbox);
@@ -349,8 +357,8 @@ template <class L> WM_FN void misuse(const task& t, L lanes) {
         const u32 size = static_cast<u32>(static_cast<int>(warpmail::payload_bytes(t.mailbox)) + a.more);
         u32 len = 0, type = 0, moved = 0;
         wm_status found = WM_OK;
-        if (a.what == call_check)
-            found = warpmail::check_header(t.mailbox);
+        if (a.what == call_attach)
+            found = attach_both(lanes, t.mailbox);
         else if (a.what == call_try_push)
             found = warpmail::try_push(lanes, p, bytes, size, 1);
         else if (a.what == call_push)

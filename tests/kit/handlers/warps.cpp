@@ -16,7 +16,7 @@ extern "C" int kit_warps(const wm_arbiter_args* given) {
     try {
         arbiter a(args);
         u64 kept_bytes;
-        std::vector<u64> memory(place(a, nullptr, kept_bytes) / 8 + 2);
+        std::vector<u64> memory(place(a, nullptr, kept_bytes) / 8 + 2, 0xA5A5A5A5A5A5A5A5ull); // what was there before
         u8* const base = reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(memory.data())));
         host::run_block(block_warps(args) * 32, [&](u32) { arbiter_block<kit::handlers>(args, base); });
         return WM_OK;

@@ -84,6 +84,24 @@ pub struct Trial {
     pub pop: Side,
 }
 
+impl Trial {
+    /// One record, whole, with the default stride and scope.
+    pub fn plain(lanes: u64, slots: u32) -> Self {
+        let side = Side { lanes, ..Side::default() };
+        Trial {
+            stride: abi::WM_STRIDE_DEFAULT,
+            slots,
+            scope: abi::WM_SCOPE_GPU,
+            start: 0,
+            seed: 1,
+            records: 1,
+            threads: 64,
+            push: side,
+            pop: side,
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 struct Task {
@@ -143,7 +161,7 @@ pub fn mistake_is_found(which: u32) -> bool {
     unsafe { forms_mistake_is_found(which) != 0 }
 }
 
-struct Kernels {
+pub(crate) struct Kernels {
     _context: std::sync::Arc<CudaContext>,
     library: sys::CUlibrary,
     stream: sys::CUstream,
@@ -163,7 +181,7 @@ fn failed(call: &'static str) -> impl Fn(DriverError) -> String {
 }
 
 impl Kernels {
-    fn load(ordinal: u32) -> Result<Self, String> {
+    pub(crate) fn load(ordinal: u32) -> Result<Self, String> {
         let code = image::FATBIN.ok_or_else(|| format!("the kernels are not built: {}", image::MISSING))?;
         let context = CudaContext::new(ordinal as usize).map_err(failed("the primary context"))?;
         context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
@@ -180,17 +198,30 @@ impl Kernels {
         Ok(Kernels { _context: context, library, stream })
     }
 
-    /// Launches a kernel and waits for it: every kernel here ends by itself.
-    fn run(&self, name: &str, blocks: u32, threads: u32, params: &mut [*mut c_void]) -> Result<(), String> {
+    fn get(&self, name: &str) -> Result<sys::CUfunction, String> {
         let name = CString::new(name).map_err(|e| e.to_string())?;
         let (mut kernel, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: the library is loaded; each handle comes from the call before; the parameters are what the kernel
-        // declares.
+        // SAFETY: the library is loaded; the second handle comes from the first.
         unsafe {
             sys::cuLibraryGetKernel(&mut kernel, self.library, name.as_ptr())
                 .result()
                 .map_err(failed("cuLibraryGetKernel"))?;
             sys::cuKernelGetFunction(&mut function, kernel).result().map_err(failed("cuKernelGetFunction"))?;
+        }
+        Ok(function)
+    }
+
+    /// Loads a kernel's code, which its first launch would.
+    pub(crate) fn prepare(&self, name: &str) -> Result<(), String> {
+        // SAFETY: a function of this library.
+        unsafe { sys::cuFuncLoad(self.get(name)?) }.result().map_err(failed("cuFuncLoad"))
+    }
+
+    /// Launches a kernel and waits for it: every kernel here ends by itself.
+    pub(crate) fn run(&self, name: &str, blocks: u32, threads: u32, params: &mut [*mut c_void]) -> Result<(), String> {
+        let function = self.get(name)?;
+        // SAFETY: a function of this library; the parameters are what the kernel declares.
+        unsafe {
             result::launch_kernel(function, (blocks, 1, 1), (threads, 1, 1), 0, self.stream, params)
                 .map_err(failed("cuLaunchKernel"))?;
             result::stream::synchronize(self.stream).map_err(failed("cuStreamSynchronize"))
@@ -199,11 +230,11 @@ impl Kernels {
 }
 
 /// A pointer to a kernel parameter.
-fn param<T>(value: &mut T) -> *mut c_void {
+pub(crate) fn param<T>(value: &mut T) -> *mut c_void {
     (&raw mut *value).cast()
 }
 
-fn text(e: warpmail::Error) -> String {
+pub(crate) fn text(e: warpmail::Error) -> String {
     e.to_string()
 }
 
@@ -323,7 +354,10 @@ impl Forms {
 
     /// Makes calls that must be refused, and some that must not: the status found and expected of each.
     pub fn misuse(&self, trial: &Trial) -> Result<[[i32; 2]; ATTEMPTS], String> {
-        let mut task = self.task(trial)?;
+        self.misuse_in(self.task(trial)?, trial)
+    }
+
+    fn misuse_in(&self, mut task: Task, trial: &Trial) -> Result<[[i32; 2]; ATTEMPTS], String> {
         match &self.kernels {
             // SAFETY: all addresses are this value's own buffers, used by this thread alone.
             None if trial.push.lanes == LANES_ONE => unsafe { forms_misuse(&task) },
@@ -336,8 +370,30 @@ impl Forms {
         Ok(found)
     }
 
-    /// What [`Forms::misuse`] finds in the first place when `damage` was done to the header.
-    pub fn check_damaged(
+    /// The same calls at the two ends of a runtime's mailbox, which is empty and has one slot of the default stride.
+    ///
+    /// # Safety
+    ///
+    /// The runtime lives, and nobody else has these ends.
+    pub unsafe fn misuse_of(&self, mailbox: abi::wm_mailbox, trial: &Trial) -> Result<[[i32; 2]; ATTEMPTS], String> {
+        self.misuse_in(Task { mailbox, ..self.task(trial)? }, trial)
+    }
+
+    /// Loads the code of the calls above, which their first launch would.
+    pub fn prepare_misuse(&self) -> Result<(), String> {
+        self.kernels.iter().try_for_each(|k| k.prepare("forms_misuse").and_then(|()| k.prepare("forms_clear")))
+    }
+
+    /// What the two ends of the last trial's mailbox refused, the producer's and the consumer's.
+    pub fn refused(&self) -> Result<[abi::wm_refusals; 2], String> {
+        let mut header = abi::wm_mailbox_header::default();
+        self.memory.download(0, bytemuck::bytes_of_mut(&mut header)).map_err(text)?;
+        Ok(header.refused)
+    }
+
+    /// What [`Forms::misuse`] finds in the first place when `damage` was done to the header: that both ends are taken up, or
+    /// why not.
+    pub fn attach_damaged(
         &self,
         trial: &Trial,
         damage: impl FnOnce(&mut abi::wm_mailbox_header),

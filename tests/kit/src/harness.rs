@@ -1,7 +1,8 @@
 //! Trials that run in a child process with a wall-clock limit, on the twin and on a GPU, in both modes, or are waived with the
 //! reason.
 
-use std::io::Read;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -36,27 +37,47 @@ const PLACES: [Place; 6] = [
     Place { name: "cuda-cpu-blocking", mode: Mode::Cpu, blocking: true, ..CUDA },
 ];
 
+/// What a scenario's child says first in a line that is to be seen while it runs.
+const PROGRESS: &str = "progress: ";
+
+/// Says how far a long scenario is; shown at once.
+pub fn progress(how_far: &str) {
+    eprintln!("{PROGRESS}{how_far}");
+}
+
+/// Seconds that a scenario may take, if it is not to be the usual limit: for those that were asked to do more than usual.
+pub const LIMIT: &str = "WARPMAIL_TRIAL_SECONDS";
+
 /// Set where the test handlers' twin is to be the persistent kernel's own block.
 pub const WARPS: &str = "WARPMAIL_TRIAL_WARPS";
 
+/// Names of scenarios that run in other places than most.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Special<'a> {
+    /// On the GPU also with `CUDA_LAUNCH_BLOCKING=1` and `CUDA_DEVICE_MAX_CONNECTIONS=1`.
+    pub blocking: &'a [&'a str],
+    /// On the twin also with the persistent kernel's own block.
+    pub warps: &'a [&'a str],
+    /// Waived where the CPU arbitrates: what they are about is not there; and why.
+    pub resident: &'a [(&'a str, &'a str)],
+}
+
 /// Runs every scenario on the twin and on CUDA device 0, arbitrated by the device and by the CPU, each in a child process
 /// that is killed after `limit`. Where the GPU cannot be used its trials are waived: reported as ignored, counted, with the
-/// reason at the end. On the GPU those named in `blocking` run once more with `CUDA_LAUNCH_BLOCKING=1` and
-/// `CUDA_DEVICE_MAX_CONNECTIONS=1`; on the twin those named in `warps` once more with the persistent kernel's own block.
-pub fn main(scenarios: &[(&'static str, Scenario)], blocking: &[&str], warps: &[&str], limit: Duration) -> ExitCode {
-    main_in(&PLACES, scenarios, blocking, warps, limit)
+/// reason at the end.
+pub fn main(scenarios: &[(&'static str, Scenario)], special: Special, limit: Duration) -> ExitCode {
+    main_in(&PLACES, scenarios, special, limit)
 }
 
 /// The same for scenarios that have no arbiter: on the twin and on the GPU, once.
 pub fn main_without_arbiter(scenarios: &[(&'static str, Scenario)], limit: Duration) -> ExitCode {
-    main_in(&PLACES[..2], scenarios, &[], &[], limit)
+    main_in(&PLACES[..2], scenarios, Special::default(), limit)
 }
 
 fn main_in(
     places: &'static [Place],
     scenarios: &[(&'static str, Scenario)],
-    blocking: &[&str],
-    warps: &[&str],
+    special: Special,
     limit: Duration,
 ) -> ExitCode {
     if let Ok(name) = std::env::var(CHILD) {
@@ -64,24 +85,29 @@ fn main_in(
     }
     let args = Arguments::from_args();
     let probe = warpmail::probe();
-    let (mut trials, mut reasons) = (Vec::new(), Vec::new());
+    let asked = std::env::var(LIMIT).ok().and_then(|v| v.parse().ok()).map(Duration::from_secs);
+    let limit = asked.unwrap_or(limit);
+    let (mut trials, mut waived) = (Vec::new(), BTreeMap::<String, usize>::new());
     for place in places {
-        let why_not = if place.cuda { probe.why_not(0, place.mode) } else { None };
-        let is_here =
-            |name: &&str| (!place.blocking || blocking.contains(name)) && (!place.warps || warps.contains(name));
-        let here = scenarios.iter().filter(|(name, _)| is_here(name));
-        let before = trials.len();
-        for (name, _) in here {
+        let no_place = if place.cuda { probe.why_not(0, place.mode) } else { None };
+        let is_here = |name: &&str| {
+            (!place.blocking || special.blocking.contains(name)) && (!place.warps || special.warps.contains(name))
+        };
+        for (name, _) in scenarios.iter().filter(|(name, _)| is_here(name)) {
+            let absent = special.resident.iter().find(|(n, _)| n == name && place.mode == Mode::Cpu);
+            let why_not = absent.map(|(_, why)| (*why).into()).or_else(|| no_place.clone());
             let full = format!("{}::{name}", place.name);
             let child_name = full.clone();
             let trial = Trial::test(full, move || parent(&child_name, place, limit));
             trials.push(trial.with_ignored_flag(why_not.is_some()));
+            if let Some(reason) = why_not {
+                *waived.entry(format!("{}: {reason}", place.name)).or_default() += 1;
+            }
         }
-        reasons.extend(why_not.map(|reason| (place.name, trials.len() - before, reason)));
     }
     let conclusion = libtest_mimic::run(&args, trials);
-    for (place, waived, reason) in reasons.iter().filter(|(_, waived, _)| *waived > 0) {
-        println!("waived: {waived} ({place}: {reason})");
+    for (reason, trials) in &waived {
+        println!("waived: {trials} ({reason})");
     }
     conclusion.exit_code()
 }
@@ -137,11 +163,15 @@ fn parent(name: &str, place: &Place, limit: Duration) -> Result<(), Failed> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| e.to_string())?;
-    let mut stderr = child.stderr.take();
+    let (stderr, of) = (child.stderr.take(), name.to_string());
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
-        if let Some(stderr) = &mut stderr {
-            let _ = stderr.read_to_string(&mut text);
+        for line in stderr.into_iter().flat_map(|s| BufReader::new(s).split(b'\n')).map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
+            match line.strip_prefix(PROGRESS) {
+                Some(how_far) => eprintln!("{of}: {how_far}"),
+                None => text.extend([&*line, "\n"]),
+            }
         }
         text
     });

@@ -1,5 +1,6 @@
 //! Handlers and helpers that warpmail's own tests use.
 
+pub mod echo;
 pub mod filler;
 pub mod forms;
 pub mod harness;

@@ -332,7 +332,7 @@ extern "C" __global__ void door_answer(u64* answer) {
         store_relaxed_gpu(answer, now_ns());
 }
 
-// Clock calibration: cycles and nanoseconds over about `ns`.
+// Clock calibration: cycles and nanoseconds over about `ns`; then the cycles of 64 readings of each clock.
 extern "C" __global__ void clock_rate(u64 ns, u64* out) {
     const u64 t0 = now_ns(), c0 = cycles();
     while (now_ns() - t0 < ns) {
@@ -346,6 +346,11 @@ extern "C" __global__ void clock_rate(u64 ns, u64* out) {
         sum += now_ns() & (sum | ~0ull);
     out[2] = cycles() - c1;
     out[3] = sum;
+    const u64 c2 = cycles();
+    u64 last = c2;
+    for (u32 i = 0; i < 64; i++)
+        last = cycles();
+    out[4] = last - c2;
 }
 
 } // namespace bench

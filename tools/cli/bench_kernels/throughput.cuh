@@ -100,8 +100,11 @@ WM_DEV void move(const wm_mailbox* boxes, u32 pairs, u32 per_block, u32 apart, u
     report(faults, static_cast<u64>(threadIdx.x % 32 != 0 && wrong != 0) + (done < records));
 }
 
-// The same with 16 bytes a lane. `Ahead`: the next batch is asked for while one is used.
-template <class F, order O, u32 N, bool Ahead>
+// How a producer writes: a word a lane, or 16 bytes.
+enum class writes : u32 { words, wide };
+
+// The same with 16 bytes a lane where records are taken. `Ahead`: the next batch is asked for while one is used.
+template <class F, order O, u32 N, bool Ahead, writes W>
 WM_DEV void move_wide(const wm_mailbox* boxes, u32 pairs, u32 per_block, u32 apart, u64 records, u64* spans,
                       u64* faults) {
     const place_in_grid here(per_block, apart);
@@ -112,7 +115,20 @@ WM_DEV void move_wide(const wm_mailbox* boxes, u32 pairs, u32 per_block, u32 apa
     u64 done = 0, wrong_low = 0, wrong_high = 0;
     u32 looks = 0;
     const u64 begin = now_ns();
-    if (here.producer) {
+    if (here.producer && W == writes::words) {
+        warp_producer<F> p(attach_producer(boxes[here.pair]));
+        words mine(here.pair, threadIdx.x % 32);
+        while (done < records && looks < give_up) {
+            const u32 n = p.template try_push_batch<O, N>([&](u32, fragment<groups>& f, u32& len, u32& type) {
+                for (u32 g = 0; g < groups; g++)
+                    f.word[g] = mine.take();
+                len = warp_producer<F>::payload;
+                type = 1;
+            });
+            done += n;
+            looks = n ? 0 : looks + 1;
+        }
+    } else if (here.producer) {
         wide_producer<F> p(attach_producer(boxes[here.pair]));
         while (done < records && looks < give_up) {
             const u32 n = p.template try_push_wide<O, N>([&](u32 i, u32 g, wide_fragment& f, u32& len, u32& type) {
@@ -157,14 +173,14 @@ WM_DEV void move_wide(const wm_mailbox* boxes, u32 pairs, u32 per_block, u32 apa
 using form_256 = fixed_form<256, WM_SCOPE_GPU>;
 using form_4096 = fixed_form<4096, WM_SCOPE_GPU>;
 using form_host = fixed_form<256, WM_SCOPE_SYS>;
-MOVE(move_256, (move_wide<form_256, order::self_contained, 32, false>))
-MOVE(move_256_ordered, (move_wide<form_256, order::ordered, 32, false>))
-MOVE(move_256_ahead, (move_wide<form_256, order::self_contained, 32, true>))
-MOVE(move_256_ahead_ordered, (move_wide<form_256, order::ordered, 32, true>))
+MOVE(move_256, (move_wide<form_256, order::self_contained, 32, true, writes::words>))
+MOVE(move_256_ordered, (move_wide<form_256, order::ordered, 32, true, writes::words>))
+MOVE(move_256_wide, (move_wide<form_256, order::self_contained, 32, true, writes::wide>))
+MOVE(move_256_batches, (move_wide<form_256, order::self_contained, 32, false, writes::words>))
 MOVE(move_256_words, (move<form_256, order::self_contained, 32>))
 MOVE(move_256_single, (move<form_256, order::self_contained, 1>))
-MOVE(move_4096, (move_wide<form_4096, order::self_contained, 1, false>))
-MOVE(move_4096_two, (move_wide<form_4096, order::self_contained, 2, false>))
+MOVE(move_4096, (move_wide<form_4096, order::self_contained, 1, false, writes::wide>))
+MOVE(move_4096_two, (move_wide<form_4096, order::self_contained, 2, false, writes::wide>))
 #undef MOVE
 
 // One warp to or from a mailbox in pinned memory.

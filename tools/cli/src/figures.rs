@@ -23,6 +23,9 @@ pub(crate) struct Row {
     pub(crate) driver: Option<String>,
     pub(crate) commit: &'static str,
     pub(crate) command: String,
+    /// What the figure means, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) says: Option<String>,
 }
 
 impl Row {
@@ -60,6 +63,7 @@ impl Figures {
             driver: self.device.driver.clone(),
             commit: warpmail::COMMIT,
             command: command_line(),
+            says: None,
         });
         let last = self.rows.len() - 1;
         &mut self.rows[last]
@@ -89,6 +93,9 @@ impl Figures {
                 cell(r.p999, 1),
                 r.unit
             );
+        }
+        for says in self.rows.iter().filter_map(|r| r.says.as_ref()) {
+            println!("\n{says}");
         }
     }
 

@@ -38,17 +38,18 @@ enum Command {
 }
 
 /// Streams share the connections to a device, eight unless this says otherwise, and one that waits holds up those that share its
-/// own: as many as there can be, unless the caller has decided.
+/// own: as many as there can be, unless the caller has decided. A probe says what a process of the caller's would have.
 const CONNECTIONS: (&str, &str) = ("CUDA_DEVICE_MAX_CONNECTIONS", "32");
 
 fn main() -> ExitCode {
-    if std::env::var_os(CONNECTIONS.0).is_none() {
+    let cli = Cli::parse();
+    if std::env::var_os(CONNECTIONS.0).is_none() && !matches!(cli.command, Command::Probe(_)) {
         // SAFETY: this process has one thread yet.
         unsafe { std::env::set_var(CONNECTIONS.0, CONNECTIONS.1) };
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match Cli::parse().command {
+    match cli.command {
         Command::Probe(args) => probe::execute(&args),
         Command::Run(args) => run::execute(&args),
         Command::Log(args) => log::execute(&args),

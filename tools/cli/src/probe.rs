@@ -44,6 +44,12 @@ fn print(probe: &Probe) {
     if let Some(reason) = &probe.process {
         println!("process   {reason}");
     }
+    println!(
+        "streams   {} connections to a device (CUDA_DEVICE_MAX_CONNECTIONS; 32 at most): {} stream modules of a process wait \
+         without holding up one another",
+        probe.connections,
+        probe.stream_modules()
+    );
     for d in &probe.devices {
         let (major, minor) = d.compute_capability;
         println!(

@@ -201,6 +201,22 @@ fn where_no_kernel_can_stay_the_other_mode_is_named() {
 }
 
 #[test]
+fn connections_are_those_of_the_environment() {
+    for (set, connections, modules) in [(None, 8, 6), (Some("32"), 32, 30), (Some("4"), 4, 2)] {
+        let mut probe = Command::new(env!("CARGO_BIN_EXE_warpmail"));
+        probe.arg("probe").env_remove("CUDA_LAUNCH_BLOCKING").env_remove("CUDA_DEVICE_MAX_CONNECTIONS");
+        probe.envs(set.map(|n| ("CUDA_DEVICE_MAX_CONNECTIONS", n)));
+        let shown = probe.output().unwrap();
+        let line = format!("{connections} connections to a device");
+        let says = format!("{modules} stream modules");
+        let told = text(&shown.stdout).lines().any(|l| l.contains(&line) && l.contains(&says));
+        assert!(told, "{}", text(&shown.stdout));
+        let json = probe.arg("--json").output().unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&json.stdout).unwrap()["connections"], connections);
+    }
+}
+
+#[test]
 fn pair_bench_verifies_and_writes_rows() {
     let folder = folder("bench");
     let file = folder.join("rows.json");

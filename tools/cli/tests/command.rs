@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use warpmail::{Builder, Device, Mode};
-use warpmail_testkit::harness::Scenario;
+use warpmail_testkit::harness::{Scenario, Special};
 
 type Outcome = Result<(), String>;
 
@@ -116,5 +116,6 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 fn main() -> ExitCode {
-    warpmail_testkit::harness::main(SCENARIOS, &["run_gives_the_twins_answers"], &[], Duration::from_secs(180))
+    let special = Special { blocking: &["run_gives_the_twins_answers"], ..Special::default() };
+    warpmail_testkit::harness::main(SCENARIOS, special, Duration::from_secs(180))
 }

@@ -100,6 +100,23 @@ fn verify_tells_whole_from_damaged() {
 }
 
 #[test]
+fn what_is_behind_damage_can_be_printed() {
+    let dir = log(LogOptions { segment_bytes: 4096, ..LogOptions::default() });
+    let (mut writer, _) = Log::open(dir.path(), LogOptions { segment_bytes: 4096, ..LogOptions::default() }).unwrap();
+    for _ in 0..20 {
+        writer.append(&[Entry { payload: &[3; 900], ..Entry::default() }]).unwrap();
+    }
+    drop(writer);
+    damage(&dir);
+    let (all, stat) = (run("cat", dir.path(), &[]), json(&run("stat", dir.path(), &["--json"])));
+    assert_eq!((all.status.code(), text(&all.stdout).lines().count()), (Some(1), 2));
+    let second = stat["segments"][1]["first"].as_u64().unwrap();
+    let behind = run("cat", dir.path(), &["--from", &second.to_string()]);
+    assert_eq!(behind.status.code(), Some(0), "{}", text(&behind.stderr));
+    assert_eq!(text(&behind.stdout).lines().count() as u64, 31 - second);
+}
+
+#[test]
 fn a_torn_end_is_no_damage() {
     let dir = log(LogOptions::default());
     let end = json(&run("stat", dir.path(), &["--json"]))["segments"][0]["bytes"].as_u64().unwrap();

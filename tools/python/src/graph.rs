@@ -194,8 +194,8 @@ impl Builder {
     }
 
     /// A mailbox from its one producer to its one consumer.
-    /// `tap_tensors`: the journal takes the tensors that its records point to as well.
-    #[pyo3(signature = (producer, consumer, *, stride = 256, slots = 64, tap = None, tap_tensors = false))]
+    /// `tap_type`: it takes records of this type only; `tap_tensors`: the journal takes the tensors that its records point to as well.
+    #[pyo3(signature = (producer, consumer, *, stride = 256, slots = 64, tap = None, tap_type = None, tap_tensors = false))]
     #[allow(clippy::too_many_arguments)] // keywords in Python
     fn mailbox(
         &mut self,
@@ -204,6 +204,7 @@ impl Builder {
         stride: u32,
         slots: u32,
         tap: Option<&str>,
+        tap_type: Option<u16>,
         tap_tensors: bool,
     ) -> PyResult<Mailbox> {
         let tap = match tap {
@@ -212,6 +213,9 @@ impl Builder {
             Some("block") => Tap::Block,
             Some(other) => return Err(Refused::new_err(format!("tap {other:?}: must be 'drop', 'block' or None"))),
         };
+        if tap_type.is_some() && tap == Tap::Off {
+            return Err(Refused::new_err("tap_type: its records are not tapped: say tap='block' or tap='drop' too"));
+        }
         if tap_tensors && tap == Tap::Off {
             return Err(Refused::new_err("tap_tensors: its records are not tapped: say tap='block' or tap='drop' too"));
         }
@@ -219,7 +223,10 @@ impl Builder {
         let options = MailboxOptions { stride, slots };
         let payload_bytes = options.payload_bytes().map_err(raise)?;
         let id = self.open()?.mailbox(from, to, options).map_err(raise)?;
-        self.open()?.tap(id, tap).map_err(raise)?;
+        match tap_type {
+            Some(msg_type) => self.open()?.tap_type(id, tap, msg_type).map_err(raise)?,
+            None => self.open()?.tap(id, tap).map_err(raise)?,
+        };
         if tap_tensors {
             self.open()?.tap_tensors(id).map_err(raise)?;
         }

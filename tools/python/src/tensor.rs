@@ -218,6 +218,9 @@ fn check_flags(object: &Bound<'_, PyAny>) -> PyResult<()> {
         ("is_sparse", "a sparse tensor", "post its parts, or its to_dense()"),
         ("is_sparse_csr", "a sparse tensor", "post its parts, or its to_dense()"),
         ("is_quantized", "a quantised tensor", "post its int_repr()"),
+        ("is_nested", "a nested tensor", "post its unbind()"),
+        ("is_mkldnn", "a tensor in MKL-DNN's layout", "post its to_dense()"),
+        ("is_meta", "a meta tensor, which has no memory", "post one that has"),
         ("is_conj", "a tensor with the conjugate bit", "post its resolve_conj()"),
         ("is_neg", "a tensor with the negative bit", "post its resolve_neg()"),
     ];
@@ -247,7 +250,8 @@ pub(crate) fn lease_of(
     let pool = pool.ok_or_else(|| StateError::new_err("the graph has no pool for tensors: call Builder.pool first"))?;
     check_flags(object)?;
     let ours = pool.device().info().ordinal.map_or((1, 0), |ordinal| (2, ordinal as i32));
-    let theirs: (i32, i32) = object.call_method0("__dlpack_device__")?.extract()?;
+    let device = object.call_method0("__dlpack_device__").and_then(|pair| pair.extract());
+    let theirs: (i32, i32) = device.map_err(|cause| not_given(object.py(), cause))?;
     refuse_device(theirs, ours)?;
     let on_gpu = ours.0 != 1;
     // What the producer is told, and whose order the tensor is then in. Nothing said: DLPack's own way, in which the
@@ -309,9 +313,12 @@ fn capsule_of<'py>(object: &Bound<'py, PyAny>, stream: Option<i64>) -> PyResult<
         }
         other => other,
     };
-    answer.map_err(|cause| {
-        let error = Refused::new_err(format!("its producer does not give the tensor: {}", cause.value(py)));
-        error.set_cause(py, Some(cause));
-        error
-    })
+    answer.map_err(|cause| not_given(py, cause))
+}
+
+/// What the producer raised instead of a tensor.
+fn not_given(py: Python<'_>, cause: PyErr) -> PyErr {
+    let error = Refused::new_err(format!("its producer does not give the tensor: {}", cause.value(py)));
+    error.set_cause(py, Some(cause));
+    error
 }

@@ -174,6 +174,24 @@ def test_journal_and_checkpoint(tmp_path):
         graph()[0].restore(tmp_path / "..")
 
 
+def test_a_tap_of_one_type(tmp_path):
+    graph = warpmail.Builder("twin")
+    host, relay = graph.host("host"), graph.resident("relay", warpmail.RELAY)
+    with pytest.raises(warpmail.Refused, match="tap_type: its records are not tapped"):
+        graph.mailbox(host, relay, tap_type=3)
+    there, back = graph.mailbox(host, relay, tap="block", tap_type=3), graph.mailbox(relay, host)
+    runtime = graph.build()
+    runtime.journal(tmp_path)
+    sender, receiver = runtime.sender(there), runtime.receiver(back)
+    with runtime:
+        for n in range(12):
+            sender.post(bytes([n]), n % 4, timeout=20)
+            assert receiver.take(timeout=20).msg_type == n % 4
+    stats = runtime.journal_stats()
+    assert (stats["accepted"], stats["taps"][0]["msg_type"]) == (3, 3)
+    assert [r.payload for r in warpmail.JournalReader(tmp_path)] == [b"\x03", b"\x07", b"\x0b"]
+
+
 def test_waits_let_other_threads_run(ring):
     _, sender, receiver = ring
     answer = []

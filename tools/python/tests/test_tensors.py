@@ -260,6 +260,20 @@ def test_a_tensor_outlives_its_runtime():
     assert list(np.from_dlpack(tensor)) == [0, 1, 2, 3, 4]
 
 
+class Unwilling(Producer):
+    """One that cannot say where its tensor is."""
+
+    def __dlpack_device__(self):
+        raise ValueError("nowhere that has a name")
+
+
+def test_a_producer_without_a_device_is_refused():
+    with tensors() as (pool, sender, _):
+        with pytest.raises(warpmail.Refused, match="does not give the tensor: nowhere that has a name"):
+            sender.post(Unwilling(np.ones(2)))
+        assert (sender.posted, pool.stats()["open"]) == (0, 0)
+
+
 def test_torch_on_the_host():
     torch = pytest.importorskip("torch")
     with torch.inference_mode(), tensors() as (_, sender, receiver):
@@ -274,6 +288,10 @@ def test_torch_on_the_host():
             (torch.ones(2, dtype=torch.complex64).conj(), "conjugate"),
             (torch.ones(2, dtype=torch.complex64).conj().imag, "negative bit"),
             (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantised"),
+            (torch.eye(4).to_sparse_csc(), "layout"),
+            (torch.ones(2, device="meta"), "no memory"),
+            (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested"),
+            *([(torch.ones(4).to_mkldnn(), "MKL-DNN")] if torch.backends.mkldnn.is_available() else []),
         ]:
             with pytest.raises(warpmail.Refused, match=word):
                 sender.post(bad)

@@ -5,24 +5,70 @@ use std::ffi::c_void;
 use cudarc::driver::{result, sys};
 
 use super::super::{Stream, driver};
-use super::{Gates, Onto, THREADS};
+use super::{Gates, LAUNCH, Onto, THREADS};
 use crate::error::{Error, Result};
-use crate::stream::{Enqueue, StepStream};
+use crate::stream::{Enqueue, QUEUE, StepStream};
+
+/// Graphs of one step, alike: a launch of one whose last launch has not ended makes the host wait.
+pub(super) struct Graphs {
+    pub(super) execs: Vec<sys::CUgraphExec>,
+    /// The gate is in them.
+    pub(super) whole: bool,
+    /// What a launch puts into the stream's queue: its wait, its gate and the graph's nodes. What is inside a conditional node
+    /// lies with the device.
+    pub(super) entries: usize,
+}
+
+impl Graphs {
+    /// As many as are under way at most, each made by `make`.
+    pub(super) fn several(
+        n: usize,
+        whole: bool,
+        entries: usize,
+        make: impl Fn() -> Result<sys::CUgraphExec>,
+    ) -> Result<Self> {
+        let mut graphs = Graphs { execs: Vec::new(), whole, entries };
+        for _ in 0..n {
+            match make() {
+                Ok(exec) => graphs.execs.push(exec),
+                Err(e) => {
+                    // SAFETY: never launched.
+                    unsafe { graphs.destroy() };
+                    return Err(e);
+                }
+            }
+        }
+        Ok(graphs)
+    }
+
+    /// # Safety
+    /// No launch of theirs is under way, and their context has been entered.
+    pub(super) unsafe fn destroy(self) {
+        for exec in self.execs {
+            // SAFETY: instantiated for this object; the rest is the caller's word.
+            let _ = unsafe { sys::cuGraphExecDestroy(exec) };
+        }
+    }
+}
 
 impl Gates {
     /// Graphs of one step around what `enqueue` enqueues, as many as are under way at most.
-    pub(super) fn captured(
-        &self,
-        enqueue: &mut Enqueue,
-        skips: bool,
-        n: usize,
-        early: bool,
-    ) -> Result<Vec<sys::CUgraphExec>> {
-        let graph = self.capture(enqueue, (!skips).then_some(early))?;
-        let execs = if skips { self.graphs(graph, true, n) } else { self.instances(graph, n) };
-        // SAFETY: captured above; what was made of it has copies.
-        let _ = unsafe { sys::cuGraphDestroy(graph) };
-        execs
+    pub(super) fn captured(&self, enqueue: &mut Enqueue, skips: bool, n: usize, early: bool) -> Result<Graphs> {
+        let graph = Graph(self.capture(enqueue, (!skips).then_some(early))?);
+        if skips {
+            return self.around(graph.0, true, n);
+        }
+        let entries = entries_of(graph.0)?;
+        if self.is_too_long(entries) {
+            let bare = Graph(self.capture(enqueue, None)?);
+            return self.around(bare.0, false, n);
+        }
+        Graphs::several(n, true, entries + 1, || self.instantiate(graph.0))
+    }
+
+    /// Whether a launch with so many nodes does not fit into a queue behind a door.
+    fn is_too_long(&self, entries: usize) -> bool {
+        self.args.doors != 0 && entries > QUEUE
     }
 
     /// Captures what `enqueue` enqueues, on a stream of its own: the module's may be the caller's, and have work. `whole`: with
@@ -53,51 +99,44 @@ impl Gates {
         };
         match (outcome, ended.result()) {
             // What the body did shows in the launch behind it.
-            (Err(Error::Driver { call: "cuLaunchKernelEx", .. }), Err(e)) => Err(unfit(e)),
+            (Err(Error::Driver { call: LAUNCH, .. }), Err(e)) => Err(unfit(e)),
             (Err(e), _) => Err(e),
             (Ok(()), ended) => ended.map_err(unfit).map(|()| captured),
         }
     }
 
-    /// Instances of one graph, as many as are under way at most.
-    fn instances(&self, graph: sys::CUgraph, n: usize) -> Result<Vec<sys::CUgraphExec>> {
-        let mut execs = Vec::new();
-        for _ in 0..n {
-            match self.instantiate(graph) {
-                Ok(exec) => execs.push(exec),
-                Err(e) => {
-                    forget(execs);
-                    return Err(e);
-                }
+    /// Graphs of one step around copies of `body`, as many as are under way at most. A body that is too long for a queue is
+    /// skipped by launches without records even if it need not be, where the driver can.
+    pub(super) fn around(&self, body: sys::CUgraph, skips: bool, n: usize) -> Result<Graphs> {
+        let skipping = || {
+            Graphs::several(n, false, CONDITIONAL_ENTRIES, || {
+                self.instance(|g| self.conditional(g, &[], body).map(drop))
+            })
+        };
+        if skips {
+            return skipping();
+        }
+        let entries = entries_of(body)? + 3; // wait, gate, end
+        if self.is_too_long(entries) {
+            match skipping() {
+                Ok(graphs) => return Ok(graphs),
+                Err(e) => tracing::debug!(error = %e, entries, "a long body cannot be skipped; the host lets it in"),
             }
         }
-        Ok(execs)
+        Graphs::several(n, true, entries, || self.instance(|g| self.plain(g, &[], body).map(drop)))
     }
 
-    /// Graphs of one step around copies of `body`, as many as are under way at most.
-    pub(super) fn graphs(&self, body: sys::CUgraph, skips: bool, n: usize) -> Result<Vec<sys::CUgraphExec>> {
-        let mut execs = Vec::new();
-        for _ in 0..n {
-            let mut graph = std::ptr::null_mut();
-            // SAFETY: a plain creation.
-            unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(driver("cuGraphCreate"))?;
-            // A body that is skipped has its gate in front of the graph: see gates.cu.
-            let end = if skips { self.conditional(graph, &[], body) } else { self.plain(graph, &[], body) };
-            let exec = end.and_then(|_| self.instantiate(graph));
-            // SAFETY: made above; what was instantiated of it stands alone.
-            let _ = unsafe { sys::cuGraphDestroy(graph) };
-            match exec {
-                Ok(exec) => execs.push(exec),
-                Err(e) => {
-                    forget(execs);
-                    return Err(e);
-                }
-            }
-        }
-        Ok(execs)
+    /// An instance of a new graph that `fill` fills.
+    pub(super) fn instance(&self, fill: impl Fn(sys::CUgraph) -> Result<()>) -> Result<sys::CUgraphExec> {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: a plain creation.
+        unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(driver("cuGraphCreate"))?;
+        let graph = Graph(graph);
+        fill(graph.0)?;
+        self.instantiate(graph.0)
     }
 
-    pub(super) fn instantiate(&self, graph: sys::CUgraph) -> Result<sys::CUgraphExec> {
+    fn instantiate(&self, graph: sys::CUgraph) -> Result<sys::CUgraphExec> {
         let mut exec = std::ptr::null_mut();
         // SAFETY: a whole graph of this context.
         unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0) }
@@ -192,12 +231,45 @@ impl Gates {
     }
 }
 
-/// Destroys graphs that were never launched.
-fn forget(execs: Vec<sys::CUgraphExec>) {
-    for exec in execs {
-        // SAFETY: instantiated by the caller, and never launched.
-        let _ = unsafe { sys::cuGraphExecDestroy(exec) };
+/// A graph of this module's own; what is instantiated of it, or copied, stands alone.
+struct Graph(sys::CUgraph);
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made or captured for this object alone.
+        let _ = unsafe { sys::cuGraphDestroy(self.0) };
     }
+}
+
+/// Wait, gate, decision, conditional node, end.
+pub(super) const CONDITIONAL_ENTRIES: usize = 5;
+
+/// Nodes of a graph, those of its children in their place.
+pub(super) fn entries_of(graph: sys::CUgraph) -> Result<usize> {
+    let mut n = 0;
+    // SAFETY: asks for the number of nodes of a graph that is whole.
+    unsafe { sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut n) }.result().map_err(driver("cuGraphGetNodes"))?;
+    let mut nodes = vec![std::ptr::null_mut(); n];
+    // SAFETY: as many places as it has nodes.
+    unsafe { sys::cuGraphGetNodes(graph, nodes.as_mut_ptr(), &mut n) }.result().map_err(driver("cuGraphGetNodes"))?;
+    nodes.truncate(n);
+    let mut entries = 0;
+    for node in nodes {
+        let mut kind = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_EMPTY;
+        // SAFETY: a node of the graph.
+        unsafe { sys::cuGraphNodeGetType(node, &mut kind) }.result().map_err(driver("cuGraphNodeGetType"))?;
+        if kind != sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_GRAPH {
+            entries += 1;
+            continue;
+        }
+        let mut child = std::ptr::null_mut();
+        // SAFETY: a node that holds a graph, which stays its own.
+        unsafe { sys::cuGraphChildGraphNodeGetGraph(node, &mut child) }
+            .result()
+            .map_err(driver("cuGraphChildGraphNodeGetGraph"))?;
+        entries += entries_of(child)?;
+    }
+    Ok(entries)
 }
 
 /// Whether what is captured next on a stream follows one kernel and nothing else. Only then may it begin early.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::sys;
 
 use super::super::{Context, Stream, driver};
+use super::graphs::{CONDITIONAL_ENTRIES, Graphs, entries_of};
 use super::{Gates, Kernels, Steps};
 use crate::backend::StepPlan;
 use crate::error::{Error, Result};
@@ -56,6 +57,12 @@ impl Part {
         let begin = self.gates.kernel_node(graph, after, self.gates.begin, None)?;
         self.gates.conditional(graph, &[begin], self.body)
     }
+
+    /// What a step of it puts into the stream's queue.
+    fn entries(&self) -> Result<usize> {
+        // Nothing waits for a door in front of it.
+        Ok(if self.skips { CONDITIONAL_ENTRIES - 1 } else { entries_of(self.body)? + 2 })
+    }
 }
 
 impl Drop for Part {
@@ -72,31 +79,20 @@ pub(in crate::backend::cuda) fn pass(parts: &[(Box<Part>, Vec<usize>)], n: usize
     let (first, _) = parts.first().ok_or_else(|| Error::Failed("a pass of nothing".into()))?;
     let of = &first.gates;
     let mut queue = Gates::bare(of.context.clone(), of.kernels.clone(), &of.args, of.live, std::ptr::null_mut())?;
-    // From here on it has the stream and the instances, also where one cannot be made.
+    // From here on it has the stream, also where an instance cannot be made.
     (queue.stream, queue.is_own) = (Stream::new()?.0, true);
-    queue.steps = Some(Steps::Graphs { execs: Vec::new(), whole: true });
-    for _ in 0..n {
-        let exec = instance(&queue, parts)?;
-        if let Some(Steps::Graphs { execs, .. }) = &mut queue.steps {
-            execs.push(exec);
-        }
-    }
+    let entries = parts.iter().map(|(part, _)| part.entries()).sum::<Result<usize>>()?;
+    let graphs = Graphs::several(n, true, entries, || queue.instance(|graph| fill(graph, parts)))?;
+    queue.steps = Some(Steps::Graphs(graphs));
     Ok(queue)
 }
 
 /// A graph of its own for each: one with conditional nodes is instantiated once.
-fn instance(queue: &Gates, parts: &[(Box<Part>, Vec<usize>)]) -> Result<sys::CUgraphExec> {
-    let mut graph = std::ptr::null_mut();
-    // SAFETY: a plain creation.
-    unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(driver("cuGraphCreate"))?;
+fn fill(graph: sys::CUgraph, parts: &[(Box<Part>, Vec<usize>)]) -> Result<()> {
     let mut ends: Vec<sys::CUgraphNode> = Vec::new();
-    let added = parts.iter().try_for_each(|(part, behind)| {
+    for (part, behind) in parts {
         let after: Vec<_> = behind.iter().map(|&before| ends[before]).collect();
         ends.push(part.add(graph, &after)?);
-        Ok(())
-    });
-    let exec = added.and_then(|()| queue.instantiate(graph));
-    // SAFETY: made above; what was instantiated of it stands alone.
-    let _ = unsafe { sys::cuGraphDestroy(graph) };
-    exec
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod queued;
 mod stream;
+mod verdict;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -437,6 +438,7 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
         figures.add("arb.resident_vs_cpu", idle[2][0] / idle[0][0], "times", None);
         figures.add("arb.busy_vs_cpu", strained[2][1] / strained[0][1], "times", None);
     }
+    verdict::add(&mut figures);
     bar.finish_and_clear();
     Ok(figures)
 }

@@ -21,7 +21,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4))]
     pairs_per_sm: u32,
     /// Slots of each ring when all SMs take part
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(32..=1024))]
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(32..=1024))]
     slots: u32,
     /// Records to and from the host
     #[arg(long, default_value_t = 4_000_000)]
@@ -250,10 +250,11 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     let one = Shape { pairs: 1, per_sm: 1, apart: 1, stride: 256, slots: 1024 };
     let naive = bench.naive(200_000, args.rounds)? * 1e3;
     for (id, kernel, apart, records) in [
-        ("throughput.pair", "move_256_ahead", 1, 4_000_000),
-        ("throughput.pair.apart", "move_256_ahead", half, 4_000_000),
-        ("throughput.pair.ordered", "move_256_ahead_ordered", 1, 4_000_000),
-        ("throughput.pair.batches", "move_256", 1, 4_000_000),
+        ("throughput.pair", "move_256_batches", 1, 4_000_000),
+        ("throughput.pair.apart", "move_256_batches", half, 4_000_000),
+        ("throughput.pair.ordered", "move_256_ordered", 1, 4_000_000),
+        ("throughput.pair.ahead", "move_256", 1, 4_000_000),
+        ("throughput.pair.wide", "move_256_wide", 1, 4_000_000),
         ("throughput.pair.words", "move_256_words", 1, 4_000_000),
         ("throughput.pair.unbatched", "move_256_single", 1, 400_000),
     ] {
@@ -275,6 +276,7 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
         ("ordered", "move_256_ordered", all, 100_000),
         ("apart", "move_256", Shape { apart: half, ..all }, 100_000),
         ("words", "move_256_words", all, 100_000),
+        ("wide", "move_256_wide", all, 100_000),
         ("stride_4096", "move_4096", Shape { stride: 4096, slots: 8, ..all }, 10_000),
         ("stride_4096.two", "move_4096_two", Shape { stride: 4096, slots: 8, ..all }, 10_000),
     ] {

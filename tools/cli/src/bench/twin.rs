@@ -10,7 +10,7 @@ use warpmail::{
     Builder, Device, Error, HandlerImage, MailboxOptions, Mode, Receiver, Sender, SpinBudget, builtin, direct_mailbox,
 };
 
-use super::{median, percentiles, text};
+use super::{clock_ns, median, percentiles, text};
 use crate::figures::Figures;
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -132,23 +132,12 @@ fn grants(device: &Device, requests: u32, servers: Option<u32>, rounds: u64) -> 
     times
 }
 
-/// Nanoseconds that reading the clock adds to a round trip.
-fn own_overhead() -> f64 {
-    let begin = Instant::now();
-    let mut sum = 0;
-    for _ in 0..100_000 {
-        sum += std::hint::black_box(Instant::now().elapsed().as_nanos());
-    }
-    std::hint::black_box(sum);
-    begin.elapsed().as_nanos() as f64 / 1e5
-}
-
 /// `hop.*` and `grant.*` between threads.
 pub(crate) fn hop(rounds: u32, servers: Option<u32>, with_grants: bool) -> Result<Figures, String> {
     let device = Device::twin();
     let rounds = u64::from(rounds.max(100));
     let mut figures = Figures::new(device.info());
-    println!("The twin: threads of this machine, not a GPU. Reading the clock adds {:.0} ns.", own_overhead());
+    println!("The twin: threads of this machine, not a GPU. Reading the clock adds {:.0} ns.", clock_ns());
     let bar = ProgressBar::new(if with_grants { 6 } else { 2 });
     let mut raw = f64::NAN;
     for (id, run) in

@@ -1,7 +1,7 @@
 //! `warpmail log cat`.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,8 +9,10 @@ use clap::ValueEnum;
 use serde_json::json;
 use warpmail::journal::{Reader, Record};
 
+use super::check::total;
 use super::filter::Filter;
 use super::{Dir, Outcome, stdout, torn_text};
+use crate::run::progress;
 
 /// How a payload is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,7 +29,8 @@ pub(super) enum Show {
 
 /// Prints records, one a line: sequence, time, mailbox, type, length, payload.
 ///
-/// A damaged log is printed up to the damage, which is then named. With --json each line is an object; payload_hex has the
+/// A damaged log is printed up to the damage, which is then named; from the first record of a later segment on (log stat
+/// lists them) --from prints what is behind it. With --json each line is an object; payload_hex has the
 /// exact bytes, payload_text is null unless they are UTF-8.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  warpmail log cat journal/ --from 1000 --payload hex\n  \
@@ -48,9 +51,12 @@ pub(super) struct Args {
 
 pub(super) fn execute(args: &Args) -> Outcome {
     let mut reader = Reader::open(&args.dir.dir, args.filter.from.unwrap_or(0))?;
+    // Not where it would come between the records.
+    let bar = progress(|| total(&args.dir.dir), std::io::stdout().is_terminal());
     let mut out = stdout();
     let mut failed = None;
-    for record in reader.by_ref() {
+    while let Some(record) = reader.next() {
+        bar.set_position(reader.bytes());
         match record {
             Ok(record) if args.filter.is_past(record.sequence) => break,
             Ok(record) if !args.filter.wants(&record) => {}
@@ -59,6 +65,7 @@ pub(super) fn execute(args: &Args) -> Outcome {
         }
     }
     out.flush()?;
+    bar.finish_and_clear();
     if let Some(torn) = reader.torn() {
         eprintln!("warpmail log cat: {}", torn_text(torn));
     }

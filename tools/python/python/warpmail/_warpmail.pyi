@@ -123,13 +123,15 @@ class Builder:
         stride: int = 256,
         slots: int = 64,
         tap: Optional[Literal["drop", "block"]] = None,
+        tap_type: Optional[int] = None,
         tap_tensors: bool = False,
     ) -> Mailbox:
         """A mailbox from its one producer to its one consumer.
 
         `stride`: bytes of a slot, a multiple of 64 up to 4096; `slots`: a power of two; `tap`: its records go to the
-        journal, and are dropped or waited for when that cannot keep up; `tap_tensors`: so do the tensors that they point
-        to, with their bytes as they are when the record passes (the graph needs a `pool`)."""
+        journal, and are dropped or waited for when that cannot keep up; `tap_type`: only those of this type do;
+        `tap_tensors`: so do the tensors that they point to, with their bytes as they are when the record passes (the graph
+        needs a `pool`)."""
 
     def build(self) -> Runtime:
         """Checks the graph as a whole and makes the runtime. The builder is used up."""

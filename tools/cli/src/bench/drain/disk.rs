@@ -21,6 +21,9 @@ use crate::figures::Figures;
 
 const DIRECT: i32 = 0o40000; // O_DIRECT
 
+/// Kinds that each round measures once: the disk itself in four ways, the log in four.
+pub(super) const KINDS: u64 = 8;
+
 /// A folder that is removed in the end.
 struct Folder(PathBuf);
 

@@ -6,7 +6,7 @@ use warpmail::{Device, DeviceBuffer, abi};
 
 use super::super::gpu::{Kernels, Mapped, Stream, arg};
 use super::super::hop::Load;
-use super::super::text;
+use super::super::{median, text};
 use super::rings::{Flow, Shape};
 use super::tensors;
 
@@ -46,7 +46,34 @@ impl Gpu {
         ] {
             kernels.get(name, 0)?;
         }
-        Ok(Gpu { device, kernels, stream, words, times, pinned })
+        let gpu = Gpu { device, kernels, stream, words, times, pinned };
+        gpu.store_rate(8)?; // the first one finds nothing warm
+        Ok(gpu)
+    }
+
+    /// What a launch and the wait for it cost, which is in the time of every ceiling: nanoseconds.
+    pub(super) fn launch_ns(&self) -> Result<f64, String> {
+        let kernel = self.kernels.get("store_host", 0)?;
+        let mut samples = Vec::new();
+        for _ in 0..100 {
+            let (mut to, mut words, mut times) = (self.pinned.device(), 0u64, 0u32);
+            let params = &mut [arg(&mut to), arg(&mut words), arg(&mut times)];
+            let begin = Instant::now();
+            self.kernels.launch(kernel, 1, 32, 0, self.stream, params)?;
+            self.kernels.wait(self.stream)?;
+            samples.push(begin.elapsed().as_nanos() as f64);
+        }
+        Ok(median(&mut samples))
+    }
+
+    /// Nanoseconds a cycle of the SM clock; and what reading that clock takes, which is in every round trip of a kernel.
+    pub(super) fn clock(&self) -> Result<(f64, f64), String> {
+        let rate = self.kernels.get("clock_rate", 0)?;
+        let (mut ns, mut out) = (20_000_000u64, self.words.address());
+        self.kernels.launch(rate, 1, 1, 0, self.stream, &mut [arg(&mut ns), arg(&mut out)])?;
+        self.kernels.wait(self.stream)?;
+        let ns_per_cycle = self.word(1)? as f64 / self.word(0)? as f64;
+        Ok((ns_per_cycle, self.word(4)? as f64 / 64.0 * ns_per_cycle))
     }
 
     /// Handles where kernels find them.
@@ -113,11 +140,7 @@ impl Gpu {
 
     /// Round trips of a kernel through a relay, nanoseconds.
     pub(super) fn ping(&self, [mut there, mut back]: [abi::wm_mailbox; 2], rounds: u32) -> Result<Vec<f64>, String> {
-        let rate = self.kernels.get("clock_rate", 0)?;
-        let (mut ns, mut out) = (20_000_000u64, self.words.address());
-        self.kernels.launch(rate, 1, 1, 0, self.stream, &mut [arg(&mut ns), arg(&mut out)])?;
-        self.kernels.wait(self.stream)?;
-        let ns_per_cycle = self.word(1)? as f64 / self.word(0)? as f64;
+        let (ns_per_cycle, _) = self.clock()?;
         self.words.upload(0, &[0; 64]).map_err(text)?;
         let kernel = self.kernels.get("grant_ping_self_contained", 0)?;
         let (mut n, mut times, mut faults) = (rounds, self.times.address(), self.words.address());

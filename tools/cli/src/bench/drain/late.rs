@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use warpmail::journal::{Batch, NullSink, Position, Sink};
 use warpmail::{Builder, Device, HandlerImage, MailboxId, MailboxOptions, ModuleId, Runtime, Tap, builtin};
 
-use super::super::{median, percentiles, text};
+use super::super::{percentiles, text};
 use super::kernels::Gpu;
 use super::{BOUND, hot};
 
@@ -16,9 +16,9 @@ const ROUNDS: u32 = 4000;
 const LAGS: u64 = 10_000;
 const APART: Duration = Duration::from_micros(50);
 
-/// Median round trip through a relay, nanoseconds, with both mailboxes tapped or not: from a kernel, on the twin from a
-/// thread.
-pub(super) fn hop(device: &Device, gpu: Option<&Gpu>, tap: Tap, servers: Option<u32>) -> Result<f64, String> {
+/// Round trips through a relay, with both mailboxes tapped or not, from a kernel, on the twin from a thread: P50, P99 and
+/// P99.9, nanoseconds.
+pub(super) fn hop(device: &Device, gpu: Option<&Gpu>, tap: Tap, servers: Option<u32>) -> Result<[f64; 3], String> {
     let mut graph = Builder::new(device.clone());
     hot(&mut graph, servers).map_err(text)?;
     let asker = if gpu.is_some() { graph.stream("asker") } else { graph.host("asker") }.map_err(text)?;
@@ -42,8 +42,7 @@ pub(super) fn hop(device: &Device, gpu: Option<&Gpu>, tap: Tap, servers: Option<
         None => ping(&mut runtime, there, back),
     };
     runtime.stop(BOUND).map_err(text)?;
-    let mut samples = samples?;
-    Ok(median(&mut samples[ROUNDS as usize / 10..]))
+    percentiles(&samples?[ROUNDS as usize / 10..])
 }
 
 fn ping(runtime: &mut Runtime, there: MailboxId, back: MailboxId) -> Result<Vec<f64>, String> {

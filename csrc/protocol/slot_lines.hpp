@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//
+// A whole group of a slot by one x86 thread, a cache line at a time: what slot_thread.hpp does with pairs of words,
+// where the processor has AVX-512. The same bytes. A group is four lines; payload word i is slot word i + 1, so what is
+// moved is shifted by a word.
+#ifndef WARPMAIL_PROTOCOL_SLOT_LINES_HPP
+#define WARPMAIL_PROTOCOL_SLOT_LINES_HPP
+
+#include "protocol/slot.hpp"
+
+#if defined(WM_HOST_LINES)
+#include <immintrin.h>
+
+namespace warpmail {
+
+// Payload words [8 * i, 8 * i + 8) of the 31, the last of them zero. In loads of two words: a caller has mostly just
+// written them, and a load of more than what one store wrote waits until it has left the store buffer, behind the
+// stores to the ring.
+WM_LINES __m512i load_eight(const u64* from, u32 i) {
+    const __m128i* two = reinterpret_cast<const __m128i*>(from + 8 * i);
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128(two));
+    v = _mm512_inserti64x2(v, _mm_loadu_si128(two + 1), 1);
+    v = _mm512_inserti64x2(v, _mm_loadu_si128(two + 2), 2);
+    return _mm512_inserti64x2(v, i == 3 ? _mm_loadl_epi64(two + 3) : _mm_loadu_si128(two + 3), 3);
+}
+WM_LINES u64 tops(__m512i v) {
+    return static_cast<u64>(_cvtmask8_u32(_mm512_movepi64_mask(v)));
+}
+// Words [n, n + 8) of the sixteen. With a mask of all, because what the header of some compilers does without one they
+// warn of themselves.
+template <int N> WM_LINES __m512i shifted(__m512i low, __m512i high) {
+    return _mm512_maskz_alignr_epi64(0xFF, high, low, N);
+}
+// A line of the slot: the last word of `low`, then the first seven of `high`, each with the tag.
+WM_LINES word_line tagged_line(__m512i low, __m512i high, __m512i tags) {
+    const __m512i keep = _mm512_set1_epi64(static_cast<long long>(~tag_mask));
+    constexpr int keep_or_tag = 0xEA; // (word & keep) | tags
+    return word_line(_mm512_ternarylogic_epi64(shifted<7>(low, high), keep, tags, keep_or_tag));
+}
+// Eight payload words: the last seven of `low`, then the first of `high`. The tag of each is taken away, and its own
+// bit, which stands in the head, put in its place.
+WM_LINES __m512i restored_line(__m512i low, __m512i high, u64 bits) {
+    const __m512i top = _mm512_set1_epi64(static_cast<long long>(tag_mask));
+    const __m512i v = shifted<1>(low, high) & ~top;
+    return _mm512_mask_or_epi64(v, _cvtu32_mask8(static_cast<u32>(bits) & 0xFFu), v, top);
+}
+
+// Writes the group with `meta` in its head; the line with the head last, as in write_group_pairs.
+WM_LINES void write_group_lines(u64* group, u64 tag, const u64* from, u64 meta) {
+    const __m512i tags = _mm512_set1_epi64(static_cast<long long>(tag));
+    const __m512i v0 = load_eight(from, 0), v1 = load_eight(from, 1), v2 = load_eight(from, 2),
+                  v3 = load_eight(from, 3);
+    const u64 displaced = tops(v0) | tops(v1) << 8 | tops(v2) << 16 | tops(v3) << 24;
+    const __m512i head = _mm512_set1_epi64(static_cast<long long>(displaced << WM_HEAD_BITS_SHIFT | meta));
+    store_relaxed_line(group + 24, tagged_line(v2, v3, tags));
+    store_relaxed_line(group + 16, tagged_line(v1, v2, tags));
+    store_relaxed_line(group + 8, tagged_line(v0, v1, tags));
+    store_release_line(group, tagged_line(head, v0, tags));
+}
+
+// Reads the group behind its head, whose word was loaded before. Whether every word carried the tag.
+WM_LINES bool read_group_lines(const u64* group, u64 tag, u64 head, u64* to) {
+    const __m512i tags = _mm512_set1_epi64(static_cast<long long>(tag));
+    const u64 bits = head >> WM_HEAD_BITS_SHIFT;
+    const __m512i l0 = __m512i(load_relaxed_line(group)), l1 = __m512i(load_relaxed_line(group + 8)),
+                  l2 = __m512i(load_relaxed_line(group + 16)), l3 = __m512i(load_relaxed_line(group + 24));
+    const __m512i differs = (l0 ^ tags) | (l1 ^ tags) | (l2 ^ tags) | (l3 ^ tags);
+    _mm512_storeu_si512(to, restored_line(l0, l1, bits));
+    _mm512_storeu_si512(to + 8, restored_line(l1, l2, bits >> 8));
+    _mm512_storeu_si512(to + 16, restored_line(l2, l3, bits >> 16));
+    const __m512i last = restored_line(l3, l3, bits >> 24); // seven words
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 24), _mm512_maskz_extracti64x4_epi64(0xF, last, 0));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 28), _mm512_maskz_extracti64x2_epi64(3, last, 2));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + 30), _mm512_maskz_extracti64x2_epi64(3, last, 3));
+    return tops(differs) == 0;
+}
+
+} // namespace warpmail
+#endif
+
+#endif
