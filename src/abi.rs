@@ -36,10 +36,12 @@ plain_bytes!(
     wm_module_stats,
     wm_arbiter_args,
     wm_step_plan,
+    wm_server_mark,
     wm_step_head,
     wm_gate_state,
     wm_gate_report,
     wm_gate_args,
+    wm_ahead,
 );
 
 /// Beside the count of durable records: the journal has failed.

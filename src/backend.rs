@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::abi::{wm_arbiter_args, wm_gate_args};
 use crate::device::DeviceInfo;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::stats::Footprint;
 use crate::stream::Body;
@@ -67,6 +67,18 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>>;
     /// The steps of a stream module; loads and captures what they need.
     fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>>;
+    /// The same of one that is to be part of a pass: for [`Self::pass`] alone.
+    fn part(&self, plan: StepPlan, body: Body) -> Result<Part>;
+    /// A queue of passes, at most `under_way` at a time: each is one launch of every part, each part behind those before it that
+    /// it is given with.
+    fn pass(&self, parts: Vec<(Part, Vec<usize>)>, under_way: usize) -> Result<Box<dyn StepQueue>>;
+}
+
+/// What a backend makes of a stream module that is part of a pass; only it knows what is inside.
+pub(crate) type Part = Box<dyn std::any::Any + Send>;
+
+pub(crate) fn part_of<T: 'static>(part: Part) -> Result<Box<T>> {
+    part.downcast().map_err(|_| Error::Failed("a part of a pass was made by another device".into()))
 }
 
 /// What a stream module's steps are made of, beside their body.
@@ -95,9 +107,22 @@ unsafe impl Send for Live {}
 impl Live {
     /// Whether it has.
     pub(crate) fn get(self) -> bool {
-        // SAFETY: an aligned word that outlives the steps.
-        unsafe { crate::abi::wm_host_load_acquire(self.0) != 0 }
+        self.value() != 0
     }
+
+    pub(crate) fn value(self) -> u64 {
+        // SAFETY: an aligned word that outlives the steps.
+        unsafe { crate::abi::wm_host_load_acquire(self.0) }
+    }
+}
+
+/// A point in the order of the device's work that other work can be put behind.
+#[derive(Debug, Clone)]
+pub(crate) enum Mark {
+    /// What was in front of the event when it was last recorded.
+    Event(std::sync::Arc<cuda::Event>),
+    /// On the twin: a word of pinned memory that outlives the steps has come to `count`.
+    Count { word: Live, count: u64 },
 }
 
 /// The steps of one stream module on their stream, one after the other. One thread makes all calls.
@@ -107,6 +132,10 @@ pub(crate) trait StepQueue: Send {
     /// Enqueues a launch, behind a wait until `door`, if one is given, is open: gate, body, the gate's end. Where the stream's queue
     /// is full it returns when there is room, which there may not be before a door has opened.
     fn enqueue(&mut self, door: Option<Door>) -> Result<()>;
+    /// What is enqueued from now on comes behind `mark`.
+    fn follow(&mut self, mark: &Mark) -> Result<()>;
+    /// Stands for all launches so far; holds until the next call.
+    fn mark(&mut self) -> Result<Mark>;
     /// What a launch puts into the stream's queue, in kernels and the like; none where that is not known.
     fn entries(&self) -> Option<usize>;
     /// Whether everything that was enqueued has ended, or what went wrong.
@@ -157,6 +186,10 @@ pub(crate) trait Launches: Send {
     fn outstanding(&mut self) -> Result<usize>;
     /// Waits until none is outstanding, or fewer than before, or until the bound; then says how many are.
     fn wait(&mut self, bound: Duration) -> Result<usize>;
+    /// Where an arbiter on the CPU runs its grants on a GPU: an event for each server, recorded behind each of its grants.
+    fn server_events(&self) -> Vec<std::sync::Arc<cuda::Event>> {
+        Vec::new()
+    }
     /// What a launch takes of an SM, where there are SMs.
     fn footprint(&self) -> Option<Footprint> {
         None

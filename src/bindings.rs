@@ -694,10 +694,11 @@ pub struct wm_step_plan {
     pub module_stats_out: u64,
     pub tap_counts: u64,
     pub durable: u64,
+    pub marks: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_step_plan"][::core::mem::size_of::<wm_step_plan>() - 48usize];
+    ["Size of wm_step_plan"][::core::mem::size_of::<wm_step_plan>() - 56usize];
     ["Alignment of wm_step_plan"][::core::mem::align_of::<wm_step_plan>() - 8usize];
     ["Offset of field: wm_step_plan::mailboxes"][::core::mem::offset_of!(wm_step_plan, mailboxes) - 0usize];
     ["Offset of field: wm_step_plan::journals"][::core::mem::offset_of!(wm_step_plan, journals) - 8usize];
@@ -706,7 +707,36 @@ const _: () = {
         [::core::mem::offset_of!(wm_step_plan, module_stats_out) - 24usize];
     ["Offset of field: wm_step_plan::tap_counts"][::core::mem::offset_of!(wm_step_plan, tap_counts) - 32usize];
     ["Offset of field: wm_step_plan::durable"][::core::mem::offset_of!(wm_step_plan, durable) - 40usize];
+    ["Offset of field: wm_step_plan::marks"][::core::mem::offset_of!(wm_step_plan, marks) - 48usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct wm_server_mark {
+    pub holds: u64,
+    pub given: u64,
+    pub done: u64,
+    pub until: [u64; 8usize],
+    pub pad0: [u8; 40usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_server_mark"][::core::mem::size_of::<wm_server_mark>() - 128usize];
+    ["Alignment of wm_server_mark"][::core::mem::align_of::<wm_server_mark>() - 8usize];
+    ["Offset of field: wm_server_mark::holds"][::core::mem::offset_of!(wm_server_mark, holds) - 0usize];
+    ["Offset of field: wm_server_mark::given"][::core::mem::offset_of!(wm_server_mark, given) - 8usize];
+    ["Offset of field: wm_server_mark::done"][::core::mem::offset_of!(wm_server_mark, done) - 16usize];
+    ["Offset of field: wm_server_mark::until"][::core::mem::offset_of!(wm_server_mark, until) - 24usize];
+    ["Offset of field: wm_server_mark::pad0"][::core::mem::offset_of!(wm_server_mark, pad0) - 88usize];
+};
+impl Default for wm_server_mark {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct wm_step_args {
@@ -906,6 +936,29 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct wm_ahead {
+    pub rule: u32,
+    pub n_inputs: u32,
+    pub n_outputs: u32,
+    pub taken: u32,
+    pub under_way: u32,
+    pub given: [u32; 8usize],
+    pub room: [u32; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_ahead"][::core::mem::size_of::<wm_ahead>() - 84usize];
+    ["Alignment of wm_ahead"][::core::mem::align_of::<wm_ahead>() - 4usize];
+    ["Offset of field: wm_ahead::rule"][::core::mem::offset_of!(wm_ahead, rule) - 0usize];
+    ["Offset of field: wm_ahead::n_inputs"][::core::mem::offset_of!(wm_ahead, n_inputs) - 4usize];
+    ["Offset of field: wm_ahead::n_outputs"][::core::mem::offset_of!(wm_ahead, n_outputs) - 8usize];
+    ["Offset of field: wm_ahead::taken"][::core::mem::offset_of!(wm_ahead, taken) - 12usize];
+    ["Offset of field: wm_ahead::under_way"][::core::mem::offset_of!(wm_ahead, under_way) - 16usize];
+    ["Offset of field: wm_ahead::given"][::core::mem::offset_of!(wm_ahead, given) - 20usize];
+    ["Offset of field: wm_ahead::room"][::core::mem::offset_of!(wm_ahead, room) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct wm_arbiter_args {
     pub magic: u32,
     pub version: u32,
@@ -1099,6 +1152,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn wm_host_gate_end(args: *const wm_gate_args);
+}
+unsafe extern "C" {
+    pub fn wm_host_launches_ahead(now: *const wm_ahead) -> u32;
 }
 unsafe extern "C" {
     pub fn wm_builtin_twin(args: *const wm_arbiter_args) -> ::core::ffi::c_int;

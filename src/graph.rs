@@ -13,6 +13,7 @@ use crate::runtime::Runtime;
 use crate::stream::StreamOptions;
 use crate::tensor::Pool;
 
+mod order;
 mod state;
 
 pub use state::StateBuffer;
@@ -76,6 +77,7 @@ pub struct Builder {
     pub(crate) short_queues: Option<usize>,
     pub(crate) host_doors: bool,
     pub(crate) lingers: bool,
+    pub(crate) static_order: bool,
     pub(crate) held: Arc<AtomicBool>,
     pub(crate) journal_slots: u32,
     pub(crate) journal_threads: Option<u32>,
@@ -98,6 +100,7 @@ impl Builder {
             short_queues: None,
             host_doors: false,
             lingers: false,
+            static_order: false,
             held: Arc::default(),
             journal_slots: 1024,
             journal_threads: None,
@@ -468,6 +471,7 @@ impl Builder {
             ));
         }
         self.check_steps()?;
+        self.order()?;
         for module in self.modules.iter().filter(|m| m.is_granted()) {
             let what = || format!("module {}", module.name);
             if module.inputs.is_empty() {

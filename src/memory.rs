@@ -70,6 +70,12 @@ pub(crate) struct Memory {
     headers: Vec<(usize, u64)>,
     /// Of stream modules whose steps the arbiter grants.
     pub(crate) gates: Vec<gates::Gate>,
+    /// Of a static order: gates, producers first, each with those of them that it comes behind; else empty.
+    pub(crate) order: Vec<(usize, Vec<usize>)>,
+    /// Of an arbiter on the CPU: where in pinned memory each server's mark lies.
+    marks: Vec<usize>,
+    /// Launches of stream modules that were enqueued ahead of their grants.
+    pub(crate) enqueued_ahead: AtomicU64,
 }
 
 impl Memory {
@@ -126,6 +132,9 @@ impl Memory {
             is_cpu_arbitrated: false,
             headers: Vec::new(),
             gates: Vec::new(),
+            order: Vec::new(),
+            marks: Vec::new(),
+            enqueued_ahead: AtomicU64::new(0),
         })
     }
 
@@ -379,6 +388,7 @@ impl Memory {
             rounds: t.rounds,
             grants: t.grants,
             ahead: t.ahead,
+            steps_ahead: self.enqueued_ahead.load(Ordering::Relaxed),
             work_ns: t.work_ns,
             idle_poll_ns: t.idle_poll_ns,
             parks: t.parks,

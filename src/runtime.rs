@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, Sender as ChannelSender};
 
 use crate::abi;
+use crate::backend::cuda::Event;
 use crate::backend::host_doors::HostDoors;
-use crate::backend::{Launches, StepQueue};
+use crate::backend::{Launches, Part, StepQueue};
 use crate::budget::SpinBudget;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -86,10 +87,14 @@ pub struct Runtime {
     args: abi::wm_arbiter_args,
     launches: Option<Box<dyn Launches>>,
     footprint: Option<Footprint>,
+    /// See [`Launches::server_events`].
+    server_events: Vec<Arc<Event>>,
     commands: Option<ChannelSender<Command>>,
     thread: Option<JoinHandle<()>>,
     /// The steps of stream modules, by gate, until they begin to run.
     queues: Vec<Option<Box<dyn StepQueue>>>,
+    /// Of a static order: the same, of which a queue of passes is made.
+    parts: Vec<Option<Part>>,
     steps: Option<steps::Steps>,
     host_doors: bool,
     short_queues: Option<usize>,
@@ -141,17 +146,20 @@ impl Runtime {
         {
             tracing::warn!("{why}");
         }
-        let footprint = launches.footprint();
+        let (footprint, server_events) = (launches.footprint(), launches.server_events());
         let queues = memory.gates.iter().map(|_| None).collect();
+        let parts = memory.gates.iter().map(|_| None).collect();
         tracing::debug!(?footprint, "allocated and loaded");
         Ok(Runtime {
             memory: Arc::new(memory),
             args,
             launches: Some(launches),
             footprint,
+            server_events,
             commands: None,
             thread: None,
             queues,
+            parts,
             steps: None,
             host_doors,
             short_queues,
@@ -347,6 +355,7 @@ impl Runtime {
             return Err(Error::State("start: mailboxes are tapped, so the journal must be set first".into()));
         }
         self.check_bodies()?;
+        self.make_passes()?;
         let launches = match (self.state, self.launches.take()) {
             (State::Ready, Some(launches)) => launches,
             _ => return Err(Error::State("start: the runtime has been started before; build a new one".into())),

@@ -17,6 +17,9 @@ pub struct Stats {
     pub grants: u64,
     /// Of them, those that an arbiter on the CPU gave ahead: behind another, in case that one gives a record.
     pub ahead: u64,
+    /// Launches of stream modules that the host enqueued behind the work which gives them their records, before the arbiter on
+    /// the CPU granted them. Beside the grants, which count the same steps.
+    pub steps_ahead: u64,
     /// Time with a grant outstanding or about to be given, nanoseconds; also what it takes to leave in the middle of work,
     /// because the residency is over, and to come back.
     pub work_ns: u64,

@@ -12,7 +12,7 @@ use crate::options::Rule;
 
 pub use body::{Body, StepBuffer, StepStream};
 pub(crate) use body::{Enqueue, Kind, Sink, input_of, output_of};
-pub(crate) use runner::{Command, QUEUE, Runner};
+pub(crate) use runner::{Command, PASSES, QUEUE, Runner};
 
 /// What a step pushes to one output unless its body says otherwise, in the head of the output's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,9 +9,10 @@
 // A step gives its input slots back when it has pushed: `consumed` of the inputs says how many steps have ended, and
 // what those pushed is in `written` of the outputs, which is loaded after it (ACQUIRE of gate_end's fence).
 //
-// Gates may take steps ahead of their grants (gate.hpp), so the steps that have ended can be more than those granted.
-// Steps are taken in order and a grant is a count of all of them: credit is worked out for the last one granted, no
-// matter which of them have begun, and grants catch up with what has been taken.
+// Gates may take steps ahead of their grants (gate.hpp; ahead.hpp has who lets them where the arbiter is on the CPU),
+// so the steps that have ended can be more than those granted. Steps are taken in order and a grant is a count of all
+// of them: credit is worked out for the last one granted, no matter which of them have begun, and grants catch up with
+// what has been taken.
 #ifndef WARPMAIL_PROTOCOL_GRANT_HPP
 #define WARPMAIL_PROTOCOL_GRANT_HPP
 
@@ -33,20 +34,35 @@ WM_FN u32 consumed_now(const arbiter& a, u32 m) {
     return count_at(a, a.rows[m].consumed);
 }
 
+// The firing rule of a module whose steps take one record each: how many steps its inputs make. A lane's share of the
+// inputs; `so_far`: steps that are spoken for. Indices modulo 2^32, of which one may be behind another.
+struct rule_sum {
+    u32 sum, least;
+};
+WM_FN u32 at_least_none(u32 difference) {
+    return static_cast<int32_t>(difference) > 0 ? difference : 0;
+}
+WM_FN void add_input(rule_sum& r, u32 written, u32 so_far) {
+    r.sum += written;
+    const u32 waiting = at_least_none(written - so_far);
+    r.least = waiting < r.least ? waiting : r.least;
+}
+template <class L> WM_FN u32 steps_of(L lanes, u32 rule, const rule_sum& r, u32 so_far) {
+    return rule == WM_RULE_ANY ? at_least_none(lanes.sum(r.sum) - so_far) : lanes.min(r.least);
+}
+
 // Steps of a module that its inputs have records for, beyond those granted; 0 if an input is not sound, but
 // quarantined.
 template <class L> WM_FN u32 fireable(L lanes, const arbiter& a, const module_brief& mod, bool& sound) {
-    u32 sum = 0, least = ~0u, bad = 0;
+    rule_sum r{0, ~0u};
+    u32 bad = 0;
     for (u32 i = lanes.rank(); i < mod.n_inputs; i += lanes.width()) {
-        const u32 m = mod.inputs[i], written = static_cast<u32>(load_relaxed_cta(&a.written[m]));
+        const u32 m = mod.inputs[i];
         bad |= is_quarantined(a, m);
-        sum += written;
-        least = written - mod.granted < least ? written - mod.granted : least;
+        add_input(r, static_cast<u32>(load_relaxed_cta(&a.written[m])), mod.granted);
     }
     sound = !lanes.any(bad != 0);
-    if (!sound)
-        return 0;
-    return mod.rule == WM_RULE_ANY ? lanes.sum(sum) - mod.granted : lanes.min(least);
+    return sound ? steps_of(lanes, mod.rule, r, mod.granted) : 0;
 }
 
 // Steps that the outputs have room for. `settled`: of the steps granted, those whose records are counted in `written`;
@@ -141,7 +157,7 @@ WM_FN void begin_steps(const arbiter& a, module_brief& mod) {
     mod.handler = steps_ended(one_lane{}, a, mod);
     bool sound;
     fireable(one_lane{}, a, mod, sound);
-    mod.ahead = a.args.plan == 0 && sound;
+    mod.ahead = sound;
     publish_grants(a, mod);
 }
 

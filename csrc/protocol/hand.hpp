@@ -71,6 +71,34 @@ WM_FN handed hand_begin(const arbiter& a, u32 server) {
     return {serve_begin(one_lane{}, a, server), no_module, 0, false};
 }
 
+WM_FN wm_server_mark* mark_of(const arbiter& a, u32 server) {
+    const u64 marks = at<const wm_step_plan>(a.args.plan)->marks;
+    return marks ? at<wm_server_mark>(marks) + server : nullptr;
+}
+
+// A grant has been launched: says so to whoever enqueues behind it, and what it may give: a record a step to each
+// output, for as many steps as there seem to be records, or one step where it was granted ahead. Guesses: see
+// ahead.hpp.
+WM_FN void tell_of(const arbiter& a, const handed& h, u32 server) {
+    wm_server_mark* mark = mark_of(a, server);
+    if (mark == nullptr)
+        return;
+    const module_brief& mod = a.modules[h.module];
+    u64 sum = 0, least = ~u64{0};
+    for (u32 i = 0; i < mod.n_inputs; i++) {
+        const u64 waiting = pending(a, mod.inputs[i]);
+        sum += waiting;
+        least = waiting < least ? waiting : least;
+    }
+    u64 steps = mod.rule == WM_RULE_ANY ? sum : least;
+    steps = steps == 0 ? 1 : steps > mod.batch ? mod.batch : steps;
+    store_relaxed_sys(&mark->holds, u64{0});
+    fence_release(WM_SCOPE_SYS); // RELEASE, acquired where `until` is read: `holds` is then another
+    for (u32 o = 0; o < mod.n_outputs; o++)
+        store_relaxed_sys(&mark->until[o], load_relaxed_cta(&a.written[mod.outputs[o]]) + steps);
+    store_release_sys(&mark->holds, (h.state.turns << 32) | (u64{h.module} + 1)); // RELEASE, likewise
+}
+
 template <class Steps>
 bool hand_over(arbiter& a, Steps& steps, handed& h, u32 server, u32 module, u32 after, u32 behind) {
     wm_step_args s = {};
@@ -79,7 +107,10 @@ bool hand_over(arbiter& a, Steps& steps, handed& h, u32 server, u32 module, u32 
     h.moved = own_indices(a, a.modules[module]);
     store_relaxed_cta(&a.grants[server].since_ns, now_ns());
     store_relaxed_cta(&a.grants[server].module_plus_one, u64{module} + 1);
-    return steps.launch(server, s, after);
+    if (!steps.launch(server, s, after))
+        return false;
+    tell_of(a, h, server);
+    return true;
 }
 
 // A grant has ended: what it stored is seen before the module may be claimed again.
@@ -92,6 +123,8 @@ WM_FN void take_back(arbiter& a, handed& h, u32 server) {
     if (own_indices(a, a.modules[h.module]) != h.moved)
         mark(a, h.module);
     disown(lanes, a, h.module);
+    if (wm_server_mark* mark = mark_of(a, server))
+        store_relaxed_sys(&mark->holds, u64{0});
     h.module = no_module;
     h.state.turns++;
     store_relaxed_cta(&a.granted[server], h.state.turns);

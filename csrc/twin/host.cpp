@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 #include "twin/host.h"
 
+#include "protocol/ahead.hpp"
 #include "protocol/builtin.hpp"
 #include "protocol/gate_begin.hpp"
 #include "protocol/gate_end.hpp"
@@ -106,6 +107,10 @@ int32_t wm_host_gate_begin(const wm_gate_args* args) {
 void wm_host_gate_end(const wm_gate_args* args) {
     if (gate_is_valid(*args))
         gate_end<false>(one_lane{}, *args);
+}
+
+uint32_t wm_host_launches_ahead(const wm_ahead* now) {
+    return launches_ahead(*now);
 }
 
 int wm_builtin_twin(const wm_arbiter_args* args) {

@@ -41,6 +41,9 @@ wm_status wm_host_lease_release(const wm_leases* leases, const wm_tensor* tensor
 int32_t wm_host_gate_begin(const wm_gate_args* args);
 void wm_host_gate_end(const wm_gate_args* args);
 
+/* protocol/ahead.hpp */
+uint32_t wm_host_launches_ahead(const wm_ahead* now);
+
 int wm_builtin_twin(const wm_arbiter_args* args);
 
 /* Who runs the grants of an arbiter on the CPU: see csrc/protocol/hand.hpp. */

@@ -31,7 +31,7 @@ template <class Handlers> void twin_serve(arbiter& a, u32 server) {
 
 template <class Handlers> int twin_cpu_arbiter(const wm_arbiter_args& args) noexcept {
     try {
-        twin_steps<Handlers> steps(server_count(args));
+        twin_steps<Handlers> steps(server_count(args), *at<const wm_step_plan>(args.plan));
         return cpu_arbiter(&args, steps, true);
     } catch (const std::bad_alloc&) {
         return WM_FULL;

@@ -18,7 +18,8 @@ struct twin_worker {
     alignas(WM_LINE_BYTES) u64 given = 0;
     u64 leave = 0;
     wm_step_args args = {};
-    twin_worker* after = nullptr; // and how many of its grants must be done before this one begins
+    wm_server_mark* mark = nullptr; // where others see both counts, which go on over launches
+    twin_worker* after = nullptr;   // and how many of its grants must be done before this one begins
     u64 after_done = 0;
     alignas(WM_LINE_BYTES) u64 done = 0;
     std::thread thread;
@@ -27,10 +28,13 @@ struct twin_worker {
 template <class Handlers> class twin_steps {
 public:
     // Throws what std::thread and memory throw.
-    explicit twin_steps(u32 servers) {
+    twin_steps(u32 servers, const wm_step_plan& plan) {
         try {
             for (u32 s = 0; s < servers; s++) {
                 workers_.push_back(std::make_unique<twin_worker>());
+                twin_worker& w = *workers_.back();
+                w.mark = plan.marks ? at<wm_server_mark>(plan.marks) + s : nullptr;
+                w.given = w.done = w.mark ? load_relaxed_sys(&w.mark->given) : 0;
                 workers_.back()->thread = std::thread([w = workers_.back().get()] { work(*w); });
             }
         } catch (...) {
@@ -49,7 +53,10 @@ public:
         w.args = args;
         w.after = after < workers_.size() ? workers_[after].get() : nullptr;
         w.after_done = w.after ? load_relaxed_cta(&w.after->given) : 0;
-        store_release_cta(&w.given, load_relaxed_cta(&w.given) + 1); // RELEASE, acquired in work
+        const u64 given = load_relaxed_cta(&w.given) + 1;
+        if (w.mark)
+            store_relaxed_sys(&w.mark->given, given);
+        store_release_cta(&w.given, given); // RELEASE, acquired in work
         return true;
     }
     int done(u32 server) {
@@ -61,7 +68,7 @@ private:
     static void work(twin_worker& w) {
         idle_backoff idle(true);
         std::vector<u64> memory;
-        for (u64 n = 0;;) {
+        for (u64 n = load_relaxed_cta(&w.done);;) {
             if (load_acquire_cta(&w.given) == n) { // ACQUIRE of launch
                 if (load_acquire_cta(&w.leave))
                     return;
@@ -72,7 +79,10 @@ private:
                 idle.wait();
             run(w.args, memory);
             idle.reset();
-            store_release_cta(&w.done, ++n); // RELEASE, acquired in done
+            n++;
+            if (w.mark)
+                store_release_sys(&w.mark->done, n); // RELEASE, acquired by who waits to come behind
+            store_release_cta(&w.done, n);           // RELEASE, acquired in done
         }
     }
     static void run(const wm_step_args& args, std::vector<u64>& memory) {

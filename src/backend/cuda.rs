@@ -4,18 +4,20 @@
 //! current context stays what it was.
 
 mod copies;
+mod events;
 mod gates;
 mod launches;
 mod notes;
 mod steps;
 mod tensors;
 
+pub(crate) use events::Event;
 use std::ffi::{CStr, CString, c_void};
 
 use cudarc::driver::{DriverError, result, sys};
 
 use super::thread::ThreadLaunches;
-use super::{Backend, Blocks, Copies, Launches, Pinned, StepPlan, StepQueue, StreamNote};
+use super::{Backend, Blocks, Copies, Launches, Part, Pinned, StepPlan, StepQueue, StreamNote, part_of};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
@@ -352,15 +354,18 @@ impl Backend for Cuda {
 
     fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>> {
         let _entered = self.context.enter()?;
-        let kernels = match self.gates.get() {
-            Some(kernels) => kernels.clone(),
-            None => {
-                let early = self.info.compute_capability >= Some((9, 0));
-                let loaded = std::sync::Arc::new(gates::Kernels::load(self.context.clone(), early)?);
-                self.gates.get_or_init(|| loaded).clone()
-            }
-        };
-        Ok(Box::new(gates::Gates::new(self.context.clone(), kernels, plan, body)?))
+        Ok(Box::new(gates::Gates::new(self.context.clone(), self.gates()?, plan, body)?))
+    }
+
+    fn part(&self, plan: StepPlan, body: Body) -> Result<Part> {
+        let _entered = self.context.enter()?;
+        Ok(Box::new(gates::Part::new(self.context.clone(), self.gates()?, &plan, body)?))
+    }
+
+    fn pass(&self, parts: Vec<(Part, Vec<usize>)>, under_way: usize) -> Result<Box<dyn StepQueue>> {
+        let _entered = self.context.enter()?;
+        let parts: Result<Vec<_>> = parts.into_iter().map(|(part, behind)| Ok((part_of(part)?, behind))).collect();
+        Ok(Box::new(gates::pass(&parts?, under_way)?))
     }
 }
 
@@ -373,6 +378,16 @@ fn attribute(function: sys::CUfunction, which: sys::CUfunction_attribute) -> Res
 }
 
 impl Cuda {
+    /// The kernels of stream modules. The context has been entered.
+    fn gates(&self) -> Result<std::sync::Arc<gates::Kernels>> {
+        if let Some(kernels) = self.gates.get() {
+            return Ok(kernels.clone());
+        }
+        let early = self.info.compute_capability >= Some((9, 0));
+        let loaded = std::sync::Arc::new(gates::Kernels::load(self.context.clone(), early)?);
+        Ok(self.gates.get_or_init(|| loaded).clone())
+    }
+
     /// For an arbiter on the CPU: the kernel that runs one grant.
     fn load_steps(&self, image: &HandlerImage, fatbin: &[u8], args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
         let mut name = image.kernel.as_bytes().to_vec();
@@ -389,7 +404,11 @@ impl Cuda {
             let _ = unsafe { sys::cuLibraryUnload(library) };
         })?;
         let mut steps = Steps::new(self.context.clone(), library, kernel, args)?;
-        Ok(Box::new(ThreadLaunches::start("warpmail-arbiter", relax_captures, move |args| steps.arbitrate(args))?))
+        let events = steps.events();
+        let mut launches =
+            ThreadLaunches::start("warpmail-arbiter", relax_captures, move |args| steps.arbitrate(args))?;
+        launches.server_events = events;
+        Ok(Box::new(launches))
     }
 }
 

@@ -1,11 +1,13 @@
 //! An arbiter that is a thread of the host: the twin's, and the one on the CPU. The thread runs launches one after the other.
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
 use crossbeam::utils::Backoff;
 
+use super::cuda::Event;
 use super::{Door, Launches};
 use crate::abi::{self, wm_arbiter_args};
 use crate::error::{Error, Result};
@@ -20,6 +22,8 @@ pub(crate) struct ThreadLaunches {
     outstanding: usize,
     thread: Option<JoinHandle<()>>,
     adopt: fn() -> Result<()>,
+    /// Where its grants run on a GPU.
+    pub(super) server_events: Vec<Arc<Event>>,
 }
 
 impl ThreadLaunches {
@@ -35,7 +39,14 @@ impl ThreadLaunches {
             .name(name.into())
             .spawn(move || run(arbiter, &work, &ended))
             .map_err(|e| Error::Unavailable { what: "a thread for the arbiter", reason: e.to_string() })?;
-        Ok(ThreadLaunches { queue: Some(queue), results, outstanding: 0, thread: Some(thread), adopt })
+        Ok(ThreadLaunches {
+            queue: Some(queue),
+            results,
+            outstanding: 0,
+            thread: Some(thread),
+            adopt,
+            server_events: Vec::new(),
+        })
     }
 }
 
@@ -86,6 +97,10 @@ pub(crate) fn launched(status: i32) -> Result<()> {
 impl Launches for ThreadLaunches {
     fn adopt_thread(&mut self) -> Result<()> {
         (self.adopt)()
+    }
+
+    fn server_events(&self) -> Vec<Arc<Event>> {
+        self.server_events.clone()
     }
 
     fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()> {

@@ -1,11 +1,13 @@
 //! The steps of a stream module on the twin: a thread that stands for the stream and goes through what a body enqueued.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, Sender};
+use crossbeam::utils::Backoff;
 
 use super::thread::wait_for_door;
-use super::{Door, StepPlan, StepQueue};
+use super::{Door, Live, Mark, StepPlan, StepQueue};
 use crate::abi;
 use crate::error::{Error, Result};
 use crate::stream::{Body, Enqueue, Kind, Sink, StepStream};
@@ -60,29 +62,31 @@ pub(super) fn no_calls() -> Error {
     Error::refused("a function of the host in a captured body", rule)
 }
 
-/// A launch: its door, and what is particular to it.
+/// A launch: its door, what it comes behind, and what is particular to it.
 struct Launch {
     door: Option<Door>,
+    behind: Vec<Mark>,
     ops: Option<Ops>,
 }
 
-pub(super) struct ThreadSteps {
+/// A step: gate, body, gate's end. `same` is what a body that was captured enqueued.
+pub(super) struct Stage {
+    name: String,
     args: abi::wm_gate_args,
+    skips: bool,
+    same: Ops,
     each: Option<Enqueue>,
-    queue: Option<Sender<Launch>>,
-    ended: Receiver<Result<()>>,
-    outstanding: usize,
-    thread: Option<JoinHandle<()>>,
+    /// Launches that fit into its queue.
+    queue: Option<usize>,
 }
 
-impl ThreadSteps {
-    pub(super) fn start(plan: StepPlan, body: Body) -> Result<Self> {
+impl Stage {
+    pub(super) fn new(plan: StepPlan, body: Body) -> Result<Self> {
         if plan.stream.is_some() {
             let rule = "the twin has none: leave StreamOptions::stream out";
             return Err(Error::refused(format!("a CUDA stream for module {}", plan.name), rule));
         }
         let mut captured = Captured(Ops::default());
-        let skips = body.skips;
         let each = match body.kind {
             Kind::Captured(mut enqueue) => {
                 enqueue(&mut StepStream::new(&mut captured, &plan.args))?;
@@ -94,31 +98,81 @@ impl ThreadSteps {
                 return Err(Error::refused(what, "the twin launches none: use Body::captured or Body::each_step"));
             }
         };
-        let (queue, work) = plan.queue.map_or_else(channel::unbounded, |launches| channel::bounded(launches.max(1)));
-        let (done, ended) = channel::unbounded();
-        let args = plan.args;
-        let thread = std::thread::Builder::new()
-            .name(format!("warpmail-{}", plan.name))
-            .spawn(move || run(&args, skips, captured.0, &work, &done))
-            .map_err(|e| Error::Unavailable { what: "a thread for a stream module", reason: e.to_string() })?;
-        Ok(ThreadSteps { args: plan.args, each, queue: Some(queue), ended, outstanding: 0, thread: Some(thread) })
+        Ok(Stage { name: plan.name, args: plan.args, skips: body.skips, same: captured.0, each, queue: plan.queue })
+    }
+
+    /// `ops`: what the body enqueued for this step, unless it was captured.
+    fn run(&mut self, ops: Option<&mut Ops>) -> Result<()> {
+        // SAFETY: the runtime keeps everything that `args` names alive until this launch has ended; this thread is the only
+        // one that runs the module's gates.
+        let live = unsafe { abi::wm_host_gate_begin(&self.args) } != 0;
+        let ops = ops.unwrap_or(&mut self.same);
+        let outcome = if live || !self.skips { go_through(ops, live) } else { Ok(()) };
+        // SAFETY: as above.
+        unsafe { abi::wm_host_gate_end(&self.args) };
+        outcome
     }
 }
 
-fn run(args: &abi::wm_gate_args, skips: bool, mut same: Ops, work: &Receiver<Launch>, done: &Sender<Result<()>>) {
+pub(super) struct ThreadSteps {
+    args: abi::wm_gate_args,
+    each: Option<Enqueue>,
+    queue: Option<Sender<Launch>>,
+    ended: Receiver<Result<()>>,
+    outstanding: usize,
+    launched: u64,
+    /// What the next launch comes behind.
+    behind: Vec<Mark>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ThreadSteps {
+    pub(super) fn start(plan: StepPlan, body: Body) -> Result<Self> {
+        Self::pass(vec![Stage::new(plan, body)?])
+    }
+
+    /// A launch is one of each stage, in their order. Only the first may have a body that is enqueued for each.
+    pub(super) fn pass(mut stages: Vec<Stage>) -> Result<Self> {
+        let first = stages.first_mut().ok_or_else(|| Error::Failed("a pass of nothing".into()))?;
+        let (args, each, name) = (first.args, first.each.take(), first.name.clone());
+        let (queue, work) = first.queue.map_or_else(channel::unbounded, |launches| channel::bounded(launches.max(1)));
+        let (done, ended) = channel::unbounded();
+        let thread = std::thread::Builder::new()
+            .name(format!("warpmail-{name}"))
+            .spawn(move || run(&mut stages, &work, &done))
+            .map_err(|e| Error::Unavailable { what: "a thread for a stream module", reason: e.to_string() })?;
+        let (behind, thread) = (Vec::new(), Some(thread));
+        Ok(ThreadSteps { args, each, queue: Some(queue), ended, outstanding: 0, launched: 0, behind, thread })
+    }
+}
+
+fn run(stages: &mut [Stage], work: &Receiver<Launch>, done: &Sender<Result<()>>) {
     for mut launch in work {
         if let Some(door) = launch.door {
             wait_for_door(door);
         }
-        // SAFETY: the runtime keeps everything that `args` names alive until this launch has ended; this thread is the only
-        // one that runs the module's gates.
-        let live = unsafe { abi::wm_host_gate_begin(args) } != 0;
-        let ops = launch.ops.as_mut().unwrap_or(&mut same);
-        let outcome = if live || !skips { go_through(ops, live) } else { Ok(()) };
-        // SAFETY: as above.
-        unsafe { abi::wm_host_gate_end(args) };
+        launch.behind.iter().for_each(wait_for_mark);
+        let mut outcome = Ok(());
+        for stage in stages.iter_mut() {
+            outcome = outcome.and(stage.run(launch.ops.as_mut()));
+        }
         if done.send(outcome).is_err() {
             return;
+        }
+    }
+}
+
+/// What a stream does for an event: waits until the thread that stands for another stream has come that far. As bounded as
+/// the body or the handler that it waits for.
+fn wait_for_mark(mark: &Mark) {
+    let backoff = Backoff::new();
+    while let Mark::Count { word, count } = mark
+        && word.value() < *count
+    {
+        if backoff.is_completed() {
+            std::thread::sleep(Duration::from_micros(20));
+        } else {
+            backoff.snooze();
         }
     }
 }
@@ -156,9 +210,24 @@ impl StepQueue for ThreadSteps {
             ops = Some(sink);
         }
         let gone = || Error::Failed("its thread has ended".into());
-        self.queue.as_ref().ok_or_else(gone)?.send(Launch { door, ops }).map_err(|_| gone())?;
+        self.queue
+            .as_ref()
+            .ok_or_else(gone)?
+            .send(Launch { door, behind: std::mem::take(&mut self.behind), ops })
+            .map_err(|_| gone())?;
         self.outstanding += 1;
+        self.launched += 1;
         Ok(())
+    }
+
+    fn follow(&mut self, mark: &Mark) -> Result<()> {
+        self.behind.push(mark.clone());
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        let ended = self.args.report as usize + std::mem::offset_of!(abi::wm_gate_report, ended);
+        Ok(Mark::Count { word: Live(ended as *const u64), count: self.launched })
     }
 
     fn entries(&self) -> Option<usize> {

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use memmap2::MmapMut;
 
 use super::thread::{ThreadLaunches, launched};
-use super::thread_steps::ThreadSteps;
-use super::{Backend, Blocks, Copies, Launches, Pinned, StepPlan, StepQueue, StreamNote};
+use super::thread_steps::{Stage, ThreadSteps};
+use super::{Backend, Blocks, Copies, Launches, Part, Pinned, StepPlan, StepQueue, StreamNote, part_of};
 use crate::abi::{self, wm_arbiter_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
@@ -142,6 +142,16 @@ impl Backend for Twin {
 
     fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>> {
         Ok(Box::new(ThreadSteps::start(plan, body)?))
+    }
+
+    fn part(&self, plan: StepPlan, body: Body) -> Result<Part> {
+        Ok(Box::new(Stage::new(plan, body)?))
+    }
+
+    fn pass(&self, parts: Vec<(Part, Vec<usize>)>, _under_way: usize) -> Result<Box<dyn StepQueue>> {
+        // One thread goes through them as they come: each behind all those before it.
+        let stages = parts.into_iter().map(|(part, _)| Ok(*part_of::<Stage>(part)?)).collect::<Result<_>>()?;
+        Ok(Box::new(ThreadSteps::pass(stages)?))
     }
 }
 

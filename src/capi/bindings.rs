@@ -633,6 +633,9 @@ unsafe extern "C" {
     pub fn warpmail_builder_mode(builder: *mut warpmail_builder, mode: u32) -> warpmail_status;
 }
 unsafe extern "C" {
+    pub fn warpmail_builder_static_order(builder: *mut warpmail_builder, on: u32) -> warpmail_status;
+}
+unsafe extern "C" {
     pub fn warpmail_builder_budget(builder: *mut warpmail_builder, budget: *const warpmail_budget) -> warpmail_status;
 }
 unsafe extern "C" {

@@ -217,6 +217,17 @@ pub(super) unsafe extern "C" fn warpmail_builder_mode(builder: *mut warpmail_bui
     })
 }
 
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_builder_static_order(builder: *mut warpmail_builder, on: u32) -> i32 {
+    enter(|| {
+        if on > 1 {
+            return Err(Fault::argument(format!("static order {on} is neither 0 nor 1")));
+        }
+        table::hold(builder)?.static_order(on == 1);
+        Ok(OK)
+    })
+}
+
 /// # Safety
 /// `from` is as the header asks.
 pub(super) unsafe fn mailbox_options(from: *const warpmail_mailbox_options) -> Result<MailboxOptions> {
@@ -286,6 +297,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             short_queues: builder.short_queues,
             host_doors: builder.host_doors,
             lingers: builder.lingers,
+            static_order: builder.static_order,
             held: builder.held.clone(),
             journal_slots: builder.journal_slots,
             journal_threads: builder.journal_threads,

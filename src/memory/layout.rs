@@ -192,6 +192,7 @@ impl Memory {
             memory.fill_cpu(&graph, cpu, &args, &pinned);
             args = memory.cpu_args(args, cpu, &pinned);
         }
+        memory.order = memory.order_of(&graph)?;
         memory._keep = graph.keep;
         memory.state_plan = graph.state;
         memory.tensor_taps = graph.mailboxes.iter().map(|m| m.tap_tensors).collect();

@@ -11,7 +11,7 @@ use crate::backend::{Live, StepPlan};
 use crate::error::{Error, Result};
 use crate::graph::ModuleId;
 use crate::memory::Memory;
-use crate::stream::{Body, Command, Runner, StepBuffer, input_of, output_of};
+use crate::stream::{Body, Command, Kind, PASSES, Runner, StepBuffer, input_of, output_of};
 use crate::wait::deadline;
 
 /// The thread that enqueues steps.
@@ -75,7 +75,7 @@ impl Runtime {
         if self.state != State::Ready {
             return Err(Error::State("body: it is given before the start".into()));
         }
-        if self.queues[gate].is_some() {
+        if self.queues[gate].is_some() || self.parts[gate].is_some() {
             return Err(Error::refused(format!("a second body for module {name}"), "a module has one"));
         }
         let of = &self.memory.gates[gate];
@@ -84,7 +84,16 @@ impl Runtime {
         let live = Live(self.memory.gate_live(gate));
         let queue = self.short_queues;
         let plan = StepPlan { name: name.clone(), args: of.args, stream: of.stream, under_way, queue, live };
-        self.queues[gate] = Some(self.device().backend.steps(plan, body)?);
+        if self.memory.order.is_empty() {
+            self.queues[gate] = Some(self.device().backend.steps(plan, body)?);
+            return Ok(());
+        }
+        if matches!(body.kind, Kind::EachStep(_)) {
+            let rule =
+                "the graph has a static order, whose passes are captured once: use Body::captured or Body::graph";
+            return Err(Error::refused(format!("Body::each_step for stream module {name}"), rule));
+        }
+        self.parts[gate] = Some(self.device().backend.part(plan, body)?);
         Ok(())
     }
 
@@ -115,6 +124,11 @@ impl Runtime {
     pub fn close(&mut self, module: ModuleId, bound: Duration) -> Result<()> {
         let unknown = || Error::refused(format!("module id {}", module.0), "it is no module of Builder::steps");
         let gate = self.memory.gates.iter().position(|g| g.module == module.index()).ok_or_else(unknown)?;
+        if !self.memory.order.is_empty() {
+            let name = &self.memory.module_names[module.index()];
+            let rule = "the graph has a static order: its modules run together, and end together with Runtime::stop";
+            return Err(Error::refused(format!("closing stream module {name}"), rule));
+        }
         match &self.steps {
             Some(steps) => steps.ask(&self.memory, bound, |bound, answer| Command::Close(gate, bound, answer)),
             None => Err(Error::State("close: no steps are running".into())),
@@ -122,11 +136,29 @@ impl Runtime {
     }
 
     pub(super) fn check_bodies(&self) -> Result<()> {
-        let missing = self.queues.iter().position(Option::is_none);
+        let given = self.queues.iter().zip(&self.parts).map(|(queue, part)| queue.is_some() || part.is_some());
+        let missing = given.into_iter().position(|given| !given);
         missing.map_or(Ok(()), |gate| {
             let name = &self.memory.module_names[self.memory.gates[gate].module];
             Err(Error::State(format!("start: stream module {name} has no body: see Runtime::body")))
         })
+    }
+
+    /// With a static order, before the start: one queue for all.
+    pub(super) fn make_passes(&mut self) -> Result<()> {
+        if self.memory.order.is_empty() || self.state != State::Ready {
+            return Ok(());
+        }
+        let place = |gate: usize| self.memory.order.iter().position(|&(g, _)| g == gate);
+        let mut parts = Vec::new();
+        for (gate, behind) in &self.memory.order {
+            let part = self.parts[*gate].take().ok_or_else(|| Error::State("start: a body is missing".into()))?;
+            parts.push((part, behind.iter().filter_map(|&before| place(before)).collect()));
+        }
+        // One more than stand in the stream: a launch of a graph whose last one has not ended makes the host wait.
+        let queue = self.device().backend.pass(parts, PASSES as usize + 1)?;
+        self.queues = vec![Some(queue)];
+        Ok(())
     }
 
     pub(super) fn start_steps(&mut self) -> Result<()> {
@@ -134,7 +166,7 @@ impl Runtime {
             return Ok(());
         }
         let queues = std::mem::take(&mut self.queues).into_iter().flatten().collect();
-        let runner = Runner::new(self.memory.clone(), queues, self.host_doors);
+        let runner = Runner::new(self.memory.clone(), queues, self.host_doors, self.server_events.clone());
         let (commands, inbox) = channel::unbounded();
         let thread = std::thread::Builder::new()
             .name("warpmail-steps".into())

@@ -1,5 +1,12 @@
 //! The thread that enqueues the steps of stream modules ahead of need. Launches are credits with doors, as the arbiter's own
-//! are (launcher.rs); where the arbiter is on the CPU, a step is enqueued when it has been granted, and waits for nobody.
+//! are (launcher.rs); where the arbiter is on the CPU, a step is enqueued when it has been granted, or behind the work that may
+//! give it its records (ahead.rs), and waits for nobody.
+
+mod ahead;
+mod room;
+
+pub(crate) use ahead::PASSES;
+pub(crate) use room::QUEUE;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,9 +15,13 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use crate::abi;
 use crate::backend::StepQueue;
+use crate::backend::cuda::Event;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
+use crate::memory::gates::Gate;
+use crate::options::Mode;
 use crate::wait::deadline;
+use room::{FULL, Full, ahead_of, when_full};
 
 /// How long after the last step more are expected at once, and how soon launches are then replaced.
 const BUSY: Duration = Duration::from_millis(2);
@@ -21,14 +32,6 @@ const TICK_WARM: Duration = Duration::from_micros(500);
 /// How often it looks while nothing happens: where launches stand in the stream, and where they do not.
 const TICK_QUIET: Duration = Duration::from_millis(10);
 const TICK_QUIET_CPU: Duration = Duration::from_millis(1);
-/// What may stand in a stream's queue behind a closed door, in kernels and the like. A queue of the driver's has an end, about a
-/// thousand of them, and whoever enqueues more waits until a door opens, with all modules that this thread serves. So longer
-/// bodies stand fewer ahead, and one that is longer than this by itself does not stand behind a door at all.
-pub(crate) const QUEUE: usize = 512;
-/// A call that took longer, and ended when a launch had begun, may have waited for room in a queue.
-const FULL: Duration = Duration::from_millis(2);
-/// How often that happens before a module has fewer launches ahead: once may be chance.
-const FULL_OFTEN: u32 = 2;
 /// How often a stream is asked whether it is well.
 const ASK: Duration = Duration::from_millis(50);
 /// How often it may fail to say so, on the way to an end, until it is given up: what a body did is said once, a device that is
@@ -49,6 +52,8 @@ pub(crate) enum Command {
 /// One module's launches.
 struct Lane {
     gate: usize,
+    /// Of a pass: its other gates.
+    others: Vec<usize>,
     queue: Option<Box<dyn StepQueue>>,
     launched: u64,
     /// Credits whose doors are clear.
@@ -58,64 +63,82 @@ struct Lane {
     begun: u64,
     /// Launches that wait for their doors here, because the device's streams cannot: the next one that is to be let in.
     let_in: Option<u64>,
+    /// Of an arbiter on the CPU: the lanes whose steps may come behind this one's.
+    followers: Vec<usize>,
+    /// The grant of each server that launches of this lane were last enqueued behind.
+    seen: Vec<u64>,
     /// Launches that stand in the stream ahead of need.
     ahead: u64,
     /// How often its queue seemed to be full.
     full: u32,
 }
 
-/// Launches that may stand ahead of need, of those that were asked for.
-fn ahead_of(asked: u64, entries: Option<usize>) -> u64 {
-    entries.map_or(asked, |n| asked.min((QUEUE / n.max(1)) as u64)).max(1)
-}
-
-/// What becomes of a lane whose queue was full.
-#[derive(Debug, PartialEq, Eq)]
-enum Full {
-    /// It may have been chance.
-    Wait,
-    /// So many fit.
-    Ahead(u64),
-    /// Not even one does: it waits for its door here.
-    LetIn,
-}
-
-/// A launch had to wait for room with `standing` others in front of it, for the `times`th time.
-fn when_full(standing: u64, ahead: u64, entries: Option<usize>, times: u32) -> Full {
-    // A few kernels fill no queue: then the thread was kept from its core.
-    let few = entries.is_some_and(|n| n as u64 * (standing + 1) < QUEUE as u64 / 8);
-    match standing {
-        _ if few || times < FULL_OFTEN => Full::Wait,
-        0 => Full::LetIn,
-        _ => Full::Ahead(standing.min(ahead)),
-    }
-}
-
 pub(crate) struct Runner {
     memory: Arc<Memory>,
     lanes: Vec<Lane>,
+    /// Of the servers of an arbiter on the CPU, where there is a GPU.
+    servers: Vec<Arc<Event>>,
     moved: Instant,
     asked: Instant,
 }
 
 impl Runner {
-    /// A queue for each gate, in order.
-    /// `host_doors`: streams cannot wait for doors, so this thread does.
-    pub(crate) fn new(memory: Arc<Memory>, queues: Vec<Box<dyn StepQueue>>, host_doors: bool) -> Self {
-        let let_in = host_doors.then_some(0);
+    /// A queue for each gate, in order; or, where there is a static order, one of passes.
+    /// `host_doors`: streams cannot wait for doors, so this thread does. `servers`: as of [`Launches::server_events`].
+    ///
+    /// [`Launches::server_events`]: crate::backend::Launches::server_events
+    pub(crate) fn new(
+        memory: Arc<Memory>,
+        queues: Vec<Box<dyn StepQueue>>,
+        host_doors: bool,
+        servers: Vec<Arc<Event>>,
+    ) -> Self {
+        let order: Vec<usize> = memory.order.iter().map(|&(gate, _)| gate).collect();
         let lane = |(gate, queue): (usize, Box<dyn StepQueue>)| {
-            let ahead = ahead_of(memory.gates[gate].ahead, queue.entries());
+            let Gate { args, ahead, .. } = &memory.gates[gate];
+            let entries = queue.entries();
             // One that fills a queue by itself would keep this thread, and so the others, until its door opens.
-            let let_in = let_in.or_else(|| queue.entries().is_some_and(|n| n > QUEUE).then_some(0));
-            let queue = Some(queue);
-            Lane { gate, queue, launched: 0, cleared: 0, at_once: true, begun: 0, let_in, ahead, full: 0 }
+            let waits_here = args.doors != 0 && (host_doors || entries.is_some_and(|n| n > QUEUE));
+            Lane {
+                gate: order.first().copied().unwrap_or(gate),
+                others: order.get(1..).unwrap_or_default().to_vec(),
+                queue: Some(queue),
+                launched: 0,
+                cleared: 0,
+                at_once: true,
+                begun: 0,
+                let_in: waits_here.then_some(0),
+                followers: memory.followers_of(gate),
+                seen: vec![0; memory.servers()],
+                ahead: ahead_of(*ahead, entries),
+                full: 0,
+            }
         };
         let lanes = queues.into_iter().enumerate().map(lane).collect();
-        Runner { memory, lanes, moved: Instant::now(), asked: Instant::now() }
+        Runner { memory, lanes, servers, moved: Instant::now(), asked: Instant::now() }
     }
 
-    fn name(&self, gate: usize) -> String {
-        format!("stream module {}", self.memory.module_names[self.memory.gates[gate].module])
+    /// What a lane is called; where its steps do not end, the one that is under way.
+    fn name(&self, i: usize, stuck: bool) -> String {
+        let lane = &self.lanes[i];
+        let gates = self.gates_of(i);
+        let name = |gate: usize| &self.memory.module_names[self.memory.gates[gate].module];
+        let is_under_way = |&gate: &usize| {
+            let report = self.memory.gate_report(gate);
+            report.begun != report.ended
+        };
+        match gates.iter().copied().find(is_under_way).filter(|_| stuck || lane.others.is_empty()) {
+            None if !lane.others.is_empty() => {
+                let names: Vec<_> = gates.iter().map(|&gate| name(gate).as_str()).collect();
+                format!("the pass of stream modules {}", names.join(", "))
+            }
+            gate => format!("stream module {}", name(gate.unwrap_or(lane.gate))),
+        }
+    }
+
+    fn gates_of(&self, i: usize) -> Vec<usize> {
+        let lane = &self.lanes[i];
+        std::iter::once(lane.gate).chain(lane.others.iter().copied()).collect()
     }
 
     /// Runs until told to stop.
@@ -172,7 +195,7 @@ impl Runner {
     /// What went wrong with a module ends the runtime, with its name.
     fn note(&mut self, lane: usize, outcome: Result<()>) {
         if let Err(e) = outcome {
-            let name = self.name(self.lanes[lane].gate);
+            let name = self.name(lane, false);
             tracing::error!(module = %name, error = %e, "its steps failed");
             self.memory.fail(format!("{name}: {e}"));
         }
@@ -199,15 +222,8 @@ impl Runner {
             queue.is_empty()?;
         }
         let memory = &self.memory;
-        if let Some(granted) = memory.gate_granted(lane.gate) {
-            // As many as there are doors under way at most: bodies may hold memory while they are enqueued.
-            let most = memory.gate_report(lane.gate).ended + u64::from(abi::WM_DOORS);
-            while lane.launched as u32 != granted && lane.launched < most {
-                queue.enqueue(None)?;
-                lane.launched += 1;
-                self.moved = Instant::now();
-            }
-            return Ok(());
+        if memory.mode() == Mode::Cpu {
+            return if memory.order.is_empty() { self.top_up_granted(i) } else { self.top_up_passes(i) };
         }
         let report = memory.gate_report(lane.gate);
         if report.begun != std::mem::replace(&mut lane.begun, report.begun) && report.steps > 0 {
@@ -252,26 +268,41 @@ impl Runner {
         let lanes: Vec<usize> =
             (0..self.lanes.len()).filter(|&i| only.is_none_or(|g| self.lanes[i].gate == g)).collect();
         for &i in &lanes {
-            let gate = self.lanes[i].gate;
-            self.memory.stop_gate(gate, true); // S1
-            for n in self.memory.gate_report(gate).begun..self.memory.gate_enqueued(gate).max(self.lanes[i].launched) {
-                self.memory.set_gate_door(gate, n, true); // S3
+            for gate in self.gates_of(i) {
+                self.memory.stop_gate(gate, true); // S1
+                let enqueued = self.memory.gate_enqueued(gate).max(self.lanes[i].launched);
+                for n in self.memory.gate_report(gate).begun..enqueued {
+                    self.memory.set_gate_door(gate, n, true); // S3
+                }
             }
         }
-        let mut outcome = Ok(());
+        let (mut outcome, mut last_waits) = (Ok(()), false);
         for &i in &lanes {
             let left = self.wait_for(i, until);
             if let Err(e) = &left {
-                let name = self.name(self.lanes[i].gate);
+                let name = self.name(i, true);
                 tracing::warn!(module = %name, error = %e, "its steps did not end in order");
             }
-            outcome = outcome.and(left.map_err(|e| match e {
-                Error::Timeout { .. } => Error::Stuck { waited: bound, stuck: self.name(self.lanes[i].gate) },
+            let left = left.map_err(|e| match e {
+                Error::Timeout { .. } => Error::Stuck { waited: bound, stuck: self.name(i, true) },
                 e => e,
-            }));
+            });
+            // One that has not begun waits for another, which is the one to be named.
+            let is_at_rest = |gate: &usize| {
+                let report = self.memory.gate_report(*gate);
+                report.begun == report.ended
+            };
+            let waits = matches!(left, Err(Error::Stuck { .. })) && self.gates_of(i).iter().all(is_at_rest);
+            outcome = match (outcome, left) {
+                (Ok(()), left) => left,
+                (Err(Error::Stuck { .. }), Err(e)) if last_waits && !waits => Err(e),
+                (outcome, _) => outcome,
+            };
+            last_waits = waits;
         }
         if outcome.is_ok() {
-            lanes.iter().for_each(|&i| self.memory.stop_gate(self.lanes[i].gate, false));
+            let gates = lanes.iter().flat_map(|&i| self.gates_of(i));
+            gates.for_each(|gate| self.memory.stop_gate(gate, false));
         }
         outcome
     }
@@ -316,28 +347,5 @@ fn clear_doors(memory: &Memory, gate: usize, cleared: &mut u64, begun: u64) {
     let wanted = memory.gate_report(gate).wanted;
     for n in before..(*cleared).min(wanted) {
         memory.set_gate_door(gate, n, true); // C4
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_bodies_stand_fewer_ahead() {
-        assert_eq!(ahead_of(4, None), 4);
-        assert_eq!(ahead_of(4, Some(4)), 4);
-        assert_eq!(ahead_of(4, Some(QUEUE / 2)), 2);
-        assert_eq!(ahead_of(12, Some(QUEUE)), 1);
-        assert_eq!(ahead_of(12, Some(10 * QUEUE)), 1);
-    }
-
-    #[test]
-    fn what_waited_for_room_stands_fewer_ahead() {
-        assert_eq!(when_full(2, 4, None, 1), Full::Wait);
-        assert_eq!(when_full(2, 4, None, 2), Full::Ahead(2));
-        assert_eq!(when_full(0, 1, None, 2), Full::LetIn);
-        assert_eq!(when_full(3, 4, Some(4), 9), Full::Wait); // a busy host
-        assert_eq!(when_full(1, 2, Some(QUEUE / 2), 2), Full::Ahead(1));
     }
 }

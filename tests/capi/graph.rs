@@ -102,6 +102,10 @@ pub(crate) fn rules_are_told(on: &Device) -> Outcome {
     ok(mailbox(0, 1, 4))?;
     is(unsafe { warpmail_builder_mode(b, 2) }, WM_BAD_ARGUMENT, &["mode 2"])?;
     ok(unsafe { warpmail_builder_mode(b, WARPMAIL_MODE_CPU) })?;
+    is(unsafe { warpmail_builder_static_order(b, 2) }, WM_BAD_ARGUMENT, &["static order 2"])?;
+    ok(unsafe { warpmail_builder_static_order(b, 1) })?;
+    is(unsafe { warpmail_builder_build(b, image, &mut null_mut()) }, WARPMAIL_REFUSED, &["static order", "resident"])?;
+    ok(unsafe { warpmail_builder_static_order(b, 0) })?;
     // One builder, two runtimes; and it goes on.
     let first = handle(|out| unsafe { warpmail_builder_build(b, image, out) })?;
     let mode = made(9, |m| unsafe { warpmail_runtime_mode(first, m) })?;

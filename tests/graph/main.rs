@@ -1,5 +1,6 @@
 //! Module graphs, end to end, on the twin and on a GPU. Each scenario runs in a child process that is killed if it hangs.
 
+mod ahead;
 mod bodies;
 mod checkpoint;
 mod faults;
@@ -8,6 +9,7 @@ mod leases;
 mod life;
 mod linger;
 mod mode;
+mod order;
 mod park;
 mod room;
 mod steps;
@@ -123,6 +125,13 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("wild_index_is_quarantined", faults::wild_index_is_quarantined),
     ("both_modes_give_the_same", mode::both_modes_give_the_same),
     ("chains_are_granted_ahead", mode::chains_are_granted_ahead),
+    ("steps_are_enqueued_behind_their_producers", ahead::steps_are_enqueued_behind_their_producers),
+    ("steps_ahead_change_no_result", ahead::steps_ahead_change_no_result),
+    ("rings_of_steps_run_ahead_and_stop", ahead::rings_of_steps_run_ahead_and_stop),
+    ("a_stuck_body_is_named_before_those_behind_it", ahead::a_stuck_body_is_named_before_those_behind_it),
+    ("passes_give_the_same", order::passes_give_the_same),
+    ("passes_pause_and_stop", order::passes_pause_and_stop),
+    ("orders_that_are_not_fixed_are_refused", order::orders_that_are_not_fixed_are_refused),
     ("device_ends_reach_the_cpu", mode::device_ends_reach_the_cpu),
     ("a_kernel_needs_a_place_to_stay", mode::a_kernel_needs_a_place_to_stay),
 ];
@@ -137,6 +146,8 @@ const BLOCKING: &[&str] = &[
     "taps_of_one_type_and_of_all",
     "quiesce_while_records_flow",
     "chains_are_granted_ahead",
+    "steps_are_enqueued_behind_their_producers",
+    "passes_give_the_same",
     "a_kernel_needs_a_place_to_stay",
 ];
 

@@ -230,7 +230,7 @@ u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_
     for (wm_mailbox& m : given)
         m.bell = 0;
     const u64 rings = tapped ? address(journal.rings.data()) : 0;
-    wm_step_plan plan = {address(given), rings, address(stats), address(stats_out), address(journal.counts), 0};
+    wm_step_plan plan = {address(given), rings, address(stats), address(stats_out), address(journal.counts), 0, 0};
     args.journals = rings;
     args.tap_counts = address(journal.counts);
     args.journal_places = tapped && !on_cpu ? 2 : 0;

@@ -440,7 +440,20 @@ typedef struct wm_step_plan {
     uint64_t module_stats_out; /* wm_module_stats[n_modules], pinned */
     uint64_t tap_counts;       /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;          /* uint64_t[n_mailboxes], pinned; 0: nothing is tapped */
+    uint64_t marks;            /* wm_server_mark[servers], pinned; 0: nobody enqueues behind grants */
 } wm_step_plan;
+
+/*
+ * What a server of an arbiter on the CPU has under way, for whoever enqueues steps of stream modules behind it. Written
+ * by the arbiter's thread, `holds` last; on the twin `done` by the thread that stands for the server.
+ */
+typedef struct wm_server_mark {
+    uint64_t holds; /* module + 1 in the low half, above it which grant of the server, modulo 2^32; 0: nothing */
+    uint64_t given; /* twin: grants that the server has been given */
+    uint64_t done;  /* twin: those that have ended */
+    uint64_t until[WM_MAX_OUTPUTS]; /* of each output, the `written` that the grant may bring it to */
+    uint8_t pad0[WM_LINE_BYTES - 8 * (3 + WM_MAX_OUTPUTS)];
+} wm_server_mark;
 
 /*
  * One grant of an arbiter on the CPU, for a short launch that runs it; passed by value. The ends of the module are rows
@@ -534,11 +547,11 @@ typedef struct wm_gate_args {
     uint64_t bell;      /* wm_bell that the arbiter rings at */
     uint64_t control;   /* wm_control, pinned */
     uint64_t report;    /* wm_gate_report, pinned */
-    uint64_t doors; /* wm_doorbell[WM_DOORS], pinned; 0: launches wait for none, the host enqueues granted ones only */
-    uint64_t state; /* wm_gate_state, device memory */
-    uint64_t stats; /* wm_module_stats of the module, device memory */
-    uint64_t stats_out;             /* the same, pinned, where the steps are to copy it; 0: the arbiter does */
-    uint64_t spin_ns;               /* longest polling of one launch */
+    uint64_t doors;     /* wm_doorbell[WM_DOORS], pinned; 0: launches wait for none, and are enqueued when it is time */
+    uint64_t state;     /* wm_gate_state, device memory */
+    uint64_t stats;     /* wm_module_stats of the module, device memory */
+    uint64_t stats_out; /* the same, pinned, where the steps are to copy it; 0: the arbiter does */
+    uint64_t spin_ns;   /* longest polling of one launch */
     uint64_t arrival_ns;            /* longest wait for the bytes of a record that was announced */
     wm_mailbox ends[WM_MAX_ENDS];   /* input i is row i, output o is row WM_MAX_INPUTS + o */
     uint64_t buffers[WM_MAX_ENDS];  /* the bound buffer of each: a wm_step_head and as much as a slot carries */
@@ -547,6 +560,20 @@ typedef struct wm_gate_args {
     uint64_t
         wakes[WM_MAX_OUTPUTS]; /* wm_bell of the stream module that a record there is for, if it may park; else 0 */
 } wm_gate_args;
+
+/*
+ * What the host knows of a stream module when it asks whether to enqueue launches ahead (csrc/protocol/ahead.hpp).
+ * Counts modulo 2^32.
+ */
+typedef struct wm_ahead {
+    uint32_t rule; /* WM_RULE_* */
+    uint32_t n_inputs;
+    uint32_t n_outputs;
+    uint32_t taken;                /* steps taken by launches that have ended */
+    uint32_t under_way;            /* launches that have not */
+    uint32_t given[WM_MAX_INPUTS]; /* what `written` of each input is, or may soon be */
+    uint32_t room[WM_MAX_OUTPUTS]; /* free slots of each output */
+} wm_ahead;
 
 /* Arguments of one launch of the arbiter, passed by value. */
 typedef struct wm_arbiter_args {
@@ -628,6 +655,7 @@ WM_STATIC_ASSERT(sizeof(wm_durable) == 16, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
 WM_STATIC_ASSERT(WM_MAX_ENDS == WM_MAX_INPUTS + WM_MAX_OUTPUTS, "a row for each end");
+WM_STATIC_ASSERT(sizeof(wm_server_mark) == WM_LINE_BYTES, "a line of the server's own");
 WM_STATIC_ASSERT(sizeof(wm_step_args) == 1512, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_step_head) == WM_STEP_HEAD_BYTES, "the payload behind it is aligned for 16-byte accesses");
 WM_STATIC_ASSERT(sizeof(wm_gate_state) == 3 * WM_LINE_BYTES, "lines of the module's own");

@@ -356,6 +356,10 @@ warpmail_status warpmail_builder_pointer(warpmail_builder* builder, uint32_t mod
 /* Says who arbitrates: WARPMAIL_MODE_*. Unless it is called: what the environment variable WARPMAIL_MODE says, `device`
  * or `cpu`, or the device without it. */
 warpmail_status warpmail_builder_mode(warpmail_builder* builder, uint32_t mode);
+/* 1: has the steps of all stream modules run in passes, in an order that is fixed when the graph is built: on a GPU one
+ * CUDA graph for all, launched again for each record; in CPU-arbitrated mode only. A build refuses a graph whose order
+ * is not fixed with the name of the module and the rule; docs/arbitration.md has them. 0: not, as before any call. */
+warpmail_status warpmail_builder_static_order(warpmail_builder* builder, uint32_t on);
 /* Sets the limits on the arbiter. */
 warpmail_status warpmail_builder_budget(warpmail_builder* builder, const warpmail_budget* budget);
 /* Checks the graph as a whole, allocates, loads the handler set. Nothing runs yet. The builder stays as it is: it may

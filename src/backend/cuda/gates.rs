@@ -2,6 +2,7 @@
 //! its door. A body that was captured is a conditional node of a graph that is launched again for each step.
 
 mod graphs;
+mod pass;
 
 use std::collections::VecDeque;
 use std::ffi::{CString, c_void};
@@ -9,14 +10,17 @@ use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
 
+use super::events::Event;
 use super::{Context, Stream, driver, load_kernel, load_library, relax_captures};
 use crate::abi::{self, wm_gate_args};
 use crate::backend::thread_steps::{guarded, no_calls};
-use crate::backend::{Door, Live, StepPlan, StepQueue};
+use crate::backend::{Door, Live, Mark, StepPlan, StepQueue};
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
 use crate::stream::{Body, Enqueue, Kind, Sink, StepStream};
 use graphs::Graphs;
+
+pub(super) use pass::{Part, pass};
 
 /// The call that launches a gate, as an error names it.
 const LAUNCH: &str = "cuLaunchKernelEx";
@@ -141,6 +145,8 @@ pub(super) struct Gates {
     end: sys::CUfunction,
     live: Live,
     steps: Option<Steps>,
+    /// Recorded where another module's steps come behind this one's.
+    mark: Arc<Event>,
     /// Functions of launches that may not have ended, by launch, oldest first.
     calls: VecDeque<Calls>,
     /// Number of the launch that the first of them belongs to.
@@ -165,30 +171,9 @@ impl Gates {
             Some(raw) => raw as sys::CUstream,
             None => Stream::new()?.0,
         };
-        let (first, of_outputs) = (&plan.args.ends[0], &plan.args.ends[abi::WM_MAX_INPUTS as usize]);
-        let plain = |n, end: &abi::wm_mailbox| {
-            n == 1 && end.record_stride == abi::WM_STRIDE_DEFAULT && end.scope == abi::WM_SCOPE_GPU
-        };
-        let begin = kernels.begin[usize::from(plain(plan.args.n_inputs, first))];
-        // Arbitrated by the CPU, an end is told of in pinned memory, as those of the host are.
-        let told_here = u32::from(of_outputs.producer_side) == abi::WM_SIDE_DEVICE;
-        let end = kernels.end[usize::from(plain(plan.args.n_outputs, of_outputs) && told_here)];
-        let mut gates = Gates {
-            context,
-            kernels,
-            begin,
-            end,
-            stream,
-            is_own: plan.stream.is_none(),
-            args: abi::wm_gate_args { calls: u32::from(matches!(body.kind, Kind::EachStep(_))), ..plan.args },
-            live: plan.live,
-            steps: None,
-            calls: VecDeque::new(),
-            first: 0,
-            launched: 0,
-            failed: Arc::default(),
-            busy: false,
-        };
+        let mut gates = Gates::bare(context, kernels, &plan.args, plan.live, stream)?;
+        gates.is_own = plan.stream.is_none();
+        gates.args.calls = u32::from(matches!(body.kind, Kind::EachStep(_)));
         gates.steps = Some(match body.kind {
             Kind::EachStep(enqueue) => Steps::Each(enqueue),
             Kind::Captured(mut enqueue) => {
@@ -203,6 +188,41 @@ impl Gates {
             Kind::Graph(graph) => Steps::Graphs(gates.around(graph as sys::CUgraph, body.skips, plan.under_way)?),
         });
         Ok(gates)
+    }
+
+    /// Without steps, on a stream that is somebody else's.
+    fn bare(
+        context: Arc<Context>,
+        kernels: Arc<Kernels>,
+        args: &wm_gate_args,
+        live: Live,
+        stream: sys::CUstream,
+    ) -> Result<Self> {
+        let (first, of_outputs) = (&args.ends[0], &args.ends[abi::WM_MAX_INPUTS as usize]);
+        let plain = |n, end: &abi::wm_mailbox| {
+            n == 1 && end.record_stride == abi::WM_STRIDE_DEFAULT && end.scope == abi::WM_SCOPE_GPU
+        };
+        let begin = kernels.begin[usize::from(plain(args.n_inputs, first))];
+        // Arbitrated by the CPU, an end is told of in pinned memory, as those of the host are.
+        let told_here = u32::from(of_outputs.producer_side) == abi::WM_SIDE_DEVICE;
+        let end = kernels.end[usize::from(plain(args.n_outputs, of_outputs) && told_here)];
+        Ok(Gates {
+            mark: Arc::new(Event::new(context.clone())?),
+            context,
+            kernels,
+            begin,
+            end,
+            stream,
+            is_own: false,
+            args: *args,
+            live,
+            steps: None,
+            calls: VecDeque::new(),
+            first: 0,
+            launched: 0,
+            failed: Arc::default(),
+            busy: false,
+        })
     }
 
     /// `early`: the kernel may begin before the one in front of it has ended, for which it waits itself.
@@ -307,6 +327,23 @@ impl StepQueue for Gates {
             self.first += 1;
         }
         self.launch_each()
+    }
+
+    fn follow(&mut self, mark: &Mark) -> Result<()> {
+        match mark {
+            Mark::Event(event) => {
+                let _entered = self.context.enter()?;
+                self.busy = true;
+                event.hold(self.stream)
+            }
+            Mark::Count { .. } => Err(Error::Failed("a stream cannot follow a thread of the twin's".into())),
+        }
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        let _entered = self.context.enter()?;
+        self.mark.record(self.stream)?;
+        Ok(Mark::Event(self.mark.clone()))
     }
 
     fn entries(&self) -> Option<usize> {

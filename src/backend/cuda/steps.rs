@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{result, sys};
 
+use super::events::Event;
 use super::{Context, Stream, driver};
 use crate::abi::{self, wm_arbiter_args, wm_step_args, wm_steps};
 use crate::backend::thread::launched;
@@ -14,27 +15,11 @@ use crate::error::{Error, Result};
 /// Threads of a step's one block: `warpmail::step_threads`.
 const STEP_THREADS: u32 = 32;
 
-/// An event without timing, of one context.
-struct Event(sys::CUevent);
-
-// SAFETY: the driver's events may be used from any thread.
-unsafe impl Send for Event {}
-
-impl Event {
-    fn new() -> Result<Self> {
-        let mut raw = std::ptr::null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-        // SAFETY: writes one handle; the caller has entered the context.
-        unsafe { sys::cuEventCreate(&mut raw, flags) }.result().map_err(driver("cuEventCreate"))?;
-        Ok(Event(raw))
-    }
-}
-
 /// A server: its grants run on a stream of their own, one at a time.
 struct Lane {
     stream: Stream,
-    /// Recorded behind each grant.
-    ended: Event,
+    /// Recorded behind each grant; also for the steps of stream modules that come behind it.
+    ended: Arc<Event>,
     busy: bool,
 }
 
@@ -66,9 +51,14 @@ impl Steps {
         let shared = unsafe { abi::wm_host_step_bytes(args) } as u32;
         let mut steps = Steps { context, library, function, lanes: Vec::new(), shared, adopted: false, failed: None };
         for _ in 0..args.servers.max(1) {
-            steps.lanes.push(Lane { stream: Stream::new()?, ended: Event::new()?, busy: false });
+            let ended = Arc::new(Event::new(steps.context.clone())?);
+            steps.lanes.push(Lane { stream: Stream::new()?, ended, busy: false });
         }
         Ok(steps)
+    }
+
+    pub(super) fn events(&self) -> Vec<Arc<Event>> {
+        self.lanes.iter().map(|lane| lane.ended.clone()).collect()
     }
 
     /// One launch of the arbiter, on the calling thread.
@@ -88,12 +78,11 @@ impl Steps {
     }
 
     fn launch(&mut self, server: usize, args: &wm_step_args, after: usize) -> Result<()> {
-        let behind = self.lanes.get(after).map(|lane| lane.ended.0);
+        let behind = self.lanes.get(after).map(|lane| lane.ended.clone());
         let lane = self.lanes.get_mut(server).ok_or_else(|| Error::Failed(format!("there is no server {server}")))?;
         let stream = lane.stream.0;
         if let Some(event) = behind {
-            // SAFETY: both were made in this context; the event was recorded when that server's grant was launched.
-            unsafe { sys::cuStreamWaitEvent(stream, event, 0) }.result().map_err(driver("cuStreamWaitEvent"))?;
+            event.hold(stream)?; // recorded when that server's grant was launched
         }
         let mut args = *args;
         let mut params = [(&raw mut args).cast::<c_void>()];
@@ -103,16 +92,13 @@ impl Steps {
         // left, which it does when every grant has ended.
         unsafe { result::launch_kernel(self.function, grid, block, self.shared, stream, &mut params) }
             .map_err(driver("cuLaunchKernel"))?;
-        // SAFETY: both were made in this context.
-        unsafe { sys::cuEventRecord(lane.ended.0, stream) }.result().map_err(driver("cuEventRecord"))
+        lane.ended.record(stream)
     }
 
     fn is_done(&mut self, server: usize) -> Result<bool> {
         let Some(lane) = self.lanes.get_mut(server) else { return Ok(true) };
-        // SAFETY: the event was recorded behind the server's last grant.
-        match unsafe { sys::cuEventQuery(lane.ended.0) } {
-            sys::CUresult::CUDA_ERROR_NOT_READY => return Ok(false),
-            other => other.result().map_err(driver("cuEventQuery"))?,
+        if !lane.ended.is_past()? {
+            return Ok(false);
         }
         lane.busy = false;
         Ok(true)
@@ -160,7 +146,6 @@ impl Drop for Steps {
         // SAFETY: nothing is enqueued any more, and all were made for this object.
         unsafe {
             for lane in self.lanes.drain(..) {
-                let _ = sys::cuEventDestroy_v2(lane.ended.0);
                 let _ = result::stream::destroy(lane.stream.0);
             }
             let _ = sys::cuLibraryUnload(self.library);

@@ -16,6 +16,7 @@ pub(super) struct OfArbiter {
     pub(super) rings: u64,
     pub(super) step_rings: u64,
     plan: u64,
+    marks: u64,
     /// For ends on the device, in place of the one in device memory.
     pub(super) bell: u64,
     image: u64,
@@ -32,6 +33,7 @@ impl OfArbiter {
             rings: plan.array::<abi::wm_ring>(rings(graph)),
             step_rings: plan.array::<abi::wm_ring>(rings(graph)),
             plan: plan.array::<abi::wm_step_plan>(1),
+            marks: plan.array::<abi::wm_server_mark>(graph.budget.servers.max(1) as usize),
             bell: plan.array::<abi::wm_bell>(1),
             image: plan.take(image_bytes.into(), 256),
             headers: (graph.mailboxes.iter())
@@ -72,7 +74,11 @@ impl Memory {
             module_stats_out: args.module_stats_out,
             tap_counts: base + pinned.tap_counts,
             durable: args.durable,
+            marks: host + cpu.marks,
         };
+        self.marks = (0..graph.budget.servers.max(1) as usize)
+            .map(|server| cpu.marks as usize + server * size_of::<abi::wm_server_mark>())
+            .collect();
         self.write_pinned(cpu.plan as usize, bytes_of(&plan));
         self.is_cpu_arbitrated = true;
     }

@@ -4,8 +4,9 @@ use bytemuck::Zeroable;
 
 use super::{Memory, Plan};
 use crate::abi;
+use crate::error::Result;
 use crate::graph::{Builder, ModulePlan};
-use crate::memory::gates::Gate;
+use crate::memory::gates::{Behind, Gate, Source};
 use crate::options::Rule;
 use crate::stream::StreamOptions;
 
@@ -95,6 +96,40 @@ impl Memory {
         of_steps(graph).zip(device.iter().zip(pinned)).map(one).collect()
     }
 
+    /// The static order of a graph, by gate.
+    pub(super) fn order_of(&self, graph: &Builder) -> Result<Vec<(usize, Vec<usize>)>> {
+        let gate = |id: usize| self.gates.iter().position(|g| g.module == id);
+        let one = |id| Some((gate(id)?, graph.steps_before(id).into_iter().filter_map(gate).collect()));
+        Ok(graph.order()?.into_iter().filter_map(one).collect())
+    }
+
+    /// What a stream module waits for, if its steps may be enqueued behind that.
+    fn behind(&self, graph: &Builder, module: &ModulePlan) -> Behind {
+        let word = |address: u64| (address - self.pinned.device) as usize;
+        let input = |&mailbox: &u32| {
+            let producer = graph.mailboxes[mailbox as usize].producer;
+            let plan = &graph.modules[producer as usize];
+            let source = match plan.kind {
+                abi::WM_KIND_RESIDENT => plan.outputs.iter().position(|&m| m == mailbox).map_or(
+                    Source::Elsewhere, // there is always one
+                    |output| Source::Resident { module: producer, output },
+                ),
+                _ => of_steps(graph)
+                    .position(|(id, ..)| id == producer as usize)
+                    .map_or(Source::Elsewhere, Source::Steps),
+            };
+            (word(self.handles[mailbox as usize].written), source)
+        };
+        let output = |&mailbox: &u32| {
+            let handle = &self.handles[mailbox as usize];
+            (word(handle.written), word(handle.consumed), 1 << handle.slots_log2)
+        };
+        Behind {
+            inputs: module.inputs.iter().map(input).collect(),
+            outputs: module.outputs.iter().map(output).collect(),
+        }
+    }
+
     /// After the mailboxes and all addresses are known.
     pub(super) fn fill_gates(&mut self, graph: &Builder, device: &[OnDevice], pinned: &[InPinned], stats: (u64, u64)) {
         let (arena, base) = (self.arena.0, self.pinned.device);
@@ -109,7 +144,7 @@ impl Memory {
             args.rule = module.rule();
             args.scope = if is_cpu { abi::WM_SCOPE_SYS } else { abi::WM_SCOPE_GPU };
             args.parks = u32::from(steps.spin.is_some() && !is_cpu);
-            args.ahead = u32::from(!is_cpu && !module.inputs.iter().any(|&m| is_pinned(graph, m)));
+            args.ahead = u32::from(!module.inputs.iter().any(|&m| is_pinned(graph, m)));
             let pinned_output = module.outputs.iter().any(|&m| is_pinned(graph, m));
             args.out_scope = if pinned_output || is_cpu { abi::WM_SCOPE_SYS } else { abi::WM_SCOPE_GPU };
             args.word = if is_cpu { base + p.word } else { arena + d.word };
@@ -121,7 +156,8 @@ impl Memory {
             let row = (id * size_of::<abi::wm_module_stats>()) as u64;
             args.stats = stats.0 + row;
             args.stats_out = if is_cpu { stats.1 + row } else { 0 };
-            args.spin_ns = steps.spin.map_or(residency, |s| s.as_nanos() as u64);
+            // Arbitrated by the CPU, a launch is enqueued behind what it would wait for.
+            args.spin_ns = if is_cpu { 0 } else { steps.spin.map_or(residency, |s| s.as_nanos() as u64) };
             args.arrival_ns = ARRIVAL_NS;
             for (row, mailbox) in rows(module) {
                 let handle = self.handles[mailbox as usize];
@@ -141,6 +177,7 @@ impl Memory {
                 report: p.report as usize,
                 doors: p.doors as usize,
                 word: is_cpu.then_some(p.word as usize),
+                behind: (is_cpu && args.ahead != 0).then(|| self.behind(graph, module)),
                 paced: Default::default(),
             });
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::abi::wm_arbiter_args;
-use crate::backend::{Backend, Blocks, Copies, Launches, Pinned, StepPlan, StepQueue, StreamNote, twin::Twin};
+use crate::backend::{Backend, Blocks, Copies, Launches, Part, Pinned, StepPlan, StepQueue, StreamNote, twin::Twin};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
@@ -112,6 +112,12 @@ impl Backend for Slow {
     }
     fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>> {
         self.twin.steps(plan, body)
+    }
+    fn part(&self, plan: StepPlan, body: Body) -> Result<Part> {
+        self.twin.part(plan, body)
+    }
+    fn pass(&self, parts: Vec<(Part, Vec<usize>)>, under_way: usize) -> Result<Box<dyn StepQueue>> {
+        self.twin.pass(parts, under_way)
     }
 }
 

@@ -21,7 +21,12 @@ pub(super) struct Graphs {
 
 impl Graphs {
     /// As many as are under way at most, each made by `make`.
-    fn several(n: usize, whole: bool, entries: usize, make: impl Fn() -> Result<sys::CUgraphExec>) -> Result<Self> {
+    pub(super) fn several(
+        n: usize,
+        whole: bool,
+        entries: usize,
+        make: impl Fn() -> Result<sys::CUgraphExec>,
+    ) -> Result<Self> {
         let mut graphs = Graphs { execs: Vec::new(), whole, entries };
         for _ in 0..n {
             match make() {
@@ -68,7 +73,7 @@ impl Gates {
 
     /// Captures what `enqueue` enqueues, on a stream of its own: the module's may be the caller's, and have work. `whole`: with
     /// the gate in front of it and the gate's end behind, which may begin early, if that is asked for and can be.
-    fn capture(&self, enqueue: &mut Enqueue, whole: Option<bool>) -> Result<sys::CUgraph> {
+    pub(super) fn capture(&self, enqueue: &mut Enqueue, whole: Option<bool>) -> Result<sys::CUgraph> {
         let (side, mode) = (Stream::new()?, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED);
         // SAFETY: an idle stream of this context.
         unsafe { sys::cuStreamBeginCapture_v2(side.0, mode) }.result().map_err(driver("cuStreamBeginCapture"))?;
@@ -103,8 +108,11 @@ impl Gates {
     /// Graphs of one step around copies of `body`, as many as are under way at most. A body that is too long for a queue is
     /// skipped by launches without records even if it need not be, where the driver can.
     pub(super) fn around(&self, body: sys::CUgraph, skips: bool, n: usize) -> Result<Graphs> {
-        let skipping =
-            || Graphs::several(n, false, CONDITIONAL_ENTRIES, || self.instance(|g| self.conditional(g, body)));
+        let skipping = || {
+            Graphs::several(n, false, CONDITIONAL_ENTRIES, || {
+                self.instance(|g| self.conditional(g, &[], body).map(drop))
+            })
+        };
         if skips {
             return skipping();
         }
@@ -115,11 +123,11 @@ impl Gates {
                 Err(e) => tracing::debug!(error = %e, entries, "a long body cannot be skipped; the host lets it in"),
             }
         }
-        Graphs::several(n, true, entries, || self.instance(|g| self.plain(g, body)))
+        Graphs::several(n, true, entries, || self.instance(|g| self.plain(g, &[], body).map(drop)))
     }
 
     /// An instance of a new graph that `fill` fills.
-    fn instance(&self, fill: impl Fn(sys::CUgraph) -> Result<()>) -> Result<sys::CUgraphExec> {
+    pub(super) fn instance(&self, fill: impl Fn(sys::CUgraph) -> Result<()>) -> Result<sys::CUgraphExec> {
         let mut graph = std::ptr::null_mut();
         // SAFETY: a plain creation.
         unsafe { sys::cuGraphCreate(&mut graph, 0) }.result().map_err(driver("cuGraphCreate"))?;
@@ -139,15 +147,25 @@ impl Gates {
         Ok(exec)
     }
 
-    /// Gate, body, end.
-    fn plain(&self, graph: sys::CUgraph, body: sys::CUgraph) -> Result<()> {
-        let begin = self.kernel_node(graph, None, self.begin, None)?;
-        let middle = child(graph, Some(begin), body)?;
-        self.kernel_node(graph, Some(middle), self.end, None).map(drop)
+    /// Gate, body, end, behind other nodes of the graph. The end.
+    pub(super) fn plain(
+        &self,
+        graph: sys::CUgraph,
+        after: &[sys::CUgraphNode],
+        body: sys::CUgraph,
+    ) -> Result<sys::CUgraphNode> {
+        let begin = self.kernel_node(graph, after, self.begin, None)?;
+        let middle = child(graph, &[begin], body)?;
+        self.kernel_node(graph, &[middle], self.end, None)
     }
 
-    /// Body and end, the body as a conditional node; the gate stands in front of this graph, see gates.cu.
-    fn conditional(&self, graph: sys::CUgraph, body: sys::CUgraph) -> Result<()> {
+    /// Body and end, the body as a conditional node; the gate stands in front of them. The end.
+    pub(super) fn conditional(
+        &self,
+        graph: sys::CUgraph,
+        after: &[sys::CUgraphNode],
+        body: sys::CUgraph,
+    ) -> Result<sys::CUgraphNode> {
         let cannot = |e| {
             let reason = crate::probe::driver_reason(e);
             let what = "conditional nodes of CUDA graphs, which skip a captured body (CUDA 12.4 or newer)";
@@ -159,7 +177,7 @@ impl Gates {
         unsafe { sys::cuGraphConditionalHandleCreate(&mut handle, graph, self.context.raw, 0, assign) }
             .result()
             .map_err(cannot)?;
-        let begin = self.kernel_node(graph, None, self.kernels.decide, Some(handle))?;
+        let begin = self.kernel_node(graph, after, self.kernels.decide, Some(handle))?;
         let mut params: sys::CUgraphNodeParams = unsafe_zeroed();
         params.type_ = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_CONDITIONAL;
         params.__bindgen_anon_1.conditional = sys::CUDA_CONDITIONAL_NODE_PARAMS {
@@ -176,14 +194,14 @@ impl Gates {
             .map_err(cannot)?;
         // SAFETY: written by the call above, which made a conditional of one body.
         let inside = unsafe { *params.__bindgen_anon_1.conditional.phGraph_out };
-        child(inside, None, body)?;
-        self.kernel_node(graph, Some(node), self.end, None).map(drop)
+        child(inside, &[], body)?;
+        self.kernel_node(graph, &[node], self.end, None)
     }
 
-    fn kernel_node(
+    pub(super) fn kernel_node(
         &self,
         graph: sys::CUgraph,
-        after: Option<sys::CUgraphNode>,
+        after: &[sys::CUgraphNode],
         function: sys::CUfunction,
         handle: Option<sys::CUgraphConditionalHandle>,
     ) -> Result<sys::CUgraphNode> {
@@ -203,21 +221,12 @@ impl Gates {
             kern: std::ptr::null_mut(),
             ctx: std::ptr::null_mut(),
         };
-        let (mut node, before) = (std::ptr::null_mut(), after.as_ref());
-        let n = usize::from(before.is_some());
-        // SAFETY: the parameters are those that the kernel takes (the last is left alone by the one that has none); the
-        // driver copies them.
-        unsafe {
-            sys::cuGraphAddKernelNode_v2(
-                &mut node,
-                graph,
-                before.map_or(std::ptr::null(), std::ptr::from_ref),
-                n,
-                &node_params,
-            )
-        }
-        .result()
-        .map_err(driver("cuGraphAddKernelNode"))?;
+        let mut node = std::ptr::null_mut();
+        // SAFETY: the nodes before are of this graph; the parameters are those that the kernel takes (the last is left alone
+        // by the one that has none); the driver copies them.
+        unsafe { sys::cuGraphAddKernelNode_v2(&mut node, graph, after.as_ptr(), after.len(), &node_params) }
+            .result()
+            .map_err(driver("cuGraphAddKernelNode"))?;
         Ok(node)
     }
 }
@@ -233,10 +242,10 @@ impl Drop for Graph {
 }
 
 /// Wait, gate, decision, conditional node, end.
-const CONDITIONAL_ENTRIES: usize = 5;
+pub(super) const CONDITIONAL_ENTRIES: usize = 5;
 
 /// Nodes of a graph, those of its children in their place.
-fn entries_of(graph: sys::CUgraph) -> Result<usize> {
+pub(super) fn entries_of(graph: sys::CUgraph) -> Result<usize> {
     let mut n = 0;
     // SAFETY: asks for the number of nodes of a graph that is whole.
     unsafe { sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut n) }.result().map_err(driver("cuGraphGetNodes"))?;
@@ -282,11 +291,10 @@ fn is_behind_a_kernel(stream: sys::CUstream) -> bool {
 }
 
 /// Adds a copy of `body` to a graph.
-fn child(graph: sys::CUgraph, after: Option<sys::CUgraphNode>, body: sys::CUgraph) -> Result<sys::CUgraphNode> {
-    let (mut node, before) = (std::ptr::null_mut(), after.as_ref());
-    let (from, n) = (before.map_or(std::ptr::null(), std::ptr::from_ref), usize::from(before.is_some()));
-    // SAFETY: both are graphs of this context (for a caller's own, see Body::graph); the node before is of the first.
-    unsafe { sys::cuGraphAddChildGraphNode(&mut node, graph, from, n, body) }
+fn child(graph: sys::CUgraph, after: &[sys::CUgraphNode], body: sys::CUgraph) -> Result<sys::CUgraphNode> {
+    let mut node = std::ptr::null_mut();
+    // SAFETY: both are graphs of this context (for a caller's own, see Body::graph); the nodes before are of the first.
+    unsafe { sys::cuGraphAddChildGraphNode(&mut node, graph, after.as_ptr(), after.len(), body) }
         .result()
         .map_err(driver("cuGraphAddChildGraphNode"))?;
     Ok(node)
