@@ -152,7 +152,7 @@ WM_DEV void pass_words(warp_lanes lanes, const passing_records& r, u32 n, u64 v,
 }
 // Up to `most` records of a mailbox of that form, several at a time with all loads under way together.
 WM_DEV u32 pass_plain(warp_lanes lanes, const passing_records& r, u32 most) {
-    constexpr u32 at_once = 8;
+    constexpr u32 at_once = 6;
     const wm_mailbox box = plain_row(r.box().header, r.box().slots_log2);
     u32 n = 0;
     for (u32 count = at_once; n < most && count == at_once; n += count) {
