@@ -171,6 +171,11 @@ impl Runner {
                 }
                 Ok(Command::Stop(bound, answer)) => {
                     let left = self.leave(None, bound);
+                    if left.is_err() {
+                        // To free a stream may wait for what runs on it; the caller does not wait for that.
+                        let _ = answer.send(left);
+                        return;
+                    }
                     drop(self); // frees what the queues hold before the caller goes on
                     let _ = answer.send(left);
                     return;
@@ -212,6 +217,9 @@ impl Runner {
         for i in 0..self.lanes.len() {
             let outcome = self.top_up_lane(i, ask);
             self.note(i, outcome);
+            if self.memory.failure().is_some() {
+                return; // a body that has failed is not begun again
+            }
         }
     }
 

@@ -126,9 +126,10 @@ pub(crate) fn servers_let_it_park(device: &Device) -> Outcome {
     relays.runtime.stop(BOUND).map_err(text)?;
     let stats = relays.runtime.stats();
     let none = stats.modules.iter().all(|m| m.rejects.no_progress == 0);
-    // An arbiter that was seen parked may still have found the record and stayed.
+    // An arbiter that was seen parked has left, or has found the record at the last moment; a slow one always does.
     let seen: u64 = told[..3].iter().map(|r| r.parked).sum();
-    let parked = seen >= 3 * (each / 3) && stats.parks >= seen / 4;
+    let left = stats.launches - stats.budget.residency_ends;
+    let parked = seen >= 3 * (each / 3) && left >= seen / 4;
     expect(parked && none, || format!("{told:?}, {stats:?}"))
 }
 

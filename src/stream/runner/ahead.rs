@@ -84,6 +84,9 @@ impl Runner {
             let Some(from) = next.pop_front() else { return };
             for k in 0..self.lanes[from].followers.len() {
                 let to = self.lanes[from].followers[k];
+                if self.memory.failure().is_some() {
+                    return;
+                }
                 match self.enqueue_ahead(to) {
                     Ok(0) => {}
                     Ok(_) => next.push_back(to),
