@@ -9,6 +9,9 @@ import tempfile
 # Categories of a trace's events: calls of the host, and what the device or the profiler itself notes.
 CALLS = ("cuda_runtime", "cuda_driver")
 STEADY = "steady"
+# A question whether a stream is done (cuStreamQuery) is noted as an end of a wait, too: it takes some 20 microseconds at most. What takes
+# longer than this has waited.
+LOOK_US = 200
 
 
 def events_of(function):
@@ -47,13 +50,13 @@ def host_bytes(function):
 
 
 def summary(events):
-    """What began in the range STEADY: kernels, copies by direction, memory copies and waits that the host called for, and its
-    calls by thread and name."""
+    """What began in the range STEADY: kernels, copies by direction, memory copies and waits that the host called for, how
+    often it looked whether a stream was done, and its calls by thread and name."""
     range_ = next((e for e in events if e.get("name") == STEADY and e.get("cat") == "user_annotation"), None)
     if range_ is None:
         raise ValueError("the trace has no range to look at")
     begin, end = range_["ts"], range_["ts"] + range_["dur"]
-    found = {"seconds": range_["dur"] / 1e6, "kernels": 0, "host_copies": 0, "device_copies": 0, "copy_calls": 0, "waits": 0}
+    found = {"seconds": range_["dur"] / 1e6, "kernels": 0, "host_copies": 0, "device_copies": 0, "copy_calls": 0, "waits": 0, "looks": 0}
     calls, on_the_gpu = collections.Counter(), collections.Counter()
     for event in events:
         kind, name = event.get("cat"), event.get("name", "")
@@ -65,7 +68,8 @@ def summary(events):
             found["host_copies" if is_host_copy(event) else "device_copies"] += 1
             on_the_gpu[name] += 1
         elif kind == "cuda_sync":
-            found["waits"] += "stream wait" not in name.lower()  # that one is of a stream for an event
+            if "stream wait" not in name.lower():  # that one is of a stream for an event
+                found["waits" if event.get("dur", LOOK_US) >= LOOK_US else "looks"] += 1
             on_the_gpu[name] += 1
         elif kind in CALLS:
             found["copy_calls"] += "memcpy" in name.lower()

@@ -14,7 +14,7 @@ from profiled import STEADY, summary
 
 
 def event(cat, name, ts, **more):
-    return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": 1, **more}
+    return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": 1} | more
 
 
 RANGE = event("user_annotation", STEADY, 100) | {"dur": 1000}
@@ -27,6 +27,7 @@ RUN = [
     event("kernel", "warpmail_gate_begin", 140),
     event("gpu_memcpy", "Memcpy DtoD (Device -> Device)", 150, args={"bytes": 32}),
     event("cuda_sync", "Stream Wait Event", 160),
+    event("cuda_sync", "Stream Sync", 170, dur=20),  # a look whether it is done
     {"ph": "M", "name": "process_name"},
     event("cuda_runtime", "cudaDeviceSynchronize", 1100, tid=1),  # after
     event("gpu_memcpy", "Memcpy DtoH (Device -> Pinned)", 1200, args={"bytes": 8}),
@@ -42,9 +43,9 @@ def counted(events):
 def test_launches_are_no_copies():
     found = summary(RUN)
     assert (found["kernels"], found["host_copies"], found["device_copies"]) == (1, 0, 1)
-    assert (found["copy_calls"], found["waits"]) == (0, 0)
+    assert (found["copy_calls"], found["waits"], found["looks"]) == (0, 0, 1)
     assert found["calls"] == {"2: cuLaunchKernelEx": 2, "2: cudaGraphLaunch": 1}
-    assert found["others"] == {"Memcpy DtoD (Device -> Device)": 1, "Stream Wait Event": 1}
+    assert found["others"] == {"Memcpy DtoD (Device -> Device)": 1, "Stream Wait Event": 1, "Stream Sync": 1}
     assert counted(RUN) == 0
 
 
@@ -61,7 +62,7 @@ def test_launches_are_no_copies():
     ],
 )
 def test_copies_and_waits_are_counted(cat, name):
-    assert counted([*RUN, event(cat, name, 500, tid=2, args={"bytes": 4})]) == 1
+    assert counted([*RUN, event(cat, name, 500, tid=2, dur=300, args={"bytes": 4})]) == 1
 
 
 def test_a_trace_without_a_range_proves_nothing():
