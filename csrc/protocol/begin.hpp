@@ -72,10 +72,14 @@ WM_FN void begin_watch(const watch_list& w, u64 address, u32 what, u64 value) {
 template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
     const wm_mailbox* table = at<const wm_mailbox>(a.args.mailboxes);
     // Words that belong to no end are zeros and stay so: never news.
-    for (u32 i = lanes.rank(); i < a.device_side.n; i += lanes.width())
-        a.device_side.what[i] = a.device_side.seen[i] = 0;
-    for (u32 i = lanes.rank(); i < a.host_side.n; i += lanes.width())
-        a.host_side.what[i] = a.host_side.seen[i] = 0;
+    for (u32 i = lanes.rank(); i < a.device_side.n; i += lanes.width()) {
+        a.device_side.what[i] = 0;
+        a.device_side.seen[i] = 0;
+    }
+    for (u32 i = lanes.rank(); i < a.host_side.n; i += lanes.width()) {
+        a.host_side.what[i] = 0;
+        a.host_side.seen[i] = 0;
+    }
     lanes.sync();
     for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width()) {
         const wm_mailbox& box = table[m];
