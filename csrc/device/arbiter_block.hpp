@@ -35,7 +35,7 @@ template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 s
 
 // Called by all threads of a block of as many warps, with wm_host_shared_bytes(args) of
 // working memory at `memory`, 16-byte aligned.
-template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args, u8* memory) {
+template <class Handlers> WM_INLINED void arbiter_block(const wm_arbiter_args& args, u8* memory) {
     const u64 begin_ns = now_ns();
     arbiter a(args);
     const block_lanes block;
@@ -49,6 +49,10 @@ template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args,
     if (!valid)
         return; // the host made these arguments; it sees that launches_ended did not move
     const resumed_image<block_lanes> image(block, args);
+    const u32 part = warp - first_scanner_warp;
+    scan_state scanner{};
+    if (warp >= first_scanner_warp && warp < journal_warp)
+        scanner = scan_ahead(lanes, args, part, args.scanners);
     u64 kept_bytes;
     place(a, memory, kept_bytes);
     begin(block, a, memory, begin_ns, image);
@@ -65,8 +69,7 @@ template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args,
         while (journal_turn(lanes, a)) {
         }
     } else if (warp >= first_scanner_warp) {
-        scan_begin(lanes, a, warp - first_scanner_warp, args.scanners);
-        while (scan_turn(lanes, a, warp - first_scanner_warp, args.scanners)) {
+        while (scan_turn(lanes, a, part, args.scanners, scanner)) {
         }
     } else if (args.journals == 0) {
         serve_all<Handlers, false>(a, warp - first_server_warp);

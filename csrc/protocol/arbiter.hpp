@@ -204,9 +204,10 @@ WM_FN u64 place(arbiter& a, u8* base, u64& kept_bytes) {
     const u32 mailboxes = args.n_mailboxes, servers = server_count(args);
     u32 at_byte = 0;
     auto take = [&](u64 bytes) {
-        const uintptr_t p = reinterpret_cast<uintptr_t>(base) + at_byte;
+        // By way of the pointer, from which the device's compiler knows that this is shared memory.
+        u8* const p = base == nullptr ? nullptr : base + at_byte;
         at_byte = (at_byte + static_cast<u32>(bytes) + 15) & ~15u;
-        return reinterpret_cast<u8*>(p);
+        return p;
     };
     auto wide = [&](u32 n) { return reinterpret_cast<u64*>(take(8 * n)); };
     auto narrow = [&](u32 n) { return reinterpret_cast<u32*>(take(4 * n)); };

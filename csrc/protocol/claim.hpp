@@ -12,6 +12,7 @@
 #define WARPMAIL_PROTOCOL_CLAIM_HPP
 
 #include "protocol/grant.hpp"
+#include "protocol/record.hpp"
 
 namespace warpmail {
 
@@ -103,11 +104,13 @@ template <class L> WM_FN void disown(L lanes, arbiter& a, u32 i) {
         clear_release_cta(&a.owned[i / 32], 1u << (i % 32));
 }
 
-// A module for this server to run, owned by it, or no_module.
-template <class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state) {
+// A module for this server to run, owned by it, or no_module; `found` at its input, if it has one alone.
+template <class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state, found_records<L>& found) {
     const u32 words = words_for(a.args.n_modules), classes = classes_of(a);
     const u32 fair = static_cast<u32>((state.turns + 1) / WM_FAIR_TURNS);
-    const u32 first = fair != state.fair ? (fair - 1) % classes : 0;
+    u32 first = 0;
+    if (classes > 1 && fair != state.fair)
+        first = (fair - 1) % classes;
     for (u32 k = 0; k < classes; k++) {
         const u32 c = first + k < classes ? first + k : first + k - classes;
         u32* look = a.look + c * words;
@@ -118,8 +121,10 @@ template <class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state) {
                 break;
             if (lanes.rank() == 0)
                 store_relaxed_cta(&a.cursor[c], i + 1 < a.args.n_modules ? i + 1 : 0);
+            const glance<L> at_input(lanes, a, i); // its way to L2 is that of what follows
             if (try_own(lanes, a, look, i)) {
                 state.fair = fair;
+                at_input.take(lanes, a, i, found);
                 return i;
             }
         }

@@ -27,6 +27,7 @@ namespace warpmail {
 constexpr u32 linger_looks = 16;     // in one turn
 constexpr int32_t linger_turns = 16; // in vain, one after the other, before the module is given up
 constexpr u32 linger_bits = 8;       // looks at bits alone for one at slots
+constexpr u32 linger_own = 4;        // looks at slots for one at the module's own bit, where they say as much
 constexpr int32_t linger_checks =
     8; // grants, without a look in vain between them, until it finds out whether it may go on
 constexpr u32 linger_steps = 256; // at most so many are tallied before they are counted
@@ -235,7 +236,10 @@ template <class L> WM_FN lingering linger(L lanes, arbiter& a, u32 server, linge
             return lingering::step;
         }
         s.streak = s.streak > 0 ? 0 : s.streak;
-        const u32 waiting = bits.waiting();
+        // All that the module's own bit can say is that there is a record, which its slots say sooner, or room for
+        // more than is needed now.
+        const bool sees_all = watches && slots.is_all;
+        const u32 waiting = bits.waiting() & (sees_all && k % linger_own != linger_own - 1 ? ~bits.own : ~0u);
         if (!lanes.any(waiting != 0 || load_relaxed_cta(&a.flags[flag_closing]) != 0))
             continue;
         if (!may_linger(lanes, a, server))
@@ -245,6 +249,12 @@ template <class L> WM_FN lingering linger(L lanes, arbiter& a, u32 server, linge
         if (lanes.rank() == 0)
             clear_acquire_cta(look_word(a, s.module), 1u << (s.module % 32)); // ACQUIRE of mark
         lanes.sync();
+        if (sees_all) {
+            s.credit = steps_of_credit(lanes, a, mod);
+            if (s.credit == 0)
+                return lingering::on;
+            continue;
+        }
         s.credit = 0; // there may be more now
         if (!may_step(lanes, a, mod))
             return lingering::on;
