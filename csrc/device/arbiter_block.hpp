@@ -26,6 +26,10 @@ template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 s
     const warp_lanes lanes;
     serve_state state = serve_begin(lanes, a, server);
     linger_state at;
+    // News has woken this launch, most likely, and is about to be seen. Who looks for a module that has it, and may find
+    // none, has the instructions of a claim fetched when it comes.
+    if (a.args.resume && server < a.args.n_modules && lanes.rank() == 0)
+        mark(a, server);
     for (served what = served::grant; what != served::left;) {
         what = serve_turn<Handlers, Taps>(lanes, a, server, state, at);
         if (what == served::nothing && at.module == no_module)
@@ -54,7 +58,7 @@ template <class Handlers> WM_INLINED void arbiter_block(const wm_arbiter_args& a
     if (warp >= first_scanner_warp && warp < journal_warp)
         scanner = scan_ahead(lanes, args, part, args.scanners);
     u64 kept_bytes;
-    place(a, memory, kept_bytes);
+    place<true>(a, memory, kept_bytes);
     begin(block, a, memory, begin_ns, image);
 
     if (warp == 0) {
