@@ -251,12 +251,8 @@ template <class L> WM_FN lingering linger(L lanes, arbiter& a, u32 server, linge
         if (lanes.rank() == 0)
             clear_acquire_cta(look_word(a, s.module), 1u << (s.module % 32)); // ACQUIRE of mark
         lanes.sync();
-        if (sees_all) {
-            s.credit = steps_of_credit(lanes, a, mod);
-            if (s.credit == 0)
-                return lingering::on;
-            continue;
-        }
+        if (sees_all)
+            continue; // it has looked, and will
         s.credit = 0; // there may be more now
         if (!may_step(lanes, a, mod))
             return lingering::on;
