@@ -23,7 +23,7 @@ public:
 
     // `found`: what the server has found at an input already. `kept`: where records that are still to be journalled may
     // stay when the step has ended.
-    WM_FN context(L l, arbiter& a, u32 server, u32 module, const found_records<L>& found, kept_record<L>& kept)
+    WM_FN context(L l, arbiter& a, u32 server, u32 module, const found_records<L>& found, kept_records<L>& kept)
         : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module), server_(server), found_(found),
           kept_(kept) {}
 
@@ -395,13 +395,10 @@ private:
     }
     // Journals a record in registers, whose bytes also lie at `from`, or nowhere else.
     WM_DEV void tap_words(u32 m, u64 index, const fragment<1>& f, const void* from, u32 len, u32 type) {
-        settle_kept(lanes, arbiter_, server_, kept_);
-        if (staged_ == 0 && has_place(lanes, arbiter_, server_, type)) {
-            kept_.stage = kept_.new_one;
-            kept_.words = f;
-            kept_.meta = static_cast<u32>(pack_meta(len, type));
-            kept_.mailbox = m;
-            kept_.index = index;
+        if (kept_.second.stage != kept_record::none || kept_.first.stage == kept_record::numbered)
+            settle_kept(lanes, arbiter_, server_, kept_);
+        if (staged_ == 0 && has_place(lanes, arbiter_, server_, type, kept_.count())) {
+            kept_.add({kept_record::new_one, f, static_cast<u32>(pack_meta(len, type)), m, index});
             return;
         }
         if (from == nullptr) {
@@ -463,7 +460,7 @@ private:
     u32 records_in_ = 0; // in this grant
     u32 records_out_ = 0;
     u32 staged_ = 0; // records of this step that have a place and are not counted yet
-    kept_record<L>& kept_;
+    kept_records<L>& kept_;
 #if defined(WM_HAS_WARPS)
     static constexpr u32 no_mailbox = ~0u;
     u32 owed_ = no_mailbox; // whose slot is still to be given back

@@ -142,36 +142,49 @@ WM_FN u32 journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void*
     return waits ? staged + 1 : 0;
 }
 
-// The last record of a grant that was journalled, if it is in its lanes' registers: its number is taken while the
-// module is owned, and it is brought to its place when others may have the module again (finish_grant). One thread
-// keeps none.
-template <class L> struct kept_record {};
+// The last records of a grant that are to be journalled and are in its lanes' registers, up to two: of most steps one
+// that was taken and one that was given. Their numbers are taken while the module is owned, and they are brought to
+// their places when others may have the module again (finish_grant). One thread keeps none.
+template <class L> struct kept_records {};
 
 #if defined(WM_HAS_WARPS)
-template <> struct kept_record<warp_lanes> {
+struct kept_record {
     enum : u32 { none, new_one, numbered } stage = none;
     fragment<1> words;
     u32 meta;    // length and type
     u32 mailbox; // this and the index until it is numbered: its place has them then
     u64 index;
 };
+template <> struct kept_records<warp_lanes> {
+    kept_record first, second; // none, or as far along as the first
 
-// Whether a record in a warp's registers would find a place; nothing is kept.
-WM_DEV bool has_place(warp_lanes lanes, const arbiter& a, u32 server, u32 type) {
+    WM_DEV u32 count() const {
+        return (first.stage != first.none) + (second.stage != second.none);
+    }
+    WM_DEV void add(const kept_record& k) {
+        if (first.stage == first.none)
+            first = k;
+        else
+            second = k;
+    }
+};
+
+// Whether one more record in a warp's registers would find a place beside those kept.
+WM_DEV bool has_place(warp_lanes lanes, const arbiter& a, u32 server, u32 type, u32 kept) {
     const ring_end& end = a.journals[server];
     // ACQUIRE of unstage
-    const u64 waiting = load_relaxed_cta(&end.staged) - load_acquire_cta(&end.unstaged);
+    const u64 waiting = load_relaxed_cta(&end.staged) + kept - load_acquire_cta(&end.unstaged);
     return lanes.all(type != WM_TYPE_TENSOR && waiting < a.args.journal_places);
 }
-// Gives the record kept its number, which its place keeps, or drops it where the ring has no room. By the owner of the
-// module.
-WM_DEV void number_kept(warp_lanes lanes, arbiter& a, u32 server, kept_record<warp_lanes>& k) {
+// Gives the record kept its number, which its place keeps, or drops it where the ring has no room. `before`: records
+// kept that have theirs. By the owner of the module.
+WM_DEV void number_one(warp_lanes lanes, arbiter& a, u32 server, kept_record& k, u32 before) {
     if (k.stage != k.new_one)
         return;
     ring_end& end = a.journals[server];
-    const bool room = ring_room(lanes, end, 1) != 0;
+    const bool room = ring_room(lanes, end, 1 + before) > before;
     if (lanes.rank() == 0) {
-        journal_place* const place = place_at(a, server, load_relaxed_cta(&end.staged));
+        journal_place* const place = place_at(a, server, load_relaxed_cta(&end.staged) + before);
         const u64 number = load_relaxed_cta(&a.tapped[k.mailbox].taken) + 1;
         place->mailbox = k.mailbox;
         reinterpret_cast<wm_journal_head*>(place + 1)->number = number;
@@ -183,13 +196,17 @@ WM_DEV void number_kept(warp_lanes lanes, arbiter& a, u32 server, kept_record<wa
     }
     k.stage = room ? k.numbered : k.none;
 }
-// Brings it to its place: the same as `journal` and `commit_staged` for a record of the usual form, where nothing is
-// staged.
-WM_DEV void settle_kept(warp_lanes lanes, arbiter& a, u32 server, kept_record<warp_lanes>& k) {
-    number_kept(lanes, a, server, k);
-    if (k.stage == k.none)
-        return;
-    k.stage = k.none;
+WM_DEV void number_kept(warp_lanes lanes, arbiter& a, u32 server, kept_records<warp_lanes>& kept) {
+    number_one(lanes, a, server, kept.first, 0);
+    number_one(lanes, a, server, kept.second, kept.first.stage == kept.first.numbered);
+    if (kept.first.stage == kept.first.none) {
+        kept.first = kept.second;
+        kept.second.stage = kept.second.none;
+    }
+}
+// Brings one that has its number to its place: the same as `journal` and `commit_staged` for a record of the usual
+// form, where nothing is staged.
+WM_DEV void settle_one(warp_lanes lanes, arbiter& a, u32 server, const kept_record& k) {
     ring_end& end = a.journals[server];
     const u64 n = load_relaxed_cta(&end.staged);
     journal_place* const place = place_at(a, server, n);
@@ -213,13 +230,22 @@ WM_DEV void settle_kept(warp_lanes lanes, arbiter& a, u32 server, kept_record<wa
     }
     lanes.sync();
 }
+WM_DEV void settle_kept(warp_lanes lanes, arbiter& a, u32 server, kept_records<warp_lanes>& kept) {
+    number_kept(lanes, a, server, kept);
+    WM_ROLLED
+    while (kept.first.stage != kept.first.none) {
+        settle_one(lanes, a, server, kept.first);
+        kept.first = kept.second;
+        kept.second.stage = kept.second.none;
+    }
+}
 #endif
-template <class L> WM_FN void settle_kept(L, arbiter&, u32 /*server*/, kept_record<L>&) {}
-template <class L> WM_FN void number_kept(L, arbiter&, u32 /*server*/, kept_record<L>&) {}
+template <class L> WM_FN void settle_kept(L, arbiter&, u32 /*server*/, kept_records<L>&) {}
+template <class L> WM_FN void number_kept(L, arbiter&, u32 /*server*/, kept_records<L>&) {}
 
 // What is left of a grant of a table with taps when its module has been given back, or is kept for another: its last
-// record goes to its place, and all on their way to the host.
-template <class L> WM_FN void finish_grant(L lanes, arbiter& a, u32 server, kept_record<L>& kept) {
+// records go to their places, and all on their way to the host.
+template <class L> WM_FN void finish_grant(L lanes, arbiter& a, u32 server, kept_records<L>& kept) {
     settle_kept(lanes, a, server, kept);
     hurry_journal(lanes, a, server);
 }

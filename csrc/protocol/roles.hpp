@@ -285,7 +285,7 @@ template <class L> WM_FN void stand(L lanes, const arbiter& a, u32 server, u32 w
 // A grant of `module`, which this server owns. Whether it moved a record of a resident module.
 template <class H, bool Taps, class L>
 WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module, const found_records<L>& found,
-                      kept_record<L>& kept, tally& t) {
+                      kept_records<L>& kept, tally& t) {
     const u64 begin_ns = now_ns();
     if (lanes.rank() == 0) {
         store_relaxed_cta(&a.standing[server], stands_granted);
@@ -345,7 +345,7 @@ WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state
     if (module == no_module)
         return served::nothing;
     // Without progress there is nothing to wait for at its slots: what lies there lies there still.
-    kept_record<L> kept;
+    kept_records<L> kept;
     const bool moved = serve<H, Taps>(lanes, a, server, state, module, found, kept, at.moved);
     const bool lingers =
         moved && (at.module == module || (should_linger(lanes, a, server, module) && may_linger(lanes, a, server)));

@@ -24,7 +24,7 @@ template <class L> WM_FN void count(L lanes, const arbiter& a, u32 module, tally
 // it journalled and left in `kept` is the caller's to finish (finish_grant).
 template <class H, bool Taps = true, class L>
 WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found,
-                          kept_record<L>& kept, tally& t) {
+                          kept_records<L>& kept, tally& t) {
     const module_brief& mod = a.modules[module];
     context<L, Taps> c(lanes, a, server, module, found, kept);
     u32 steps = 0;
