@@ -40,7 +40,7 @@
 #define WM_REJECT_REASONS 8u   /* see WM_REJECT_* */
 #define WM_PRIORITIES 4u       /* priority classes; 0 is the most urgent */
 #define WM_DOORS 16u           /* doors that the arbiter's credits use in turn */
-#define WM_ARBITER_PARTS 24u  /* of an arbiter's working memory */
+#define WM_ARBITER_PARTS 24u   /* of an arbiter's working memory */
 #define WM_FAIR_TURNS 16u      /* every so many grants of a server the search begins at another class in turn */
 
 /* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
@@ -597,13 +597,13 @@ typedef struct wm_arbiter_args {
     uint64_t journals;          /* wm_ring[servers], device memory: journal rings; 0: nothing is tapped */
     uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;           /* uint64_t[n_mailboxes], pinned: see wm_durable */
-    uint64_t image;          /* device memory for what the arbiter knows, between two launches; wm_host_lay_out */
-    uint64_t idle_spin_ns;   /* polling without work before it parks; 0: it never parks, and launches need no door */
-    uint64_t residency_ns;   /* longest stay of this launch; it then finishes the steps it has granted and leaves */
-    uint32_t servers;        /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
-    uint32_t scanners;       /* warps that look at the device side, at least 1; the twin needs none */
-    uint32_t scratch_bytes;  /* scratch memory of each server, a multiple of 16 */
-    uint32_t n_device_words; /* a word for each `written` and `consumed` of a mailbox with an end outside */
+    uint64_t image;             /* device memory for what the arbiter knows, between two launches; wm_host_lay_out */
+    uint64_t idle_spin_ns;      /* polling without work before it parks; 0: it never parks, and launches need no door */
+    uint64_t residency_ns;      /* longest stay of this launch; it then finishes the steps it has granted and leaves */
+    uint32_t servers;           /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
+    uint32_t scanners;          /* warps that look at the device side, at least 1; the twin needs none */
+    uint32_t scratch_bytes;     /* scratch memory of each server, a multiple of 16 */
+    uint32_t n_device_words;    /* a word for each `written` and `consumed` of a mailbox with an end outside */
     uint32_t n_host_words;
     uint32_t sm_share_ppm; /* idle polling allowed in the long run, in millionths of the time */
     uint32_t
