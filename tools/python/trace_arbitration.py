@@ -19,7 +19,7 @@ sys.path[:0] = [str(folder) for folder in (HERE.parents[1] / "examples/python/fl
 from bench_tensors import Ring, import_torch
 from profiled import events_of, summary
 
-STEP_CYCLES = 4_000_000  # some 2 ms, so that a minute's trace stays small
+STEP_CYCLES = 16_000_000  # some 8 ms: of a minute with 2 ms a step the profiler had not made a file after another
 LEAST_HOPS = 10
 
 
