@@ -115,26 +115,19 @@ public:
         const mailbox_brief box = brief_in(arbiter_.boxes, m);
         if (Taps && (box.tap >> WM_TAP_TYPED_BIT & 1)) // each has to be looked at
             return 0;
-        const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
         hurry();
         u32 n = 0;
         if (is_tapped(box)) {
             if constexpr (Taps)
                 n = journal_ready(lanes, arbiter_, server_, m, most);
         } else {
-            n = ready_records(lanes, arbiter_.rows[m], from, most);
+            n = ready_records(lanes, arbiter_.rows[m], load_relaxed_cta(&arbiter_.consumed[m]), most);
         }
         if (n == 0)
             return 0;
         lanes.sync(); // every lane has seen its words
-        if (lanes.rank() == 0) {
-            wm_consumer c;
-            c.mailbox = arbiter_.rows[m];
-            c.read_idx = from + n;
-            publish_read(c);
-            store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
-            mark_producer(arbiter_, box);
-        }
+        if (lanes.rank() == 0)
+            give_back(module_.inputs[input], n); // read again: a register less meanwhile
         lanes.sync();
         forget(input);
         records_in_ += n;
@@ -442,6 +435,15 @@ private:
                 break;
         }
         return n;
+    }
+    // Ends what `skip` took; by lane 0.
+    WM_FN void give_back(u32 m, u32 n) {
+        wm_consumer c;
+        c.mailbox = arbiter_.rows[m];
+        c.read_idx = load_relaxed_cta(&arbiter_.consumed[m]) + n;
+        publish_read(c);
+        store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
+        mark_producer(arbiter_, brief_in(arbiter_.boxes, m));
     }
     WM_FN wm_status judged(wm_status s) {
         if (s != WM_OK)
