@@ -41,13 +41,6 @@
 #define WM_INLINED inline
 #endif
 
-// Of a function of which a kernel has one copy, off the usual way: where it is called there is a call.
-#if defined(__CUDACC__)
-#define WM_CALLED __host__ __device__ __noinline__
-#else
-#define WM_CALLED inline
-#endif
-
 // Of a function that is rarely called: on the host it stays out of the way of those that call it.
 #if defined(__CUDACC__)
 #define WM_COLD WM_FN

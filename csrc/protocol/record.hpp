@@ -56,7 +56,7 @@ WM_FN u32 outcome_type(u64 v) {
 
 // Pops the record with index `idx`; see try_pop. `expected`: it is known to be there, so its bytes are waited for.
 template <order O, class L>
-WM_CALLED u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool expected, void* dst, u32 dst_bytes) {
+WM_FN u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool expected, void* dst, u32 dst_bytes) {
     wm_consumer c;
     c.mailbox = *row;
     c.read_idx = idx;
@@ -82,8 +82,8 @@ WM_CALLED u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool
 
 // Pushes a record; see try_push.
 template <order O, class L>
-WM_CALLED wm_status push_any(L lanes, const wm_mailbox* row, u64 written, u64 consumed, const void* src, u32 len,
-                             u32 type) {
+WM_FN wm_status push_any(L lanes, const wm_mailbox* row, u64 written, u64 consumed, const void* src, u32 len,
+                         u32 type) {
     wm_producer p;
     p.mailbox = *row;
     p.write_idx = written;
