@@ -1,7 +1,6 @@
 //! Everything one module graph shares with its arbiter: tables, words, mailboxes, telemetry; laid out in one device
 //! allocation and one pinned allocation, and alive as long as anybody can reach it.
 
-mod ended;
 pub(crate) mod gates;
 mod layout;
 
@@ -69,8 +68,6 @@ pub(crate) struct Memory {
     is_cpu_arbitrated: bool,
     /// For an arbiter on the CPU: where in pinned memory a copy of which header in device memory lies.
     headers: Vec<(usize, u64)>,
-    /// What the headers said when nothing ran any more.
-    ended: OnceLock<Vec<ended::Indices>>,
     /// Of stream modules whose steps the arbiter grants.
     pub(crate) gates: Vec<gates::Gate>,
     /// Of a static order: gates, producers first, each with those of them that it comes behind; else empty.
@@ -134,7 +131,6 @@ impl Memory {
             waiting: AtomicBool::new(false),
             is_cpu_arbitrated: false,
             headers: Vec::new(),
-            ended: OnceLock::new(),
             gates: Vec::new(),
             order: Vec::new(),
             marks: Vec::new(),
@@ -360,13 +356,12 @@ impl Memory {
                 let s: abi::wm_mailbox_stats =
                     self.read_pinned(self.mailbox_stats + i * size_of::<abi::wm_mailbox_stats>());
                 let tap = self.tap_counts(i);
-                let (written, consumed) = self.indices(i, &s);
                 MailboxStats {
                     name: name(&self.mailbox_names, i),
                     tapped: tap.taken,
                     tap_dropped: tap.dropped,
-                    written,
-                    consumed,
+                    written: s.written,
+                    consumed: s.consumed,
                     depth_max: s.depth_max,
                     quarantined: quarantine_reason(s.quarantine),
                     refused: self.refusals(i, &s.refused),

@@ -482,11 +482,6 @@ impl Runtime {
         {
             let _ = thread.join();
             outcome = outcome.and(self.memory.refresh_headers()); // what ends refused
-            if !self.memory.is_abandoned()
-                && let Err(e) = self.memory.note_ended()
-            {
-                tracing::warn!(error = %e, "the mailboxes' last indices are missing"); // likewise
-            }
         }
         if let Err(e) = &outcome {
             tracing::warn!(error = %e, "stopped with an error");
