@@ -26,6 +26,10 @@ template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 s
     const warp_lanes lanes;
     serve_state state = serve_begin(lanes, a, server);
     linger_state at;
+    // News has woken this launch, most likely, and is about to be seen. Who looks for a module that has it, and may
+    // find none, has the instructions of a claim fetched when it comes.
+    if (a.args.resume && server < a.args.n_modules && lanes.rank() == 0)
+        mark(a, server);
     for (served what = served::grant; what != served::left;) {
         what = serve_turn<Handlers, Taps>(lanes, a, server, state, at);
         if (what == served::nothing && at.module == no_module)
@@ -35,7 +39,7 @@ template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 s
 
 // Called by all threads of a block of as many warps, with wm_host_shared_bytes(args) of
 // working memory at `memory`, 16-byte aligned.
-template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args, u8* memory) {
+template <class Handlers> WM_INLINED void arbiter_block(const wm_arbiter_args& args, u8* memory) {
     const u64 begin_ns = now_ns();
     arbiter a(args);
     const block_lanes block;
@@ -49,8 +53,12 @@ template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args,
     if (!valid)
         return; // the host made these arguments; it sees that launches_ended did not move
     const resumed_image<block_lanes> image(block, args);
+    const u32 part = warp - first_scanner_warp;
+    scan_state scanner{};
+    if (warp >= first_scanner_warp && warp < journal_warp)
+        scanner = scan_ahead(lanes, args, part, args.scanners);
     u64 kept_bytes;
-    place(a, memory, kept_bytes);
+    place<true>(a, memory, kept_bytes);
     begin(block, a, memory, begin_ns, image);
 
     if (warp == 0) {
@@ -65,8 +73,7 @@ template <class Handlers> WM_DEV void arbiter_block(const wm_arbiter_args& args,
         while (journal_turn(lanes, a)) {
         }
     } else if (warp >= first_scanner_warp) {
-        scan_begin(lanes, a, warp - first_scanner_warp, args.scanners);
-        while (scan_turn(lanes, a, warp - first_scanner_warp, args.scanners)) {
+        while (scan_turn(lanes, a, part, args.scanners, scanner)) {
         }
     } else if (args.journals == 0) {
         serve_all<Handlers, false>(a, warp - first_server_warp);

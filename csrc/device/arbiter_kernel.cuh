@@ -12,7 +12,9 @@ namespace warpmail {
 // For __launch_bounds__ of a kernel that is an arbiter: its registers must do for the largest block.
 constexpr u32 arbiter_max_threads = WM_MAX_WARPS * 32;
 
-template <class Handlers> WM_DEV void arbiter_kernel(const wm_arbiter_args& args) {
+// Inlined, as is all on the way there: a kernel's own arguments are operands of its instructions, and behind a pointer
+// they would be loads from memory.
+template <class Handlers> __device__ __forceinline__ void arbiter_kernel(const wm_arbiter_args& args) {
     extern __shared__ __align__(16) unsigned char warpmail_shared[];
     arbiter_block<Handlers>(args, warpmail_shared);
 }

@@ -11,7 +11,7 @@ namespace warpmail {
 
 constexpr u32 step_threads = 32;
 
-template <class Handlers> WM_DEV void step_kernel(const wm_step_args& args) {
+template <class Handlers> __device__ __forceinline__ void step_kernel(const wm_step_args& args) {
     extern __shared__ __align__(16) unsigned char warpmail_shared[];
     __shared__ wm_arbiter_args table;
     if (!step_is_valid(args) || blockDim.x != step_threads)

@@ -197,16 +197,24 @@ WM_FN u32 server_count(const wm_arbiter_args& args) {
 }
 
 // Places the working memory at `base` (16-byte aligned) and returns its size in bytes; with base null only the size.
-// `kept_bytes`: how much of it goes on over launches, from the beginning.
-WM_FN u64 place(arbiter& a, u8* base, u64& kept_bytes) {
+// `kept_bytes`: how much of it goes on over launches, from the beginning. `Given`: the arguments say where each part
+// begins (`parts`, of WM_ARBITER_PARTS, which are written if that is not null), and the size is not worked out: every
+// launch does this again, and somebody may be waiting for it.
+template <bool Given = false> WM_FN u64 place(arbiter& a, u8* base, u64& kept_bytes, u32* parts = nullptr) {
     const wm_arbiter_args& args = a.args;
-    // In 32 bits, which hold the largest tables: every launch does this again.
+    u32 part = 0;
+    // In 32 bits, which hold the largest tables.
     const u32 mailboxes = args.n_mailboxes, servers = server_count(args);
     u32 at_byte = 0;
     auto take = [&](u64 bytes) {
-        const uintptr_t p = reinterpret_cast<uintptr_t>(base) + at_byte;
+        // By way of the pointer, from which the device's compiler knows that this is shared memory.
+        const u32 begin = Given ? args.parts[part] : at_byte;
+        u8* const p = base == nullptr ? nullptr : base + begin;
+        if (parts != nullptr)
+            parts[part] = begin;
+        part++;
         at_byte = (at_byte + static_cast<u32>(bytes) + 15) & ~15u;
-        return reinterpret_cast<u8*>(p);
+        return p;
     };
     auto wide = [&](u32 n) { return reinterpret_cast<u64*>(take(8 * n)); };
     auto narrow = [&](u32 n) { return reinterpret_cast<u32*>(take(4 * n)); };

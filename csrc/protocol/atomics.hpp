@@ -240,6 +240,32 @@ WM_FN u32 upper_half(u64 v) {
     return high;
 }
 
+// The same word with another upper half.
+WM_FN u64 with_upper_half(u64 v, u32 high) {
+    u64 word;
+    asm("{ .reg .b32 low, old; mov.b64 {low, old}, %1; mov.b64 %0, {low, %2}; }" : "=l"(word) : "l"(v), "r"(high));
+    return word;
+}
+// The bits of `a` where `mask` has ones, of `b` elsewhere, in one instruction.
+WM_FN u32 select_bits(u32 mask, u32 a, u32 b) {
+    u32 v;
+    asm("lop3.b32 %0, %1, %2, %3, 0xCA;" : "=r"(v) : "r"(mask), "r"(a), "r"(b));
+    return v;
+}
+// By n modulo 32.
+WM_FN u32 rotated_left(u32 v, u32 n) {
+    return __funnelshift_l(v, v, n);
+}
+// The same value, of which the compiler knows nothing: what follows from it is reckoned anew behind this.
+WM_FN u32 forgotten(u32 v) {
+    asm volatile("" : "+r"(v));
+    return v;
+}
+template <class T> WM_FN T* forgotten(T* p) {
+    asm volatile("" : "+l"(p));
+    return p;
+}
+
 // Nanoseconds of the device-wide timer. Its tick is coarse (32 ns to about 1 µs, by device).
 WM_FN u64 now_ns() {
     u64 t;
@@ -371,6 +397,18 @@ WM_FN void wait_for_previous() {}
 
 WM_FN u32 upper_half(u64 v) {
     return static_cast<u32>(v >> 32);
+}
+WM_FN u64 with_upper_half(u64 v, u32 high) {
+    return static_cast<u64>(high) << 32 | static_cast<u32>(v);
+}
+WM_FN u32 select_bits(u32 mask, u32 a, u32 b) {
+    return (mask & a) | (~mask & b);
+}
+WM_FN u32 rotated_left(u32 v, u32 n) {
+    return v << (n & 31) | v >> (-n & 31);
+}
+template <class T> WM_FN T forgotten(T v) {
+    return v;
 }
 
 WM_FN u64 now_ns() {

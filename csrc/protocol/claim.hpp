@@ -12,6 +12,7 @@
 #define WARPMAIL_PROTOCOL_CLAIM_HPP
 
 #include "protocol/grant.hpp"
+#include "protocol/record.hpp"
 
 namespace warpmail {
 
@@ -57,23 +58,34 @@ template <class L> WM_FN u32 next_look(L lanes, const arbiter& a, const u32* loo
 }
 
 // Looks at the look bits for a while, until there is one for this server to try, or the launch closes. Idle servers are
-// most of the arbiter's warps: in a loop this short they leave the SM's instruction caches to those that work.
+// most of the arbiter's warps: in a loop this short they leave the SM's instruction caches to those that work, and see
+// a bit soon, with one jump at each look.
 #if defined(__CUDACC__)
-constexpr u32 idle_looks = 64;
+constexpr u32 idle_looks = 1024;
 #else
 constexpr u32 idle_looks = 2; // lanes that take turns on one thread
 #endif
 template <class L> WM_FN void await_look(L lanes, const arbiter& a) {
     const u32 words = words_for(a.args.n_modules), all = classes_of(a) * words, mine = lanes.rank();
     const u32* const look = a.look + (mine < all ? mine : 0);
-    const u32* const owned = a.owned + (mine < all ? mine % words : 0);
+    const u32* const owned = a.owned + (words > 1 && mine < all ? mine % words : 0);
+    const auto news = [&] {
+        const u32 closing = static_cast<u32>(load_relaxed_cta(&a.flags[flag_closing]));
+        return (load_relaxed_cta(look) & ~load_relaxed_cta(owned)) | closing;
+    };
+    if (all <= lanes.width()) {
+        WM_ROLLED
+        for (u32 k = 0; k < idle_looks && !lanes.any(news() != 0); k++) {
+        }
+        return;
+    }
     WM_ROLLED
     for (u32 k = 0; k < idle_looks; k++) {
-        u32 news = load_relaxed_cta(look) & ~load_relaxed_cta(owned);
+        u32 found = news();
         WM_ROLLED
         for (u32 w = mine + lanes.width(); w < all; w += lanes.width())
-            news |= load_relaxed_cta(&a.look[w]) & ~load_relaxed_cta(&a.owned[w % words]);
-        if (lanes.any(news != 0 || load_relaxed_cta(&a.flags[flag_closing]) != 0))
+            found |= load_relaxed_cta(&a.look[w]) & ~load_relaxed_cta(&a.owned[w % words]);
+        if (lanes.any(found != 0))
             return;
     }
 }
@@ -103,28 +115,34 @@ template <class L> WM_FN void disown(L lanes, arbiter& a, u32 i) {
         clear_release_cta(&a.owned[i / 32], 1u << (i % 32));
 }
 
-// A module for this server to run, owned by it, or no_module.
-template <class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state) {
+// A module for this server to run, owned by it, or no_module; `found` at its input, if it has one alone.
+template <class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state, found_records<L>& found) {
     const u32 words = words_for(a.args.n_modules), classes = classes_of(a);
     const u32 fair = static_cast<u32>((state.turns + 1) / WM_FAIR_TURNS);
-    const u32 first = fair != state.fair ? (fair - 1) % classes : 0;
-    for (u32 k = 0; k < classes; k++) {
-        const u32 c = first + k < classes ? first + k : first + k - classes;
-        u32* look = a.look + c * words;
-        // A look costs a bit, so this ends; the bound is for bits that come back meanwhile.
-        for (u32 tries = 0; tries <= a.args.n_modules; tries++) {
-            const u32 i = next_look(lanes, a, look, &a.cursor[c]);
-            if (i == no_module)
-                break;
-            if (lanes.rank() == 0)
-                store_relaxed_cta(&a.cursor[c], i + 1 < a.args.n_modules ? i + 1 : 0);
-            if (try_own(lanes, a, look, i)) {
-                state.fair = fair;
-                return i;
-            }
+    u32 c = 0;
+    if (classes > 1 && fair != state.fair)
+        c = (fair - 1) % classes;
+    // A look costs a bit, so each class comes to its end; the bound is for bits that come back meanwhile.
+    for (u32 searched = 0, tries = 0;;) {
+        u32* const look = a.look + c * words;
+        const u32 i = tries <= a.args.n_modules ? next_look(lanes, a, look, &a.cursor[c]) : no_module;
+        if (i == no_module) {
+            if (++searched >= classes)
+                return no_module;
+            c = c + 1 < classes ? c + 1 : 0;
+            tries = 0;
+            continue;
+        }
+        tries++;
+        if (lanes.rank() == 0)
+            store_relaxed_cta(&a.cursor[c], i + 1 < a.args.n_modules ? i + 1 : 0);
+        const glance<L> at_input(lanes, a, i); // its way to L2 is that of what follows
+        if (try_own(lanes, a, look, i)) {
+            state.fair = fair;
+            at_input.take(lanes, a, i, found);
+            return i;
         }
     }
-    return no_module;
 }
 
 } // namespace warpmail

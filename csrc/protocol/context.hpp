@@ -21,9 +21,11 @@ public:
     using held = record<L>; // what `take` takes
     L lanes;
 
-    // `found`: what the server has found at an input already.
-    WM_FN context(L l, arbiter& a, u32 server, u32 module, const found_records<L>& found = {})
-        : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module), server_(server), found_(found) {}
+    // `found`: what the server has found at an input already. `kept`: where records that are still to be journalled may
+    // stay when the step has ended.
+    WM_FN context(L l, arbiter& a, u32 server, u32 module, const found_records<L>& found, kept_records<L>& kept)
+        : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module), server_(server), found_(found),
+          kept_(kept) {}
 
     WM_FN u32 inputs() const {
         return module_.n_inputs;
@@ -33,14 +35,19 @@ public:
     }
     // Records known to wait at an input.
     WM_FN u64 waiting(u32 input) const {
-        const u64 known = input < module_.n_inputs ? pending(arbiter_, module_.inputs[input]) : 0;
+        u64 known = input < module_.n_inputs ? pending(arbiter_, module_.inputs[input]) : 0;
+        known -= known != 0 && is_owed(module_.inputs[input]);
         return known == 0 && input < WM_MAX_INPUTS ? found_.bits >> input & 1 : known;
     }
     // The inputs at which a record is known to wait, a bit each; the same for all lanes.
     WM_FN u32 ready() const {
         if (found_.whole)
             return found_.bits;
+        if (module_.n_inputs == 1)
+            return lanes.any(waiting(0) > 0);
         u32 bits = 0;
+        if (lanes.width() >= WM_MAX_INPUTS) // a lane an input
+            return lanes.ballot(lanes.rank() < module_.n_inputs && waiting(lanes.rank()) > 0);
         for (u32 i = lanes.rank(); i < module_.n_inputs; i += lanes.width())
             bits |= static_cast<u32>(waiting(i) > 0) << i;
         return lanes.agree(bits);
@@ -101,32 +108,26 @@ public:
     WM_FN u32 skip(u32 input, u32 most) {
         if (input >= module_.n_inputs)
             return 0;
+        give_back();
         const u32 m = module_.inputs[input];
         const u64 waiting = lanes.broadcast(pending(arbiter_, m), 0);
         most = waiting < most ? static_cast<u32>(waiting) : most;
         const mailbox_brief box = brief_in(arbiter_.boxes, m);
         if (Taps && (box.tap >> WM_TAP_TYPED_BIT & 1)) // each has to be looked at
             return 0;
-        const u64 from = load_relaxed_cta(&arbiter_.consumed[m]);
         hurry();
         u32 n = 0;
         if (is_tapped(box)) {
             if constexpr (Taps)
                 n = journal_ready(lanes, arbiter_, server_, m, most);
         } else {
-            n = ready_records(lanes, arbiter_.rows[m], from, most);
+            n = ready_records(lanes, arbiter_.rows[m], load_relaxed_cta(&arbiter_.consumed[m]), most);
         }
         if (n == 0)
             return 0;
         lanes.sync(); // every lane has seen its words
-        if (lanes.rank() == 0) {
-            wm_consumer c;
-            c.mailbox = arbiter_.rows[m];
-            c.read_idx = from + n;
-            publish_read(c);
-            store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
-            mark_producer(arbiter_, box);
-        }
+        if (lanes.rank() == 0)
+            give_back(module_.inputs[input], n); // read again: a register less meanwhile
         lanes.sync();
         forget(input);
         records_in_ += n;
@@ -200,10 +201,12 @@ public:
             add_relaxed_gpu(&stats()->rejects[reason], 1);
     }
 
-    // Counts the records that this step has journalled so far; done behind every step.
+    // Gives back the slots that were taken, and counts the records that this step has journalled so far; done behind
+    // every step.
     WM_FN void flush() {
+        give_back();
         if constexpr (Taps) {
-            settle();
+            number_kept(lanes, arbiter_, server_, kept_);
             commit_staged(lanes, arbiter_, server_, staged_);
             staged_ = 0;
         }
@@ -224,7 +227,7 @@ public:
     WM_FN void hurry() {
         flush();
         if constexpr (Taps)
-            hurry_journal(lanes, arbiter_, server_);
+            finish_grant(lanes, arbiter_, server_, kept_);
     }
 
     WM_FN u32 moved() const {
@@ -280,23 +283,42 @@ private:
             tap(m, idx, src, len, type);
         return s;
     }
-    // A record that was taken and has a place goes there: when what it was taken for has been done.
-    WM_FN void settle() {
-#if defined(WM_HAS_WARPS)
-        if constexpr (Taps && L::is_group()) {
-            if (kept_.mailbox == no_mailbox)
-                return;
-            journal_words(lanes, arbiter_, server_, kept_.mailbox, kept_.index, kept_.words, kept_.len, kept_.type);
-            kept_.mailbox = no_mailbox;
-        }
-#endif
-    }
     // Journals a record whose bytes lie at `from`.
     WM_FN void tap(u32 m, u64 index, const void* from, u32 len, u32 type) {
         if constexpr (Taps) {
-            settle();
+            settle_kept(lanes, arbiter_, server_, kept_);
             staged_ = journal(lanes, arbiter_, server_, m, index, from, len, type, staged_);
         }
+    }
+    // Whether the slot of the last record taken from mailbox m is still to be given back.
+    WM_FN bool is_owed(u32 m) const {
+#if defined(WM_HAS_WARPS)
+        if constexpr (L::is_group())
+            return m == owed_;
+#endif
+        (void)m;
+        return false;
+    }
+    // Gives it back: not before what the record was taken for has been done, so that nobody waits for it, a fence least
+    // of all.
+    WM_FN void give_back() {
+#if defined(WM_HAS_WARPS)
+        if constexpr (L::is_group()) {
+            if (owed_ == no_mailbox)
+                return;
+            const u32 m = owed_;
+            const mailbox_brief box = brief_in(arbiter_.boxes, m);
+            const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]) + 1;
+            owed_ = no_mailbox;
+            lanes.sync(); // every lane has read the index, and sees the others' words
+            if (lanes.rank() == 0) {
+                store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[m].header)->read_idx, idx);
+                store_relaxed_cta(&arbiter_.consumed[m], idx);
+                mark_producer(arbiter_, box);
+            }
+            lanes.sync();
+        }
+#endif
     }
     // Index `idx` of mailbox m is this module's: everybody in the arbiter learns of it.
     WM_FN void note_taken(u32 m, mailbox_brief box, u64 idx, wm_status s) {
@@ -340,37 +362,36 @@ private:
     template <order O, bool Copy>
     WM_DEV wm_status take_plain(u32 input, u32 m, mailbox_brief box, fragment<1>& f, void* dst, u32 room, u32& len,
                                 u32& type) {
+        give_back(); // of the record before
         const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
         const wm_status s = fetch<O>(input, m, box, idx, room, f, len, type);
         if (Copy && s == WM_OK)
             store_share(f, dst, len);
-        if (s == WM_OK || s == WM_BAD_LENGTH)
-            taken(input, m, box, idx + 1, s);
-        if (s == WM_OK && is_tapped(box) && is_chosen(arbiter_, box, m, type))
-            tap_words<!Copy>(m, idx, f, dst, len, type);
-        return s;
-    }
-    // Gives its slot back.
-    WM_DEV void taken(u32 input, u32 m, mailbox_brief box, u64 idx, wm_status s) {
+        if (s != WM_OK && s != WM_BAD_LENGTH)
+            return s;
         forget(input);
-        lanes.sync(); // every lane has read the index, and sees the others' words
-        if (lanes.rank() == 0)
-            store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[m].header)->read_idx, idx);
-        note_taken(m, box, idx, s);
-        if (s == WM_BAD_LENGTH)
-            refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_CONSUMER, refusal::length, s);
+        owed_ = m;
+        records_in_++;
+        // Who has the bytes may be about to work on them for long; what is taken in hand is given on at once.
+        if (Copy || s == WM_BAD_LENGTH)
+            give_back();
+        if (s == WM_BAD_LENGTH) {
+            reject(WM_REJECT_LENGTH);
+            return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_CONSUMER, refusal::length, s);
+        }
+        if (is_tapped(box) && is_chosen(arbiter_, box, m, type))
+            tap_words(m, idx, f, dst, len, type);
+        return s;
     }
     WM_DEV wm_status refuse_output(u32 m, refusal why, wm_status s) {
         return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_PRODUCER, why, s);
     }
-    // Journals a record in registers, whose bytes also lie at `from`, or nowhere else. `Later`: it is given on first.
-    template <bool Later>
+    // Journals a record in registers, whose bytes also lie at `from`, or nowhere else.
     WM_DEV void tap_words(u32 m, u64 index, const fragment<1>& f, const void* from, u32 len, u32 type) {
-        settle();
-        if (staged_ == 0 && has_place(lanes, arbiter_, server_, type)) {
-            kept_ = {f, index, m, len, type};
-            if (!Later)
-                settle();
+        if (kept_.second.stage != kept_record::none || kept_.first.stage == kept_record::numbered)
+            settle_kept(lanes, arbiter_, server_, kept_);
+        if (staged_ == 0 && has_place(lanes, arbiter_, server_, type, kept_.count())) {
+            kept_.add({kept_record::new_one, f, static_cast<u32>(pack_meta(len, type)), m, index});
             return;
         }
         if (from == nullptr) {
@@ -393,7 +414,7 @@ private:
             return s;
         note_given(m, box, idx);
         if (is_tapped_here(box) && is_chosen(arbiter_, box, m, type))
-            tap_words<false>(m, idx - 1, f, from, len, type);
+            tap_words(m, idx - 1, f, from, len, type);
         return s;
     }
 #endif
@@ -415,6 +436,15 @@ private:
         }
         return n;
     }
+    // Ends what `skip` took; by lane 0.
+    WM_FN void give_back(u32 m, u32 n) {
+        wm_consumer c;
+        c.mailbox = arbiter_.rows[m];
+        c.read_idx = load_relaxed_cta(&arbiter_.consumed[m]) + n;
+        publish_read(c);
+        store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
+        mark_producer(arbiter_, brief_in(arbiter_.boxes, m));
+    }
     WM_FN wm_status judged(wm_status s) {
         if (s != WM_OK)
             reject(WM_REJECT_LEASE);
@@ -432,13 +462,10 @@ private:
     u32 records_in_ = 0; // in this grant
     u32 records_out_ = 0;
     u32 staged_ = 0; // records of this step that have a place and are not counted yet
+    kept_records<L>& kept_;
 #if defined(WM_HAS_WARPS)
     static constexpr u32 no_mailbox = ~0u;
-    struct {
-        fragment<1> words;
-        u64 index;
-        u32 mailbox, len, type;
-    } kept_{{}, 0, no_mailbox, 0, 0}; // a record in registers whose place waits for it
+    u32 owed_ = no_mailbox; // whose slot is still to be given back
 #endif
 };
 

@@ -203,7 +203,8 @@ template <class Steps> bool hand_turn(arbiter& a, Steps& steps, handed* servers,
     }
     if (!journal_has_room(one_lane{}, a, server))
         return true;
-    const u32 module = claim(one_lane{}, a, h.state);
+    found_records<one_lane> found;
+    const u32 module = claim(one_lane{}, a, h.state, found);
     if (module != no_module && a.modules[module].kind == WM_KIND_STREAM) {
         grant_steps(one_lane{}, a, module); // its own stream runs them, no server
         disown(one_lane{}, a, module);

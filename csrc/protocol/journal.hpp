@@ -142,52 +142,113 @@ WM_FN u32 journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void*
     return waits ? staged + 1 : 0;
 }
 
+// The last records of a grant that are to be journalled and are in its lanes' registers, up to two: of most steps one
+// that was taken and one that was given. Their numbers are taken while the module is owned, and they are brought to
+// their places when others may have the module again (finish_grant). One thread keeps none.
+template <class L> struct kept_records {};
+
 #if defined(WM_HAS_WARPS)
-// Whether a record in a warp's registers would find a place now; it keeps it until this server journals another.
-WM_DEV bool has_place(warp_lanes lanes, const arbiter& a, u32 server, u32 type) {
+struct kept_record {
+    enum : u32 { none, new_one, numbered } stage = none;
+    fragment<1> words;
+    u32 meta;    // length and type
+    u32 mailbox; // this and the index until it is numbered: its place has them then
+    u64 index;
+};
+template <> struct kept_records<warp_lanes> {
+    kept_record first, second; // none, or as far along as the first
+
+    WM_DEV u32 count() const {
+        return (first.stage != first.none) + (second.stage != second.none);
+    }
+    WM_DEV void add(const kept_record& k) {
+        if (first.stage == first.none)
+            first = k;
+        else
+            second = k;
+    }
+};
+
+// Whether one more record in a warp's registers would find a place beside those kept.
+WM_DEV bool has_place(warp_lanes lanes, const arbiter& a, u32 server, u32 type, u32 kept) {
     const ring_end& end = a.journals[server];
     // ACQUIRE of unstage
-    const u64 waiting = load_relaxed_cta(&end.staged) - load_acquire_cta(&end.unstaged);
+    const u64 waiting = load_relaxed_cta(&end.staged) + kept - load_acquire_cta(&end.unstaged);
     return lanes.all(type != WM_TYPE_TENSOR && waiting < a.args.journal_places);
 }
-// Journals it: the same as `journal` and `commit_staged` for one record of the usual form, where nothing is staged.
-WM_DEV void journal_words(warp_lanes lanes, arbiter& a, u32 server, u32 m, u64 index, const fragment<1>& f, u32 len,
-                          u32 type) {
+// Gives the record kept its number, which its place keeps, or drops it where the ring has no room. `before`: records
+// kept that have theirs. By the owner of the module.
+WM_DEV void number_one(warp_lanes lanes, arbiter& a, u32 server, kept_record& k, u32 before) {
+    if (k.stage != k.new_one)
+        return;
+    ring_end& end = a.journals[server];
+    const bool room = ring_room(lanes, end, 1 + before) > before;
+    if (lanes.rank() == 0) {
+        journal_place* const place = place_at(a, server, load_relaxed_cta(&end.staged) + before);
+        const u64 number = load_relaxed_cta(&a.tapped[k.mailbox].taken) + 1;
+        place->mailbox = k.mailbox;
+        reinterpret_cast<wm_journal_head*>(place + 1)->number = number;
+        reinterpret_cast<wm_journal_head*>(place + 1)->index = k.index;
+        if (room)
+            store_relaxed_cta(&a.tapped[k.mailbox].taken, number);
+        else
+            count_dropped(a, k.mailbox);
+    }
+    k.stage = room ? k.numbered : k.none;
+}
+WM_DEV void number_kept(warp_lanes lanes, arbiter& a, u32 server, kept_records<warp_lanes>& kept) {
+    number_one(lanes, a, server, kept.first, 0);
+    number_one(lanes, a, server, kept.second, kept.first.stage == kept.first.numbered);
+    if (kept.first.stage == kept.first.none) {
+        kept.first = kept.second;
+        kept.second.stage = kept.second.none;
+    }
+}
+// Brings one that has its number to its place: the same as `journal` and `commit_staged` for a record of the usual
+// form, where nothing is staged.
+WM_DEV void settle_one(warp_lanes lanes, arbiter& a, u32 server, const kept_record& k) {
     ring_end& end = a.journals[server];
     const u64 n = load_relaxed_cta(&end.staged);
     journal_place* const place = place_at(a, server, n);
-    ring_chunk* const to = reinterpret_cast<ring_chunk*>(place + 1);
-    const u32 lane = lanes.rank(), begin = 8 * (lane - 1); // lane 0 has no word
+    wm_journal_head* const head = reinterpret_cast<wm_journal_head*>(place + 1);
+    const u32 lane = lanes.rank(), len = meta_len(k.meta), begin = 8 * (lane - 1); // lane 0 has no word
     const u32 have = begin < len ? len - begin : 0;
-    const u64 word = have >= 8 ? f.word[0] : f.word[0] & ((u64{1} << (8 * have)) - 1);
+    const u64 word = have >= 8 ? k.words.word[0] : k.words.word[0] & ((u64{1} << (8 * have)) - 1);
     // Lane 0's lies behind the others: the rest of the last sector.
-    reinterpret_cast<u64*>(to + 2)[(lane - 1) & (WM_GROUP_WORDS - 1)] = lane == 0 ? 0 : word;
+    reinterpret_cast<u64*>(head + 1)[(lane - 1) & (WM_GROUP_WORDS - 1)] = lane == 0 ? 0 : word;
     lanes.sync(); // the words are there, and all have read what lane 0 now changes
     if (lane == 0) {
-        const u64 idx = load_relaxed_cta(&end.write_idx), number = load_relaxed_cta(&a.tapped[m].taken) + 1;
-        u64 read = load_relaxed_cta(&end.read_seen);
-        if (idx - read >= ring_slots(end.ring)) {
-            read = load_acquire_sys(&ring_header(end.ring)->read_idx); // R2
-            store_relaxed_cta(&end.read_seen, read);
-        }
-        if (idx - read >= ring_slots(end.ring)) {
-            count_dropped(a, m);
-        } else {
-            const wm_journal_head head{
-                number, index, now_ns(), a.rows[m].mailbox_id, static_cast<uint16_t>(len), static_cast<uint16_t>(type)};
-            to[0] = head_chunk(head, 0);
-            to[1] = head_chunk(head, 1);
-            place->idx = idx;
-            place->mailbox = m;
-            place->chunks = ring_chunks(len);
-            store_relaxed_cta(&a.tapped[m].taken, number);
-            store_release_cta(&end.staged, n + 1);      // RELEASE, acquired in journal_turn
-            store_release_cta(&end.write_idx, idx + 1); // likewise, and only then
-        }
+        const u64 idx = load_relaxed_cta(&end.write_idx);
+        head->time_ns = now_ns();
+        head->mailbox_id = a.rows[place->mailbox].mailbox_id;
+        head->len = static_cast<uint16_t>(len);
+        head->type = static_cast<uint16_t>(meta_type(k.meta));
+        place->idx = idx;
+        place->chunks = ring_chunks(len);
+        store_release_cta(&end.staged, n + 1);      // RELEASE, acquired in journal_turn
+        store_release_cta(&end.write_idx, idx + 1); // likewise, and only then
     }
     lanes.sync();
 }
+WM_DEV void settle_kept(warp_lanes lanes, arbiter& a, u32 server, kept_records<warp_lanes>& kept) {
+    number_kept(lanes, a, server, kept);
+    WM_ROLLED
+    while (kept.first.stage != kept.first.none) {
+        settle_one(lanes, a, server, kept.first);
+        kept.first = kept.second;
+        kept.second.stage = kept.second.none;
+    }
+}
 #endif
+template <class L> WM_FN void settle_kept(L, arbiter&, u32 /*server*/, kept_records<L>&) {}
+template <class L> WM_FN void number_kept(L, arbiter&, u32 /*server*/, kept_records<L>&) {}
+
+// What is left of a grant of a table with taps when its module has been given back, or is kept for another: its last
+// records go to their places, and all on their way to the host.
+template <class L> WM_FN void finish_grant(L lanes, arbiter& a, u32 server, kept_records<L>& kept) {
+    settle_kept(lanes, a, server, kept);
+    hurry_journal(lanes, a, server);
+}
 
 // Journals up to `most` records that wait in mailbox m; gives their number, and the caller releases them. In a ring
 // that is nearly full it leaves what a step needs. Nothing is staged.

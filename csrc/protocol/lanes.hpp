@@ -144,6 +144,21 @@ struct warp_lanes {
         }
         return v;
     }
+    // One instruction each for 32 bits.
+    WM_FN u32 sum(u32 v) const {
+#if defined(__CUDA_ARCH__)
+        return __reduce_add_sync(~0u, v);
+#else
+        return v;
+#endif
+    }
+    WM_FN u32 min(u32 v) const {
+#if defined(__CUDA_ARCH__)
+        return __reduce_min_sync(~0u, v);
+#else
+        return v;
+#endif
+    }
     template <class T> WM_FN T max(T v) const {
         for (int d = 16; d; d >>= 1) {
             T o = exchange(v, d);

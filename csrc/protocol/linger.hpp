@@ -6,9 +6,9 @@
 // it:
 //
 //   whose turn it is  while a module waits that no searching server is about to take, the first of those that linger
-//                     gives its own up and searches: at its next look in vain, or after linger_checks grants without
-//                     one. Whoever searches goes by claim.hpp, and a module that is lingered at uses up none of its
-//                     fair turns.
+//                     gives its own up and searches: at its next look at bits, of which each turn in vain has some, or
+//                     after linger_checks grants without one. Whoever searches goes by claim.hpp, and a module that is
+//                     lingered at uses up none of its fair turns.
 //   news              it clears the module's look bit only to evaluate afterwards, as in a claim; whatever it leaves
 //                     without looking at is in `look`, or in a readiness word that no scan has seen yet: what keeps
 //                     the arbiter from parking (park.hpp).
@@ -27,6 +27,7 @@ namespace warpmail {
 constexpr u32 linger_looks = 16;     // in one turn
 constexpr int32_t linger_turns = 16; // in vain, one after the other, before the module is given up
 constexpr u32 linger_bits = 8;       // looks at bits alone for one at slots
+constexpr u32 linger_own = 4;        // looks at slots for one at bits, where they say all that the module waits for
 constexpr int32_t linger_checks =
     8; // grants, without a look in vain between them, until it finds out whether it may go on
 constexpr u32 linger_steps = 256; // at most so many are tallied before they are counted
@@ -218,6 +219,7 @@ template <class L> WM_FN lingering linger(L lanes, arbiter& a, u32 server, linge
     if (s.credit == 0)
         s.credit = steps_of_credit(lanes, a, mod);
     const bool watches = slots.is_open && s.credit != 0 && (mod.rule == WM_RULE_ANY || mod.n_inputs == 1);
+    const bool sees_all = watches && slots.is_all;
     // A look at bits alone takes no way to L2.
     const u32 looks = watches ? linger_looks : linger_looks * linger_bits;
     WM_ROLLED
@@ -235,6 +237,10 @@ template <class L> WM_FN lingering linger(L lanes, arbiter& a, u32 server, linge
             return lingering::step;
         }
         s.streak = s.streak > 0 ? 0 : s.streak;
+        // All that the module's own bit can say is that there is a record, which its slots say sooner, or room for
+        // more than is needed now; and most other modules' are somebody else's.
+        if (sees_all && k % linger_own != linger_own - 1)
+            continue;
         const u32 waiting = bits.waiting();
         if (!lanes.any(waiting != 0 || load_relaxed_cta(&a.flags[flag_closing]) != 0))
             continue;
@@ -245,6 +251,8 @@ template <class L> WM_FN lingering linger(L lanes, arbiter& a, u32 server, linge
         if (lanes.rank() == 0)
             clear_acquire_cta(look_word(a, s.module), 1u << (s.module % 32)); // ACQUIRE of mark
         lanes.sync();
+        if (sees_all)
+            continue; // it has looked, and will
         s.credit = 0; // there may be more now
         if (!may_step(lanes, a, mod))
             return lingering::on;

@@ -1,62 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // Records that wait in a tapped mailbox, copied to a journal ring many at a time, for a module that has no use for
-// them. A warp brings their slots to working memory with all loads under way together; there a short loop makes the
-// records of them that go over the bus, in whole sectors. A server that journals is one of a dozen warps whose code
-// goes through one cache of instructions: a loop that stays in it counts for more than one that is unrolled.
+// them. Usual slots and long ones go by way of registers. A warp brings others to working memory with all loads under
+// way together; there a short loop makes the records of them that go over the bus, in whole sectors. A server that
+// journals is one of a dozen warps whose code goes through one cache of instructions: a loop that stays in it counts
+// for more than one that is unrolled.
 #ifndef WARPMAIL_PROTOCOL_PASS_HPP
 #define WARPMAIL_PROTOCOL_PASS_HPP
 
-#include "protocol/record.hpp"
+#include "protocol/pass_lines.hpp"
 
 namespace warpmail {
-
-// A server's stage; its places lie behind it.
-WM_FN u8* stage_of(const arbiter& a, u32 server) {
-    return a.stage + server * (a.args.journal_stage_bytes + a.args.journal_places * place_bytes(a.args));
-}
-// Before anybody learns of a tensor whose descriptor is the record `idx` of the server's ring (R3); by lane 0.
-WM_FN void announce_tensor(const arbiter& a, u32 server, u64 idx) {
-    store_relaxed_sys(&ring_header(a.journals[server].ring)->announced, idx + 1);
-}
-
-// Records that wait in a mailbox, on their way to the ring of a server. What working memory knows is read there each
-// time, which keeps the registers of the kernel down.
-struct passing_records {
-    const arbiter& a;
-    u32 server, m;
-
-    WM_FN const wm_mailbox& box() const {
-        return a.rows[m];
-    }
-    // Index of record n in the mailbox.
-    WM_FN u64 index(u32 n) const {
-        return load_relaxed_cta(&a.consumed[m]) + n;
-    }
-    // Its index in the ring.
-    WM_FN u64 place(u32 n) const {
-        return load_relaxed_cta(&a.journals[server].write_idx) + n;
-    }
-    WM_FN u8* slot(u32 n) const {
-        return ring_slot(a.journals[server].ring, place(n));
-    }
-    WM_FN wm_journal_head head(u32 n, u32 len, u32 type, u64 time_ns) const {
-        return {load_relaxed_cta(&a.tapped[m].taken) + n + 1,
-                index(n),
-                time_ns,
-                box().mailbox_id,
-                static_cast<uint16_t>(len),
-                static_cast<uint16_t>(type)};
-    }
-};
-
-// Who sees a descriptor in the ring sees the tensor, and it is announced. Other records point to nothing, and a fence
-// here would wait for the bus.
-template <class L> WM_FN void pass_descriptor(L lanes, const passing_records& r, u32 n) {
-    fence_acquire(r.box().scope);
-    if (lanes.rank() == 0)
-        announce_tensor(r.a, r.server, r.place(n));
-}
 
 // Copies up to `most` records to the ring, as many as have wholly arrived; gives their number. One that cannot be ends
 // it. Straight into the slot: who has not seen the ring's index does not look there.
@@ -177,6 +131,8 @@ template <class L> WM_FN u32 pass_ready(L lanes, const passing_records& r, u32 m
 #if defined(WM_HAS_WARPS)
     if (box.record_stride == WM_STRIDE_DEFAULT && box.scope == WM_SCOPE_GPU)
         return pass_plain(lanes, r, most);
+    if (box.record_stride >= long_stride)
+        return line_copier<lines_ahead, 4>(lanes, r).copy(most);
 #endif
     u64* const stage = reinterpret_cast<u64*>(stage_of(r.a, r.server));
     for (bool good = true; good && n < most;) {

@@ -80,9 +80,13 @@ struct alignas(16) ring_chunk {
 WM_FN u32 ring_chunks(u32 len) {
     return (static_cast<u32>(sizeof(wm_journal_head)) + len + 31) / 32 * 2;
 }
+// The last word of a head.
+WM_FN u64 journal_head_end(u32 mailbox_id, u32 len, u32 type) {
+    return mailbox_id | static_cast<u64>(len) << 32 | static_cast<u64>(type) << 48;
+}
 // Chunk c of a head, 0 or 1.
 WM_FN ring_chunk head_chunk(const wm_journal_head& head, u32 c) {
-    const u64 last = head.mailbox_id | static_cast<u64>(head.len) << 32 | static_cast<u64>(head.type) << 48;
+    const u64 last = journal_head_end(head.mailbox_id, head.len, head.type);
     return {{c == 0 ? head.number : head.time_ns, c == 0 ? head.index : last}};
 }
 

@@ -207,9 +207,28 @@ template <class L> WM_FN void scan_begin(L lanes, arbiter& a, u32 part, u32 part
         or_release_cta(a.looked, 2u << part);
 }
 
+// A scanner's own state. Somebody may be waiting for a launch that has just begun, so its words are asked for before it
+// has taken up what it knows; that they are looked at again counts as the first look.
+struct scan_state {
+    u64 word;
+    enum : u32 { early, first, steady } stage;
+};
+template <class L> WM_FN scan_state scan_ahead(L lanes, const wm_arbiter_args& args, u32 part, u32 parts) {
+    const u32 i = part * lanes.width() + lanes.rank();
+    if (!is_word_each(lanes, args.n_device_words, parts))
+        return {0, scan_state::first};
+    return {i < args.n_device_words ? load_relaxed_gpu(at<const u64>(args.device_words) + i) : 0, scan_state::early};
+}
+
 // One turn of scanner `part` of `parts`. False when the launch is over.
-template <class L> WM_FN bool scan_turn(L lanes, arbiter& a, u32 part, u32 parts) {
-    scan(lanes, a, a.device_side, part, parts);
+template <class L> WM_FN bool scan_turn(L lanes, arbiter& a, u32 part, u32 parts, scan_state& s) {
+    scan(lanes, a, a.device_side, part, parts, {s.word, s.stage == scan_state::early});
+    if (s.stage == scan_state::first) {
+        lanes.sync();
+        if (lanes.rank() == 0)
+            or_release_cta(a.looked, 2u << part);
+    }
+    s.stage = s.stage == scan_state::early ? scan_state::first : scan_state::steady;
     return lanes.broadcast(load_acquire_cta(&a.flags[flag_leave]), 0) == WM_EXIT_NONE; // ACQUIRE of keep_turn
 }
 
@@ -266,7 +285,7 @@ template <class L> WM_FN void stand(L lanes, const arbiter& a, u32 server, u32 w
 // A grant of `module`, which this server owns. Whether it moved a record of a resident module.
 template <class H, bool Taps, class L>
 WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module, const found_records<L>& found,
-                      tally& t) {
+                      kept_records<L>& kept, tally& t) {
     const u64 begin_ns = now_ns();
     if (lanes.rank() == 0) {
         store_relaxed_cta(&a.standing[server], stands_granted);
@@ -279,7 +298,7 @@ WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 m
     if (a.modules[module].kind == WM_KIND_STREAM)
         grant_steps(lanes, a, module);
     else
-        moved = run_grant<H, Taps>(lanes, a, server, module, found, t);
+        moved = run_grant<H, Taps>(lanes, a, server, module, found, kept, t);
     state.turns++;
     if (lanes.rank() == 0) {
         store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});
@@ -296,7 +315,7 @@ WM_FN u32 next_grant(L lanes, arbiter& a, u32 server, serve_state& state, linger
     if (at.module == no_module) {
         if (Taps && a.args.journal_need != 0)
             stand(lanes, a, server, room ? stands_searching : stands_granted);
-        return room ? claim(lanes, a, state) : no_module;
+        return room ? claim(lanes, a, state, found) : no_module;
     }
     const lingering what = room ? linger(lanes, a, server, at, found) : lingering::over;
     if (what == lingering::step)
@@ -326,7 +345,8 @@ WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state
     if (module == no_module)
         return served::nothing;
     // Without progress there is nothing to wait for at its slots: what lies there lies there still.
-    const bool moved = serve<H, Taps>(lanes, a, server, state, module, found, at.moved);
+    kept_records<L> kept;
+    const bool moved = serve<H, Taps>(lanes, a, server, state, module, found, kept, at.moved);
     const bool lingers =
         moved && (at.module == module || (should_linger(lanes, a, server, module) && may_linger(lanes, a, server)));
     if (at.moved.steps >= linger_steps || !lingers)
@@ -339,6 +359,8 @@ WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state
         at.input = at.credit = 0;
         at.streak = 0;
     }
+    if (Taps)
+        finish_grant(lanes, a, server, kept);
     stand(lanes, a, server, lingers ? stands_lingering : stands_searching);
     return served::grant;
 }

@@ -20,11 +20,13 @@ template <class L> WM_FN void count(L lanes, const arbiter& a, u32 module, tally
 }
 
 // Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
-// owned by this server, and `grants` says since when; `found` at its inputs. Whether the last step moved a record.
+// owned by this server, and `grants` says since when; `found` at its inputs. Whether the last step moved a record. What
+// it journalled and left in `kept` is the caller's to finish (finish_grant).
 template <class H, bool Taps = true, class L>
-WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found, tally& t) {
+WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found,
+                          kept_records<L>& kept, tally& t) {
     const module_brief& mod = a.modules[module];
-    context<L, Taps> c(lanes, a, server, module, found);
+    context<L, Taps> c(lanes, a, server, module, found, kept);
     u32 steps = 0;
     bool moved = false;
     for (bool more = true; more;) {
@@ -38,14 +40,18 @@ WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const fou
             c.reject(WM_REJECT_NO_PROGRESS);
         // Whoever has found all that there was looks at the same places next.
         more = moved && !found.whole && may_step(lanes, a, mod);
-        if (steps >= mod.batch || !moved || (Taps && !journal_has_room(lanes, a, server))) {
+        bool last = steps >= mod.batch || !moved;
+        if (Taps && more && !last) {
+            settle_kept(lanes, a, server, kept);
+            last = !journal_has_room(lanes, a, server);
+        }
+        if (last) {
             // What is left is somebody else's turn first; without progress, only news are worth another look.
             if (more && lanes.rank() == 0)
                 mark(a, module);
             break;
         }
     }
-    c.hurry();
     t.steps += steps;
     c.add_to(t);
     // By lane 0, which has stored the beginning. Added at once: sums of times would take up two registers.

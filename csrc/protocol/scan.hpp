@@ -82,13 +82,24 @@ WM_FN void take_news(arbiter& a, u32 what, u64 word, u32 scope) {
         mark_consumer(a, box); // unless a server that lingers has taken it already
 }
 
-// Looks at words [first, first + Ahead * lanes) of a list.
-template <u32 Ahead, class L> WM_FN void scan_words(L lanes, arbiter& a, const watch_list& w, u32 first) {
+// A lane's word that was loaded before it was known what for.
+struct early_word {
+    u64 word = 0;
+    bool is_there = false;
+};
+
+// Looks at words [first, first + Ahead * lanes) of a list; at `early` instead, if it is there and one each is looked
+// at.
+template <u32 Ahead, class L>
+WM_FN void scan_words(L lanes, arbiter& a, const watch_list& w, u32 first, early_word early = {}) {
     u64 now[Ahead];
     u32 news = 0;
     for (u32 k = 0; k < Ahead; k++) {
         const u32 i = first + k * lanes.width() + lanes.rank();
-        now[k] = i < w.n ? load_relaxed(w.words + i, w.scope) : 0;
+        if (Ahead == 1 && early.is_there)
+            now[k] = early.word;
+        else
+            now[k] = i < w.n ? load_relaxed(w.words + i, w.scope) : 0;
     }
     for (u32 k = 0; k < Ahead; k++) {
         const u32 i = first + k * lanes.width() + lanes.rank();
@@ -110,12 +121,18 @@ template <u32 Ahead, class L> WM_FN void scan_words(L lanes, arbiter& a, const w
     }
 }
 
-// One look at the share of scanner `part` of `parts`. `w.seen` of a share has one writer.
-template <class L> WM_FN void scan(L lanes, arbiter& a, const watch_list& w, u32 part, u32 parts) {
+// Whether the share of each of so many scanners is a word a lane.
+template <class L> WM_FN bool is_word_each(L lanes, u32 n, u32 parts) {
+    return n <= lanes.width() * parts;
+}
+
+// One look at the share of scanner `part` of `parts`. `w.seen` of a share has one writer. `early`: as in scan_words.
+template <class L>
+WM_FN void scan(L lanes, arbiter& a, const watch_list& w, u32 part, u32 parts, early_word early = {}) {
     constexpr u32 ahead = 8;
     const u32 step = lanes.width();
-    if (w.n <= step * parts)
-        return scan_words<1>(lanes, a, w, part * step);
+    if (is_word_each(lanes, w.n, parts))
+        return scan_words<1>(lanes, a, w, part * step, early);
     for (u32 first = part * step * ahead; first < w.n; first += parts * step * ahead)
         scan_words<ahead>(lanes, a, w, first);
 }

@@ -126,17 +126,28 @@ WM_FN bool read_slot(warp_lanes lanes, const u64* slot, F form, u64 tag, void* d
 // Whether every word of the slot carries the tag; length and type from its head.
 template <order O, class F>
 WM_FN bool peek_slot(warp_lanes lanes, const u64* slot, F form, u64 tag, u32& len, u32& type) {
-    u64 head = 0;
-    bool fresh = true;
-    for (u32 w = lanes.rank(); w < words_in(form.stride()); w += lanes.width()) {
-        const u64 v = load_relaxed(slot + w, form.scope());
-        head = w == lanes.rank() ? v : head;
-        fresh = fresh && is_fresh(v, tag);
+    // Half of the longest slot is asked for at once, two words a lane with each load.
+    constexpr u32 at_once = 4, step = 2 * warp_lanes::width();
+    const u32 words = words_in(form.stride());
+    u32 head = 0, stale = 0;
+    WM_ROLLED
+    for (u32 first = 2 * lanes.rank(); first < words; first += at_once * step) {
+        u64 v[at_once][2];
+        WM_UNROLLED
+        for (u32 i = 0; i < at_once; i++) {
+            v[i][0] = v[i][1] = tag;
+            if (first + i * step < words)
+                load_relaxed_two_sys(slot + first + i * step, v[i]); // whichever scope it is
+        }
+        WM_UNROLLED
+        for (u32 i = 0; i < at_once; i++)
+            stale |= (upper_half(v[i][0]) ^ upper_half(tag)) | (upper_half(v[i][1]) ^ upper_half(tag));
+        head = first == 0 ? static_cast<u32>(v[0][0]) : head;
     }
     head = lanes.broadcast(head, 0);
     len = meta_len(head);
     type = meta_type(head);
-    if (!lanes.all(fresh))
+    if (!lanes.all((stale & 0x80000000u) == 0))
         return false;
     acquire_slot<O>(lanes, form.scope());
     return true;

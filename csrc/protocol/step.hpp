@@ -108,7 +108,9 @@ template <class H, class L> WM_FN void run_step(L lanes, const wm_step_args& s, 
         store_relaxed_cta(&a.grants[0].since_ns, begin_ns);
     if (may_step(lanes, a, a.modules[0]) && journal_has_room(lanes, a, 0)) {
         tally t;
-        run_grant<H>(lanes, a, 0, 0, found_records<L>{}, t);
+        kept_records<L> kept;
+        run_grant<H>(lanes, a, 0, 0, found_records<L>{}, kept, t);
+        finish_grant(lanes, a, 0, kept);
         count(lanes, a, 0, t);
         step_end(lanes, a, s);
     }

@@ -19,11 +19,14 @@ uint64_t wm_host_shared_bytes(const wm_arbiter_args* args) {
     return place(a, nullptr, kept_bytes);
 }
 
-uint64_t wm_host_image_bytes(const wm_arbiter_args* args) {
+void wm_host_lay_out(wm_arbiter_args* args) {
     arbiter a(*args);
     u64 kept_bytes;
-    place(a, nullptr, kept_bytes);
-    return kept_bytes;
+    u32 parts[WM_ARBITER_PARTS];
+    place(a, nullptr, kept_bytes, parts);
+    for (u32 i = 0; i < WM_ARBITER_PARTS; i++)
+        args->parts[i] = parts[i];
+    args->image_bytes = static_cast<u32>(kept_bytes);
 }
 
 wm_status wm_host_check_header(const wm_mailbox* mailbox) {

@@ -12,7 +12,7 @@ extern "C" {
 
 uint32_t wm_host_payload_bytes(uint32_t stride); /* 0: the stride cannot be */
 uint64_t wm_host_shared_bytes(const wm_arbiter_args* args);
-uint64_t wm_host_image_bytes(const wm_arbiter_args* args);
+void wm_host_lay_out(wm_arbiter_args* args);
 wm_status wm_host_check_header(const wm_mailbox* mailbox);
 void wm_host_clear_mailbox(const wm_mailbox* mailbox, uint64_t start);
 wm_producer wm_host_attach_producer(const wm_mailbox* mailbox);

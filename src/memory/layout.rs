@@ -365,7 +365,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         linger: u32::from(graph.lingers),
         ..abi::wm_arbiter_args::zeroed()
     };
-    // SAFETY: a pure function of the counts.
-    counts.image_bytes = unsafe { abi::wm_host_image_bytes(&counts) } as u32;
+    // SAFETY: it reads the counts and writes what follows from them: where the parts of the working memory begin.
+    unsafe { abi::wm_host_lay_out(&mut counts) };
     counts
 }

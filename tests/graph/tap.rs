@@ -172,7 +172,7 @@ pub(crate) fn taps_of_one_type_and_of_all(device: &Device) -> Outcome {
 /// whatever its length, also where the rings are hardly longer than a burst.
 pub(crate) fn bursts_pass_a_tap_whole(device: &Device) -> Outcome {
     const RECORDS: u64 = 1500;
-    const STRIDES: [u32; 4] = [64, 256, 640, 4096];
+    const STRIDES: [u32; 5] = [64, 256, 640, 1088, 4096];
     for (servers, journal_slots) in [(least_servers(device), 16), (3, 16), (4, 256)] {
         let folder = Folder::new("bursts");
         let mut graph = Builder::new(device.clone());

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The gates of stream modules as warps run them; then the twin, and the journal's warps by threads, under ThreadSanitizer, which
+# The gates of stream modules and the batches of taps as warps run them; then the twin, and the journal's warps by threads, under ThreadSanitizer, which
 # must find nothing; then with the release stores taken out, which it must report.
 set -euo pipefail
 
@@ -8,10 +8,12 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 flags="-std=c++17 -g -O1 -fsanitize=thread -pthread -I$root/csrc/include -I$root/csrc"
 
-# The gates of stream modules, as warps run them.
-# shellcheck disable=SC2086
-c++ ${flags/-fsanitize=thread/} -DWARPMAIL_HOST_WARPS "$root/tests/tsan/gates.cpp" -o "$scratch/gates"
-timeout 120 "$scratch/gates"
+# The gates of stream modules and the batches of taps, as warps run them.
+for program in gates passes; do
+    # shellcheck disable=SC2086
+    c++ ${flags/-fsanitize=thread/} -DWARPMAIL_HOST_WARPS "$root/tests/tsan/$program.cpp" -o "$scratch/$program"
+    timeout 120 "$scratch/$program"
+done
 
 if ! echo 'int main() {}' | c++ -x c++ -fsanitize=thread -o "$scratch/probe" - 2>/dev/null; then
     echo "waived: this compiler has no ThreadSanitizer"

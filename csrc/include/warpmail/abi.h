@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 10u       /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 11u       /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */
@@ -40,6 +40,7 @@
 #define WM_REJECT_REASONS 8u   /* see WM_REJECT_* */
 #define WM_PRIORITIES 4u       /* priority classes; 0 is the most urgent */
 #define WM_DOORS 16u           /* doors that the arbiter's credits use in turn */
+#define WM_ARBITER_PARTS 24u   /* of an arbiter's working memory */
 #define WM_FAIR_TURNS 16u      /* every so many grants of a server the search begins at another class in turn */
 
 /* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
@@ -596,13 +597,13 @@ typedef struct wm_arbiter_args {
     uint64_t journals;          /* wm_ring[servers], device memory: journal rings; 0: nothing is tapped */
     uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;           /* uint64_t[n_mailboxes], pinned: see wm_durable */
-    uint64_t image;          /* device memory for what the arbiter knows, between two launches; wm_host_image_bytes */
-    uint64_t idle_spin_ns;   /* polling without work before it parks; 0: it never parks, and launches need no door */
-    uint64_t residency_ns;   /* longest stay of this launch; it then finishes the steps it has granted and leaves */
-    uint32_t servers;        /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
-    uint32_t scanners;       /* warps that look at the device side, at least 1; the twin needs none */
-    uint32_t scratch_bytes;  /* scratch memory of each server, a multiple of 16 */
-    uint32_t n_device_words; /* a word for each `written` and `consumed` of a mailbox with an end outside */
+    uint64_t image;             /* device memory for what the arbiter knows, between two launches; wm_host_lay_out */
+    uint64_t idle_spin_ns;      /* polling without work before it parks; 0: it never parks, and launches need no door */
+    uint64_t residency_ns;      /* longest stay of this launch; it then finishes the steps it has granted and leaves */
+    uint32_t servers;           /* serving warps or threads; 0 (twin only): the arbiter's own thread serves */
+    uint32_t scanners;          /* warps that look at the device side, at least 1; the twin needs none */
+    uint32_t scratch_bytes;     /* scratch memory of each server, a multiple of 16 */
+    uint32_t n_device_words;    /* a word for each `written` and `consumed` of a mailbox with an end outside */
     uint32_t n_host_words;
     uint32_t sm_share_ppm; /* idle polling allowed in the long run, in millionths of the time */
     uint32_t
@@ -618,6 +619,7 @@ typedef struct wm_arbiter_args {
     uint32_t reserved; /* 0 */
     wm_leases leases;  /* of the pool that the graph's tensors come from */
     uint64_t plan; /* wm_step_plan, host memory: the arbiter is on the CPU and others run its grants; 0: it runs them */
+    uint32_t parts[WM_ARBITER_PARTS]; /* where the parts of the working memory begin; wm_host_lay_out */
 } wm_arbiter_args;
 
 #ifdef __cplusplus
@@ -661,7 +663,7 @@ WM_STATIC_ASSERT(sizeof(wm_step_head) == WM_STEP_HEAD_BYTES, "the payload behind
 WM_STATIC_ASSERT(sizeof(wm_gate_state) == 3 * WM_LINE_BYTES, "lines of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_report) == WM_LINE_BYTES, "a line of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1400, "a kernel argument without padding, well below 4 KiB");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 256,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 256 + 4 * WM_ARBITER_PARTS,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

@@ -319,11 +319,6 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
         bench.rounds
     );
     let raw = hops(&bench, &pairs, "", &mut figures)?;
-    let load = Load::start(&bench.device, &bench.kernels, sms)?;
-    let loaded = hops(&bench, &pairs[..pairs.len().min(6)], ".loaded", &mut figures);
-    let rate = load.end(&bench.kernels);
-    loaded?;
-    figures.add("hop.co_runner", rate?, "GB/s", None);
     if args.grants {
         use Grants::{Hot, Ordered, Random};
         let sizes = [1, 64, 512, 3584];
@@ -341,5 +336,10 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
             figures.add(&id, spread[0], "ns", Some(2.0 * raw)).spread(spread);
         }
     }
+    let load = Load::start(&bench.device, &bench.kernels, sms)?;
+    let loaded = hops(&bench, &pairs[..pairs.len().min(6)], ".loaded", &mut figures);
+    let rate = load.end(&bench.kernels);
+    loaded?;
+    figures.add("hop.co_runner", rate?, "GB/s", None);
     Ok(figures)
 }
