@@ -115,6 +115,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("host_modules_run_and_end", life::host_modules_run_and_end),
     ("drop_without_stop", life::drop_without_stop),
     ("servers_of_any_number", life::servers_of_any_number),
+    ("runtimes_of_different_sizes_at_once", life::runtimes_of_different_sizes_at_once),
     ("no_room_is_a_state", faults::no_room_is_a_state),
     ("a_full_device_is_waited_for", room::a_full_device_is_waited_for),
     ("stuck_handler_is_named", faults::stuck_handler_is_named),
