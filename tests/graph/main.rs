@@ -84,6 +84,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("bodies_fail_mid_way", bodies::fail_mid_way),
     ("bodies_are_dropped_mid_way", bodies::are_dropped_mid_way),
     ("bodies_are_stopped_mid_way", bodies::are_stopped_mid_way),
+    ("bodies_are_counted_to_the_last", bodies::are_counted_to_the_last),
     ("bodies_may_be_long", bodies::may_be_long),
     ("taps_keep_every_record_in_order", tap::taps_keep_every_record_in_order),
     ("taps_of_one_type_and_of_all", tap::taps_of_one_type_and_of_all),
