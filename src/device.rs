@@ -47,6 +47,10 @@ impl Device {
 
     /// The CUDA device with this ordinal, or the reason why it cannot be used. Whether a mode can be used on it in this
     /// process is for [`Probe::why_not`](crate::Probe::why_not) to say, and for a build to refuse.
+    ///
+    /// It works in the device's primary context, and runtimes with the same handlers share their loaded kernels. A reset of
+    /// that context (`cudaDeviceReset`, `cuDevicePrimaryCtxReset`) takes what is on it down; a device that is opened after
+    /// it, once the older ones are gone, finds its kernels loaded anew.
     pub fn cuda(ordinal: u32) -> Result<Self> {
         if let Some(reason) = probe().why_not(ordinal, Mode::Cpu) {
             return Err(Error::Unavailable { what: "the CUDA device", reason });

@@ -3,6 +3,7 @@
 
 pub(crate) mod gates;
 mod layout;
+mod settle;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -402,6 +402,7 @@ impl Runtime {
         if let Some(steps) = &resume.0.steps {
             steps.pause(&resume.0.memory, until.saturating_duration_since(Instant::now()).max(LEAST))?;
         }
+        resume.0.memory.settle()?;
         let value = closure(resume.0);
         drop(resume);
         Ok(value)
@@ -454,11 +455,6 @@ impl Runtime {
         if let Some(steps) = self.steps.take() {
             // No more grants, then no more steps; only then is freed what the launches hold: that waits for both.
             outcome = self.ask(bound, Command::Pause).and(steps.stop(&self.memory, left()));
-            if !self.memory.is_abandoned()
-                && let Err(e) = self.memory.collect_steps()
-            {
-                tracing::warn!(error = %e, "the last steps' counters are missing"); // a device that is gone says so elsewhere
-            }
             rest = left();
         }
         if self.commands.is_some() {
@@ -482,6 +478,11 @@ impl Runtime {
         {
             let _ = thread.join();
             outcome = outcome.and(self.memory.refresh_headers()); // what ends refused
+            if !self.memory.is_abandoned()
+                && let Err(e) = self.memory.settle()
+            {
+                tracing::warn!(error = %e, "the last steps' counters are missing"); // a device that is gone says so elsewhere
+            }
         }
         if let Err(e) = &outcome {
             tracing::warn!(error = %e, "stopped with an error");

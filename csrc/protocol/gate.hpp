@@ -29,12 +29,8 @@ WM_FN u8* payload_of(wm_step_head* head) {
     return reinterpret_cast<u8*>(head) + WM_STEP_HEAD_BYTES;
 }
 
-// What the word of grants says: WM_GRANT_AHEAD_BIT, and in its low half the steps granted. Lane 0's view is
-// everybody's.
-template <class L> WM_FN u64 grants_of(L lanes, const wm_gate_args& g) {
-    return lanes.broadcast(index_in(load_relaxed(at<const u64>(g.word), g.scope), g.scope), 0);
-}
-// Whether a step beyond those taken has been granted. Steps may have been taken ahead of their grants.
+// Whether a step beyond those taken has been granted. The word of grants says, in its low half, how many have been, and
+// WM_GRANT_AHEAD_BIT; steps may have been taken ahead of their grants.
 WM_FN bool has_grant(u64 grants, u64 taken) {
     return static_cast<int32_t>(static_cast<u32>(grants) - static_cast<u32>(taken)) > 0;
 }
@@ -42,10 +38,10 @@ template <class L> WM_FN bool gate_is_stopped(L lanes, const wm_gate_args& g) {
     return lanes.broadcast(load_relaxed_sys(&at<wm_control>(g.control)->stop.rung), 0) != 0;
 }
 
-// P1: whether the door of credit `launch + 1` is clear and may be rung at. Credits only grow: what was seen once holds,
-// and a look over the bus is seldom needed.
-template <class L> WM_FN bool has_next_door(L lanes, const wm_gate_args& g, const wm_gate_state& s, u64 launch) {
-    return s.credits >= launch + 2 ||
+// P1: whether the door of credit `launch + 1` is clear and may be rung at. Credits only grow: those that were seen once
+// hold, and a look over the bus is seldom needed.
+template <class L> WM_FN bool has_next_door(L lanes, const wm_gate_args& g, u64 credits, u64 launch) {
+    return credits >= launch + 2 ||
            lanes.broadcast(load_relaxed_sys(&at<wm_control>(g.control)->credits), 0) >= launch + 2;
 }
 
@@ -62,15 +58,15 @@ template <class L> WM_FN bool gate_park(L lanes, const wm_gate_args& g, u64 laun
 }
 
 // Has the next launch begin without a ring: opens its door if that is clear, else the launcher will.
-template <class L> WM_FN void gate_leave_wanted(L lanes, const wm_gate_args& g, const wm_gate_state& s, u64 launch) {
-    bool clear = s.credits >= launch + 2;
+template <class L> WM_FN void gate_leave_wanted(L lanes, const wm_gate_args& g, u64 credits, u64 launch) {
+    bool clear = credits >= launch + 2;
     if (!clear) {
         if (lanes.rank() == 0) {
             store_relaxed_sys(&at<wm_gate_report>(g.report)->wanted, launch + 2); // L1
             fence_sc_sys();                                                       // L2, with C3
         }
         lanes.sync();
-        clear = has_next_door(lanes, g, s, launch);
+        clear = has_next_door(lanes, g, credits, launch);
     }
     if (clear && lanes.rank() == 0) // L3
         open_door(g.doors, launch + 1);
@@ -93,8 +89,8 @@ template <bool Plain> WM_FN wm_mailbox gate_mailbox(const wm_gate_args& g, u32 r
     return m;
 }
 
-template <bool Plain> WM_FN wm_consumer gate_consumer(const wm_gate_args& g, const wm_gate_state& s, u32 i) {
-    return {gate_mailbox<Plain>(g, i), s.read_idx[i], s.read_idx[i], 0};
+template <bool Plain> WM_FN wm_consumer gate_consumer(const wm_gate_args& g, u32 i, u64 read_idx) {
+    return {gate_mailbox<Plain>(g, i), read_idx, read_idx, 0};
 }
 
 } // namespace warpmail

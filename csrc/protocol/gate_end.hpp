@@ -10,17 +10,32 @@
 namespace warpmail {
 
 // What a push to one output needs to know. `word`: where outputs are plain, the lane's word of the payload, which is
-// then under way with the rest.
+// then under way with the rest. `parked` and `doors` are of the bell of the stream module that the record is for.
 struct gate_output {
     wm_step_head head;
-    u64 write_idx, read_seen, word;
+    u64 write_idx, read_seen, word, parked, doors;
 };
 template <bool Plain, class L>
 WM_FN gate_output gate_look_at(L lanes, const wm_gate_args& g, const wm_gate_state& s, u32 o) {
     wm_step_head* head = buffer_of(g, WM_MAX_INPUTS + o);
     const bool has_word = Plain && L::is_group() && lanes.rank() != 0;
-    return {*head, s.write_idx[o], s.read_seen[o],
-            has_word ? reinterpret_cast<const u64*>(payload_of(head))[lanes.rank() - 1] : 0};
+    gate_output out{*head, s.write_idx[o], s.read_seen[o], 0, 0, 0};
+    if (has_word)
+        out.word = reinterpret_cast<const u64*>(payload_of(head))[lanes.rank() - 1];
+    if (g.wakes[o] != 0) {
+        const wm_bell* bell = at<const wm_bell>(g.wakes[o]);
+        out.parked = load_relaxed_gpu(&bell->parked);
+        out.doors = bell->doors;
+    }
+    return out;
+}
+
+// Wakes that module if it was parked: sooner than the arbiter's grant will. A hint: a module that is about to park may
+// be missed here, and the grant rings then. What is woken takes longer to come than the publication of the record, so
+// this stands in front of that, which may wait for an answer.
+template <class L> WM_FN void gate_wake(L lanes, const gate_output& out) {
+    if (lanes.rank() == 0 && out.parked != 0)
+        open_door(out.doors, out.parked - 1);
 }
 
 // Pushes what the body left in the buffer of output o, behind the fence of gate_end. The grant was credit for it, so
@@ -34,23 +49,21 @@ WM_FN wm_status gate_give(L lanes, const wm_gate_args& g, const gate_output& out
 #if defined(__CUDA_ARCH__) || defined(WARPMAIL_HOST_WARPS)
     if (Plain && L::is_group()) {
         const fragment<1> words{{lanes.rank() * 8 < len + 8 ? out.word : 0}};
-        return warp_producer<>(p).try_push<order::fenced>(words, len, out.head.type);
+        warp_producer<> to(p);
+        if (len > warp_producer<>::payload)
+            return refused(lanes, p.mailbox.header, WM_SCOPE_GPU, WM_END_PRODUCER, refusal::length, WM_BAD_LENGTH);
+        if (to.reserve(1) == 0)
+            return WM_FULL;
+        to.put(0, words, len, out.head.type);
+        gate_wake(lanes, out);
+        to.commit(1);
+        return WM_OK;
     }
 #endif
+    gate_wake(lanes, out);
     // A single thread's release is in the store of the slot's head.
     constexpr order how = L::is_group() ? order::fenced : order::ordered;
     return try_push<how>(lanes, p, payload_of(buffer_of(g, row)), len, out.head.type);
-}
-
-// Wakes the modules that the records are for, if they are parked: sooner than the arbiter's grant will. A hint: a
-// module that is about to park may be missed here, and the grant rings then.
-template <class L> WM_FN void gate_wake_others(L lanes, const wm_gate_args& g, u32 given) {
-    for (u32 o = lanes.rank(); o < g.n_outputs; o += lanes.width()) {
-        if ((given >> o & 1) == 0 || g.wakes[o] == 0)
-            continue;
-        const wm_bell* bell = at<const wm_bell>(g.wakes[o]);
-        ring(bell, load_relaxed_gpu(&bell->parked));
-    }
 }
 
 template <class L> WM_FN void gate_count(L lanes, const wm_gate_args& g, u64 in, u64 out, u64 refused, u64 busy_ns) {
@@ -72,8 +85,15 @@ template <class L> WM_FN void gate_count(L lanes, const wm_gate_args& g, u64 in,
 template <bool Plain, class L> WM_FN void gate_end(L lanes, const wm_gate_args& g) {
     wm_gate_state& s = *at<wm_gate_state>(g.state);
     wm_gate_report* report = at<wm_gate_report>(g.report);
+    // While the body ends: arguments, and the way to what they name, are cold in a kernel that has just begun.
+    if (n_outputs<Plain>(g) != 0) {
+        prefetch_l2(buffer_of(g, WM_MAX_INPUTS));
+        prefetch_l2(write_idx_of(g.ends[WM_MAX_INPUTS]));
+    }
+    prefetch_l2(&s);
     wait_for_previous();
     const u64 launch = s.launches, took = s.took, live = s.live, parked = s.parked, begin_ns = s.begin_ns;
+    const u64 read_idx = s.read_idx[0], before = s.credits;
     gate_output output = {};
     if (n_outputs<Plain>(g) != 0)
         output = gate_look_at<Plain>(lanes, g, s, 0);
@@ -83,22 +103,19 @@ template <bool Plain, class L> WM_FN void gate_end(L lanes, const wm_gate_args& 
         fence_release(Plain ? WM_SCOPE_GPU : g.out_scope);
     lanes.sync();
     u64 in = 0, out = 0, refused = 0;
-    u32 given = 0;
     for (u32 o = 0; live && o < n_outputs<Plain>(g); o++) {
-        output = o == 0 ? output : gate_look_at<Plain>(lanes, g, s, o);
+        output = Plain || o == 0 ? output : gate_look_at<Plain>(lanes, g, s, o);
         const wm_status status = gate_give<Plain>(lanes, g, output, o);
-        given |= status == WM_OK ? 1u << o : 0;
         out += status == WM_OK;
         refused += status != WM_OK && status != WM_EMPTY;
     }
-    gate_wake_others(lanes, g, given);
     if (took != 0) {
         lanes.sync();
         fence_release(g.scope); // RELEASE of the indices just published, acquired in grantable
         for (u32 i = 0; i < g.n_inputs; i++) {
             if ((took >> i & 1) == 0)
                 continue;
-            wm_consumer c = gate_consumer<false>(g, s, i);
+            wm_consumer c = gate_consumer<false>(g, i, i == 0 ? read_idx : s.read_idx[i]);
             release(lanes, c, 1);
             in++;
             if (lanes.rank() == 0)
@@ -107,7 +124,7 @@ template <bool Plain, class L> WM_FN void gate_end(L lanes, const wm_gate_args& 
         gate_count(lanes, g, in, out, refused, now_ns() - begin_ns);
     }
     if (g.doors != 0 && g.parks && !parked)
-        gate_leave_wanted(lanes, g, s, launch);
+        gate_leave_wanted(lanes, g, before, launch);
     const u64 credits = load_relaxed_sys(&at<wm_control>(g.control)->credits); // for the next launch
     lanes.sync();
     if (lanes.rank() == 0) {

@@ -7,12 +7,14 @@ mod copies;
 mod events;
 mod gates;
 mod launches;
+mod libraries;
 mod notes;
 mod steps;
 mod tensors;
 
 pub(crate) use events::Event;
-use std::ffi::{CStr, CString, c_void};
+use std::borrow::Cow;
+use std::ffi::{CStr, CString};
 
 use cudarc::driver::{DriverError, result, sys};
 
@@ -27,6 +29,7 @@ use crate::stats::Footprint;
 use crate::stream::Body;
 
 use launches::{CudaLaunches, threads_of};
+use libraries::{Library, allow_shared};
 use steps::Steps;
 
 fn driver(call: &'static str) -> impl Fn(DriverError) -> Error {
@@ -291,7 +294,7 @@ impl Backend for Cuda {
     }
 
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
-        let fatbin = image.fatbin.as_deref().ok_or_else(|| Error::Unavailable {
+        let fatbin = image.fatbin.clone().ok_or_else(|| Error::Unavailable {
             what: "a CUDA kernel for this handler set",
             reason: image.missing.to_string(),
         })?;
@@ -307,25 +310,13 @@ impl Backend for Cuda {
             ));
         }
         let _entered = self.context.enter()?;
-        let mut launches = CudaLaunches {
-            context: self.context.clone(),
-            library: std::ptr::null_mut(),
-            function: std::ptr::null_mut(),
-            stream: Stream::urgent()?,
-            shared,
-            footprint: None,
-            running: 0,
-        };
-        launches.library = load_library(fatbin)?;
-        launches.function = load_kernel(launches.library, &image.kernel)?
+        let library = Library::of(fatbin)?;
+        let function = library
+            .kernel(&image.kernel)?
             .ok_or_else(|| Error::refused(format!("handler set {}", image.name), no_kernel(&image.kernel)))?;
-        let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: as above; the size was checked against the device's limit.
-        unsafe { sys::cuFuncSetAttribute(launches.function, limit, shared as i32) }
-            .result()
-            .map_err(driver("cuFuncSetAttribute"))?;
+        allow_shared(function, shared)?;
         use sys::CUfunction_attribute as of;
-        let most = attribute(launches.function, of::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
+        let most = attribute(function, of::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
         let threads = threads_of(args);
         if threads > most {
             return Err(Error::refused(
@@ -336,20 +327,20 @@ impl Backend for Cuda {
                 ),
             ));
         }
-        // SAFETY: as above.
-        let blocks = unsafe {
-            result::occupancy::max_active_block_per_multiprocessor(launches.function, threads as i32, shared)
-        }
-        .map_err(driver("cuOccupancyMaxActiveBlocksPerMultiprocessor"))?;
-        launches.footprint = Some(Footprint {
+        // SAFETY: the function belongs to a loaded library.
+        let blocks =
+            unsafe { result::occupancy::max_active_block_per_multiprocessor(function, threads as i32, shared) }
+                .map_err(driver("cuOccupancyMaxActiveBlocksPerMultiprocessor"))?;
+        let footprint = Some(Footprint {
             threads,
-            registers: attribute(launches.function, of::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
-            shared_bytes: shared as u32 + attribute(launches.function, of::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
-            local_bytes: attribute(launches.function, of::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+            registers: attribute(function, of::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
+            shared_bytes: shared as u32 + attribute(function, of::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
+            local_bytes: attribute(function, of::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
             blocks_per_sm: blocks as u32,
             multiprocessors: self.info.multiprocessors,
         });
-        Ok(Box::new(launches))
+        let (context, stream) = (self.context.clone(), Stream::urgent()?);
+        Ok(Box::new(CudaLaunches { context, library, function, stream, shared, footprint, running: 0 }))
     }
 
     fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>> {
@@ -384,25 +375,27 @@ impl Cuda {
             return Ok(kernels.clone());
         }
         let early = self.info.compute_capability >= Some((9, 0));
-        let loaded = std::sync::Arc::new(gates::Kernels::load(self.context.clone(), early)?);
+        let loaded = std::sync::Arc::new(gates::Kernels::load(early)?);
         Ok(self.gates.get_or_init(|| loaded).clone())
     }
 
     /// For an arbiter on the CPU: the kernel that runs one grant.
-    fn load_steps(&self, image: &HandlerImage, fatbin: &[u8], args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
+    fn load_steps(
+        &self,
+        image: &HandlerImage,
+        fatbin: Cow<'static, [u8]>,
+        args: &wm_arbiter_args,
+    ) -> Result<Box<dyn Launches>> {
         let mut name = image.kernel.as_bytes().to_vec();
         name.extend_from_slice(b"_step");
         let name = CString::new(name).unwrap_or_default();
         let _entered = self.context.enter()?;
-        let library = load_library(fatbin)?;
+        let library = Library::of(fatbin)?;
         let missing = || Error::Unavailable {
             what: "CPU-arbitrated mode for this handler set",
             reason: format!("{}: declare it as warpmail/handler.hpp shows", no_kernel(&name)),
         };
-        let kernel = load_kernel(library, &name).and_then(|kernel| kernel.ok_or_else(missing)).inspect_err(|_| {
-            // SAFETY: loaded above, and nothing of it was launched.
-            let _ = unsafe { sys::cuLibraryUnload(library) };
-        })?;
+        let kernel = library.kernel(&name)?.ok_or_else(missing)?;
         let mut steps = Steps::new(self.context.clone(), library, kernel, args)?;
         let events = steps.events();
         let mut launches =
@@ -414,36 +407,6 @@ impl Cuda {
 
 fn no_kernel(name: &CStr) -> String {
     format!("its fatbin has no kernel {}", name.to_string_lossy())
-}
-
-/// A context has been entered. Unloading is the caller's.
-fn load_library(fatbin: &[u8]) -> Result<sys::CUlibrary> {
-    let mut library = std::ptr::null_mut();
-    let null = std::ptr::null_mut::<c_void>();
-    // SAFETY: `fatbin` is a whole fatbin, which the driver copies; no options are given.
-    unsafe {
-        let from = fatbin.as_ptr().cast::<c_void>();
-        sys::cuLibraryLoadData(&mut library, from, null.cast(), null.cast(), 0, null.cast(), null.cast(), 0)
-    }
-    .result()
-    .map_err(driver("cuLibraryLoadData"))?;
-    Ok(library)
-}
-
-/// A kernel of a loaded library, with its code loaded too: a lazy load at the first launch would wait for whatever runs. None
-/// if there is none of that name.
-fn load_kernel(library: sys::CUlibrary, name: &CStr) -> Result<Option<sys::CUfunction>> {
-    let (mut kernel, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: the library is loaded and the name is a C string.
-    match unsafe { sys::cuLibraryGetKernel(&mut kernel, library, name.as_ptr()) } {
-        sys::CUresult::CUDA_ERROR_NOT_FOUND => return Ok(None),
-        other => other.result().map_err(driver("cuLibraryGetKernel"))?,
-    }
-    // SAFETY: the kernel belongs to the loaded library.
-    unsafe { sys::cuKernelGetFunction(&mut function, kernel) }.result().map_err(driver("cuKernelGetFunction"))?;
-    // SAFETY: the function belongs to the loaded library.
-    unsafe { sys::cuFuncLoad(function) }.result().map_err(driver("cuFuncLoad"))?;
-    Ok(Some(function))
 }
 
 /// Otherwise this thread's calls would invalidate a graph capture that the application has in progress.

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Memory;
 use crate::abi;
 use crate::backend::{Door, Live, Mark};
-use crate::error::Result;
 
 /// A stream module whose steps the arbiter grants. Offsets are those in pinned memory.
 #[derive(Debug)]
@@ -197,20 +196,6 @@ impl Memory {
     /// Launches below this one have begun or are about to.
     pub(crate) fn gate_paced(&self, gate: usize) -> u64 {
         self.gates[gate].paced.load(Ordering::Acquire)
-    }
-
-    /// Copies the counters of steps that ended after the arbiter had left, which shows those of others. While it is away and
-    /// nothing of the modules' is enqueued.
-    pub(crate) fn collect_steps(&self) -> Result<()> {
-        for gate in self.gates.iter().filter(|g| g.args.stats_out == 0) {
-            let mut bytes = [0; size_of::<abi::wm_module_stats>()];
-            self.device().backend.download(&mut bytes, gate.args.stats)?;
-            let at = self.module_stats + gate.module * bytes.len();
-            for (i, word) in bytes.chunks_exact(8).enumerate() {
-                self.store(at + 8 * i, u64::from_ne_bytes(std::array::from_fn(|b| word[b])));
-            }
-        }
-        Ok(())
     }
 
     /// Stream modules whose step is under way, in words.

@@ -241,6 +241,36 @@ pub(crate) fn are_stopped_mid_way(device: &Device) -> Outcome {
     chain.take()
 }
 
+/// What is said in a quiesce and after a stop is what the steps did, also those that ended when the arbiter had left: a mailbox has as many
+/// records as its ends have given and taken.
+pub(crate) fn are_counted_to_the_last(device: &Device) -> Outcome {
+    let slow = || calling(|_| std::thread::sleep(Duration::from_millis(3)));
+    let mut chain = Chain::start(Builder::new(device.clone()), vec![slow(), slow(), slow()]).map_err(text)?;
+    let agree = |stats: &warpmail::Stats, sent: u64, came: u64| {
+        let (gave, took): (Vec<_>, Vec<_>) = stats.modules[1..].iter().map(|m| (m.records_out, m.records_in)).unzip();
+        let written: Vec<_> = stats.mailboxes.iter().map(|m| m.written).collect();
+        let consumed: Vec<_> = stats.mailboxes.iter().map(|m| m.consumed).collect();
+        let (gave, took) = ([&[sent], &gave[..]].concat(), [&took[..], &[came]].concat());
+        expect(gave == written && took == consumed, || format!("{sent} sent and {came} back, but {stats:?}"))
+    };
+    for pause in 1..=8 {
+        let so_far = chain.came;
+        let mut more = 3 * pause as u32;
+        while chain.came < so_far + 3 || more > 0 {
+            chain.flow()?;
+            more = more.saturating_sub(1);
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        let (sent, came) = (chain.sent, chain.came);
+        let said = chain.runtime.quiesce(BOUND, |r| r.stats()).map_err(text)?;
+        agree(&said, sent, came).map_err(|e| format!("quiesce {pause}: {e}"))?;
+    }
+    chain.flow()?;
+    chain.runtime.stop(BOUND).map_err(text)?;
+    agree(&chain.runtime.stats(), chain.sent, chain.came)?;
+    chain.account(0)
+}
+
 /// Three modules, one after the other, and three beside them that are idle. Their bodies are some hundred kernels that launches
 /// without records run too, so that their launches fill the streams' queues, also those that nobody wakes. The others do not wait
 /// for the pacer, which would make room there: it comes once a second, and a record's way takes less.

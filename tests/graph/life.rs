@@ -135,3 +135,24 @@ pub(crate) fn servers_of_any_number(device: &Device) -> Outcome {
     }
     Ok(())
 }
+
+/// They share their kernels, but not what each needs of a launch.
+pub(crate) fn runtimes_of_different_sizes_at_once(device: &Device) -> Outcome {
+    let with =
+        |servers| relay(device, MailboxOptions::slots(16), Some(SpinBudget { servers, ..SpinBudget::default() }));
+    let (mut large, mut to_large, mut from_large) = with(9).map_err(text)?;
+    large.start().map_err(text)?;
+    echo(&mut to_large, &mut from_large, 0, 500)?;
+    for round in 0..5 {
+        let (mut small, mut to_small, mut from_small) = with(1).map_err(text)?;
+        small.start().map_err(text)?;
+        echo(&mut to_small, &mut from_small, 0, 500).map_err(|e| format!("small, round {round}: {e}"))?;
+        // It is launched anew.
+        large.quiesce(BOUND, |_| ()).map_err(text)?;
+        echo(&mut to_large, &mut from_large, 500 * (round + 1), 500).map_err(|e| format!("large, {round}: {e}"))?;
+        small.stop(BOUND).map_err(text)?;
+        drop((small, to_small, from_small));
+        large.quiesce(BOUND, |_| ()).map_err(text)?;
+    }
+    large.stop(BOUND).map_err(text)
+}

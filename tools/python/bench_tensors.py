@@ -120,11 +120,12 @@ def host_graph(relay, mode=None):
 class Ring:
     """host -> one <-> two -> host: captured graphs that send what they got to each other until its count is up."""
 
-    def __init__(self, torch, tensor, mode=None, work=None):
-        """`tensor`: handed by pointer and changed through it; None: a bare record. `work`: what else each step enqueues."""
+    def __init__(self, torch, tensor, mode=None, work=None, **budget):
+        """`tensor`: handed by pointer and changed through it; None: a bare record. `work`: what else each step enqueues.
+        `budget`: what else is said of the spin budget."""
         self.torch, self.tensor, self.work = torch, tensor, work
         graph = warpmail.Builder("cuda", mode=mode)
-        graph.budget(idle_spin="never")
+        graph.budget(idle_spin="never", **budget)
         self.pool = graph.pool(1 << 20)
         # The count of hops that are left goes along: a note behind the descriptor, or the record's last word.
         self.bytes, kind = (warpmail.TENSOR_BYTES + 8, warpmail.TENSOR) if tensor is not None else (32, 5)

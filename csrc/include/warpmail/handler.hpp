@@ -23,6 +23,9 @@
 //   }
 // In a .cpp, linked into the program, for machines without a GPU:
 //   extern "C" int my_twin(const wm_arbiter_args* args) { return warpmail::twin_arbiter<my_handlers>(args); }
+//
+// Variables outside of functions (__device__, and those of the .cpp) are the process's: runtimes with the same handlers
+// share them, and the next one finds what the last one left. What belongs to a runtime goes into its modules' state.
 #ifndef WARPMAIL_HANDLER_HPP
 #define WARPMAIL_HANDLER_HPP
 

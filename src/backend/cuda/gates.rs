@@ -11,7 +11,8 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use super::events::Event;
-use super::{Context, Stream, driver, load_kernel, load_library, relax_captures};
+use super::libraries::Library;
+use super::{Context, Stream, driver, relax_captures};
 use crate::abi::{self, wm_gate_args};
 use crate::backend::thread_steps::{guarded, no_calls};
 use crate::backend::{Door, Live, Mark, StepPlan, StepQueue};
@@ -27,11 +28,10 @@ const LAUNCH: &str = "cuLaunchKernelEx";
 /// Threads of a gate's one block.
 const THREADS: u32 = 32;
 
-/// The kernels, loaded once for a device.
+/// The kernels, looked up once for a device, whose context outlives them.
 #[derive(Debug)]
 pub(super) struct Kernels {
-    context: Arc<Context>,
-    library: sys::CUlibrary,
+    library: Library,
     /// In general, and where the inputs are plain (gate.hpp).
     begin: [sys::CUfunction; 2],
     decide: sys::CUfunction,
@@ -48,12 +48,12 @@ unsafe impl Sync for Kernels {}
 
 impl Kernels {
     /// The context has been entered.
-    pub(super) fn load(context: Arc<Context>, early: bool) -> Result<Self> {
+    pub(super) fn load(early: bool) -> Result<Self> {
         let missing =
             |reason: &str| Error::Unavailable { what: "stream modules on this device", reason: reason.into() };
-        let library = load_library(HandlerImage::gates().map_err(missing)?)?;
+        let library = Library::of(HandlerImage::gates().map_err(missing)?.into())?;
         let none = std::ptr::null_mut();
-        let mut kernels = Kernels { context, library, begin: [none; 2], decide: none, end: [none; 2], early };
+        let mut kernels = Kernels { library, begin: [none; 2], decide: none, end: [none; 2], early };
         let ([begin, begin_plain], [end, end_plain]) = (&mut kernels.begin, &mut kernels.end);
         let wanted = [
             ("begin", begin),
@@ -64,18 +64,9 @@ impl Kernels {
         ];
         for (name, function) in wanted {
             let name = CString::new(format!("warpmail_gate_{name}")).unwrap_or_default();
-            *function = load_kernel(library, &name)?.ok_or_else(|| missing("its gates were not compiled in"))?;
+            *function = kernels.library.kernel(&name)?.ok_or_else(|| missing("its gates were not compiled in"))?;
         }
         Ok(kernels)
-    }
-}
-
-impl Drop for Kernels {
-    fn drop(&mut self) {
-        if let Ok(_entered) = self.context.enter() {
-            // SAFETY: no queue that launches them is left: each holds this object.
-            let _ = unsafe { sys::cuLibraryUnload(self.library) };
-        }
     }
 }
 
@@ -377,7 +368,7 @@ impl Drop for Gates {
         // Steps that do not end keep what they use: freeing it would wait for them without a bound.
         if !matches!(self.is_empty(), Ok(true)) {
             tracing::warn!("the steps of a stream module have not ended; what they use is kept");
-            std::mem::forget(self.kernels.clone());
+            self.kernels.library.leak();
             std::mem::forget(std::mem::take(&mut self.calls));
             std::mem::forget(self.steps.take());
             return;

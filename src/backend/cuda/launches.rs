@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::{result, sys};
 
+use super::libraries::Library;
 use super::{Context, Stream, driver, relax_captures};
 use crate::abi::wm_arbiter_args;
 use crate::backend::{Door, Launches};
@@ -19,7 +20,7 @@ pub(super) fn threads_of(args: &wm_arbiter_args) -> u32 {
 
 pub(super) struct CudaLaunches {
     pub(super) context: std::sync::Arc<Context>,
-    pub(super) library: sys::CUlibrary,
+    pub(super) library: Library,
     pub(super) function: sys::CUfunction,
     pub(super) stream: Stream,
     pub(super) shared: usize,
@@ -98,15 +99,11 @@ impl Drop for CudaLaunches {
         // A launch that does not end keeps what it uses: freeing it would wait for the launch without a bound.
         if !matches!(self.outstanding(), Ok(0)) {
             tracing::warn!("a launch of the arbiter has not ended; its stream and code are kept");
+            self.library.leak();
             return;
         }
         let Ok(_entered) = self.context.enter() else { return };
-        // SAFETY: nothing is enqueued any more, and both were made in `load`.
-        unsafe {
-            let _ = result::stream::destroy(self.stream.0);
-            if !self.library.is_null() {
-                let _ = sys::cuLibraryUnload(self.library);
-            }
-        }
+        // SAFETY: nothing is enqueued any more, and it was made in `load`.
+        let _ = unsafe { result::stream::destroy(self.stream.0) };
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use super::events::Event;
+use super::libraries::Library;
 use super::{Context, Stream, driver};
 use crate::abi::{self, wm_arbiter_args, wm_step_args, wm_steps};
 use crate::backend::thread::launched;
@@ -26,7 +27,7 @@ struct Lane {
 /// Who runs the grants.
 pub(super) struct Steps {
     context: Arc<Context>,
-    library: sys::CUlibrary,
+    library: Library,
     function: sys::CUfunction,
     lanes: Vec<Lane>,
     shared: u32,
@@ -40,10 +41,10 @@ pub(super) struct Steps {
 unsafe impl Send for Steps {}
 
 impl Steps {
-    /// The context has been entered. `library` is this object's to unload.
+    /// The context has been entered. `function` is of `library` and of that context.
     pub(super) fn new(
         context: Arc<Context>,
-        library: sys::CUlibrary,
+        library: Library,
         function: sys::CUfunction,
         args: &wm_arbiter_args,
     ) -> Result<Self> {
@@ -141,14 +142,12 @@ impl Drop for Steps {
         // A grant that does not end keeps what it uses: freeing it would wait for the grant without a bound.
         if servers.into_iter().any(|s| self.lanes[s].busy && !matches!(self.is_done(s), Ok(true))) {
             tracing::warn!("a grant has not ended; its stream and code are kept");
+            self.library.leak();
             return;
         }
-        // SAFETY: nothing is enqueued any more, and all were made for this object.
-        unsafe {
-            for lane in self.lanes.drain(..) {
-                let _ = result::stream::destroy(lane.stream.0);
-            }
-            let _ = sys::cuLibraryUnload(self.library);
+        for lane in self.lanes.drain(..) {
+            // SAFETY: nothing is enqueued any more, and it was made for this object.
+            let _ = unsafe { result::stream::destroy(lane.stream.0) };
         }
     }
 }

@@ -29,6 +29,10 @@ RUN = [
     event("cuda_sync", "Stream Wait Event", 160),
     event("cuda_sync", "Stream Sync", 170, dur=20),  # a look whether it is done
     {"ph": "M", "name": "process_name"},
+    # What the profiler does for itself: during, and when it gathers what the device noted.
+    event("overhead", "Activity Buffer Request", 180, tid=2),
+    event("overhead", "Buffer Flush", 400, dur=500),
+    event("cuda_sync", "Context Sync", 1100, dur=900),
     event("cuda_runtime", "cudaDeviceSynchronize", 1100, tid=1),  # after
     event("gpu_memcpy", "Memcpy DtoH (Device -> Pinned)", 1200, args={"bytes": 8}),
 ]
@@ -68,3 +72,13 @@ def test_copies_and_waits_are_counted(cat, name):
 def test_a_trace_without_a_range_proves_nothing():
     with pytest.raises(ValueError):
         summary(RUN[2:])
+
+
+def test_bodies_are_as_long_as_the_events_allow():
+    from trace_arbitration import longer
+
+    assert longer(4000, 60, 200_000, (1.0, 3000)) == 4000  # few as it is
+    cycles, per_body = 4000, 80_000_000  # events a second: so many, by the length of a body
+    for _ in range(2):
+        cycles = longer(cycles, 60, 200_000, (2.0, 2 * per_body / cycles))
+    assert cycles != 4000 and 150_000 < 60 * per_body / cycles <= 200_000
