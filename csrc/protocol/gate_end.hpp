@@ -13,13 +13,13 @@ namespace warpmail {
 // then under way with the rest. `parked` and `doors` are of the bell of the stream module that the record is for.
 struct gate_output {
     wm_step_head head;
-    u64 write_idx, read_seen, word, parked, doors;
+    u64 write_idx, word, parked, doors;
 };
 template <bool Plain, class L>
 WM_FN gate_output gate_look_at(L lanes, const wm_gate_args& g, const wm_gate_state& s, u32 o) {
     wm_step_head* head = buffer_of(g, WM_MAX_INPUTS + o);
     const bool has_word = Plain && L::is_group() && lanes.rank() != 0;
-    gate_output out{*head, s.write_idx[o], s.read_seen[o], 0, 0, 0};
+    gate_output out{*head, s.write_idx[o], 0, 0, 0};
     if (has_word)
         out.word = reinterpret_cast<const u64*>(payload_of(head))[lanes.rank() - 1];
     if (g.wakes[o] != 0) {
@@ -38,22 +38,22 @@ template <class L> WM_FN void gate_wake(L lanes, const gate_output& out) {
         open_door(out.doors, out.parked - 1);
 }
 
-// Pushes what the body left in the buffer of output o, behind the fence of gate_end. The grant was credit for it, so
-// the mailbox has room.
+// Pushes what the body left in the buffer of output o, behind the fence of gate_end. The mailbox has room: the grant
+// was credit for it, or the gate had seen the room itself. So the header is not asked, whose index may be behind what
+// the arbiter was told (publish_read).
 template <bool Plain, class L>
 WM_FN wm_status gate_give(L lanes, const wm_gate_args& g, const gate_output& out, u32 o) {
     const u32 row = WM_MAX_INPUTS + o, len = out.head.len;
-    wm_producer p{gate_mailbox<Plain>(g, row), out.write_idx, out.read_seen, 0};
     if (len == WM_STEP_NOTHING)
         return WM_EMPTY;
+    const wm_mailbox box = gate_mailbox<Plain>(g, row);
+    wm_producer p{box, out.write_idx, out.write_idx + 1 - slot_count(box), 0}; // one slot is free
 #if defined(__CUDA_ARCH__) || defined(WARPMAIL_HOST_WARPS)
     if (Plain && L::is_group()) {
         const fragment<1> words{{lanes.rank() * 8 < len + 8 ? out.word : 0}};
         warp_producer<> to(p);
         if (len > warp_producer<>::payload)
             return refused(lanes, p.mailbox.header, WM_SCOPE_GPU, WM_END_PRODUCER, refusal::length, WM_BAD_LENGTH);
-        if (to.reserve(1) == 0)
-            return WM_FULL;
         to.put(0, words, len, out.head.type);
         gate_wake(lanes, out);
         to.commit(1);

@@ -42,7 +42,12 @@ pub(crate) fn echo(sender: &mut Sender, receiver: &mut Receiver, first: u64, cou
         }
         while let Some(r) = receiver.try_pop(&mut buffer).map_err(text)? {
             expect(r.msg_type == got as u16 && buffer[..r.len] == record(got), || {
-                format!("record {got} came back changed")
+                let near = got.saturating_sub(256)..got + 256;
+                let other = near.filter(|&n| n != got).find(|&n| buffer[..r.len] == record(n));
+                match other {
+                    Some(n) => format!("record {n} came back in place of {got}"),
+                    None => format!("record {got} came back changed: {} bytes, type {}", r.len, r.msg_type),
+                }
             })?;
             got += 1;
         }

@@ -3,6 +3,7 @@
 mod ahead;
 mod bodies;
 mod checkpoint;
+mod credit;
 mod faults;
 mod flow;
 mod leases;
@@ -75,6 +76,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("steps_pass_many_through_a_mixed_pipeline", steps::pass_many_through_a_mixed_pipeline),
     ("steps_join_what_the_rule_says", steps::join_what_the_rule_says),
     ("steps_never_meet_a_full_mailbox", steps::never_meet_a_full_mailbox),
+    ("a_grant_is_room", credit::a_grant_is_room),
     ("steps_are_woken_from_parking", steps::are_woken_from_parking),
     ("steps_wake_one_another_from_parking", steps::wake_one_another_from_parking),
     ("steps_call_the_host_once_a_step", steps::call_the_host_once_a_step),
@@ -177,6 +179,7 @@ const WARPS: &[&str] = &[
     "steps_mix_with_resident_modules",
     "steps_join_what_the_rule_says",
     "steps_never_meet_a_full_mailbox",
+    "a_grant_is_room",
     "steps_wake_one_another_from_parking",
     "bodies_fail_mid_way",
     "bodies_are_dropped_mid_way",

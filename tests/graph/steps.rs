@@ -145,7 +145,8 @@ pub(crate) fn pass_many_through_a_mixed_pipeline(device: &Device) -> Outcome {
     let (begin, part, mut said) = (Instant::now(), (n / 20).clamp(1, 10_000), 0);
     for first in (0..n).step_by(part as usize) {
         let some = part.min(n - first);
-        echo(&mut sender, &mut receiver, first, some).map_err(|e| format!("{e}; {:?}", runtime.failure()))?;
+        echo(&mut sender, &mut receiver, first, some)
+            .map_err(|e| format!("{e}; {:?}; {:?}", runtime.failure(), runtime.stats()))?;
         let (steps, mode, seconds) = (4 * (first + some), runtime.mode(), begin.elapsed().as_secs());
         if std::mem::replace(&mut said, seconds) != seconds {
             progress(&format!("{steps} of {} steps in mode {mode}, {seconds} s", 4 * n));
