@@ -26,10 +26,6 @@ template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 s
     const warp_lanes lanes;
     serve_state state = serve_begin(lanes, a, server);
     linger_state at;
-    // News has woken this launch, most likely, and is about to be seen. Who looks for a module that has it, and may
-    // find none, has the instructions of a claim fetched when it comes.
-    if (a.args.resume && server < a.args.n_modules && lanes.rank() == 0)
-        mark(a, server);
     for (served what = served::grant; what != served::left;) {
         what = serve_turn<Handlers, Taps>(lanes, a, server, state, at);
         if (what == served::nothing && at.module == no_module)

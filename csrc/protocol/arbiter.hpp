@@ -274,6 +274,12 @@ WM_FN u64 pending(const arbiter& a, u32 m) {
     const int64_t d = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - load_relaxed_cta(&a.consumed[m]));
     return d > 0 ? static_cast<u64>(d) : 0;
 }
+// Whether two indices that many apart can be those of one mailbox. A consumer may be ahead of `write_idx`: it goes by
+// the tags.
+WM_FN bool is_depth(int64_t depth, u32 slots_log2) {
+    const int64_t slots = int64_t{1} << slots_log2;
+    return depth <= slots && depth >= -slots;
+}
 WM_FN bool is_quarantined(const arbiter& a, u32 m) {
     return load_relaxed_cta(&a.quarantined[m]) != 0;
 }

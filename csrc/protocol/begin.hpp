@@ -69,6 +69,16 @@ WM_FN void begin_watch(const watch_list& w, u64 address, u32 what, u64 value) {
     w.seen[i] = folded(index_in(w.scope == WM_SCOPE_GPU ? device_word(value) : value, w.scope));
 }
 
+// Index up to which the records of a mailbox have been taken: its header's, or what its consumer has told, whichever is
+// further. One on the host tells first, and may be kept from its core before it stores the other.
+WM_FN u64 begin_consumed(const arbiter& a, const wm_mailbox& box) {
+    const u64 read = load_relaxed(read_idx_of(box), box.scope);
+    if (box.consumed == 0 || (box.consumer_side != WM_SIDE_HOST && a.args.plan == 0))
+        return read;
+    const u64 told = load_relaxed_sys(at<const u64>(box.consumed));
+    return static_cast<int64_t>(told - read) > 0 ? told : read;
+}
+
 template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
     const wm_mailbox* table = at<const wm_mailbox>(a.args.mailboxes);
     // Words that belong to no end are zeros and stay so: never news.
@@ -86,11 +96,18 @@ template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
         if (a.rows != table)
             const_cast<wm_mailbox*>(a.rows)[m] = box;
         a.boxes[m] = brief_of(a, box);
-        const wm_status s = check_header(box);
+        wm_status s = check_header(box);
         a.quarantined[m] = 0;
-        a.written[m] = s == WM_OK ? load_relaxed(write_idx_of(box), box.scope) : 0;
-        a.consumed[m] = s == WM_OK ? load_relaxed(read_idx_of(box), box.scope) : 0;
-        a.depth_max[m] = static_cast<u32>(a.written[m] - a.consumed[m]);
+        a.written[m] = a.consumed[m] = 0;
+        if (s == WM_OK || s == WM_BAD_INDEX) {
+            const u64 consumed = begin_consumed(a, box), written = load_relaxed(write_idx_of(box), box.scope);
+            s = is_depth(static_cast<int64_t>(written - consumed), box.slots_log2) ? WM_OK : WM_BAD_INDEX;
+            if (s == WM_OK) {
+                a.written[m] = written;
+                a.consumed[m] = consumed;
+            }
+        }
+        a.depth_max[m] = static_cast<u32>(pending(a, m));
         if (s != WM_OK)
             quarantine(a, m, s == WM_BAD_INDEX ? WM_REJECT_INDEX : WM_REJECT_HEADER);
         // An arbiter on the CPU runs no handlers: every end is outside, and its word in pinned memory.

@@ -148,13 +148,13 @@ template <class L> WM_FN void grant_steps(L lanes, arbiter& a, u32 module) {
     lanes.sync();
 }
 
-// The beginning, where nothing is taken up from an image, of one thread: what was granted stands in the word. No step
-// is under way, so that what those that have ended pushed is counted.
+// The beginning, where nothing is taken up from an image, of one thread: what was granted stands in the word. Steps
+// that were granted before may go on meanwhile: of none is it known yet that what it pushed is counted in `written`.
 WM_FN void begin_steps(const arbiter& a, module_brief& mod) {
     if (mod.kind != WM_KIND_STREAM || mod.n_inputs == 0)
         return;
     mod.granted = count_at(a, mod.state);
-    mod.handler = steps_ended(one_lane{}, a, mod);
+    mod.handler = mod.granted - (1u << 30); // no credit until `grantable` has looked
     bool sound;
     fireable(one_lane{}, a, mod, sound);
     mod.ahead = sound;

@@ -45,7 +45,10 @@ template <class L> WM_FN u64 free_slots(L lanes, wm_producer& p, u64 want) {
             breathe_since(p.looked);
 #endif
         // Lanes may load at different moments: lane 0's value is the warp's.
-        p.read_seen = lanes.broadcast(load_relaxed(read_idx_of(p.mailbox), p.mailbox.scope), 0);
+        const u64 read = lanes.broadcast(load_relaxed(read_idx_of(p.mailbox), p.mailbox.scope), 0);
+        // A producer that goes by credit may know of slots whose consumer has yet to tell the header (publish_read).
+        const u64 behind = p.read_seen - read;
+        p.read_seen = behind - 1 < slots ? p.read_seen : read;
         used = p.write_idx - p.read_seen;
         if (is_torn(p))
             return 0;

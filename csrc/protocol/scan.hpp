@@ -32,13 +32,8 @@ WM_FN bool settles(const arbiter& a, u32 m, bool of_producer, u64 seen) {
     return false;
 }
 
-// Whether two indices that many apart can be those of one mailbox. A consumer may be ahead of `write_idx`: it goes by
-// the tags.
-WM_FN bool is_depth(int64_t depth, u32 slots_log2) {
-    const int64_t slots = int64_t{1} << slots_log2;
-    return depth <= slots && depth >= -slots;
-}
-// Once more, with the other index as the header has it: it is never behind what is noted.
+// Once more, with the other index as the header has it: that of a producer is never behind what is noted, and a
+// consumer's is what those go by who do not go by credit.
 template <class L> WM_FN bool is_depth_by_header(L, const wm_mailbox* row, bool of_producer, u64 seen) {
     fence_acquire(WM_SCOPE_SYS); // `seen` was loaded before what follows
     const u64 other = load_relaxed(of_producer ? read_idx_of(*row) : write_idx_of(*row), row->scope);
@@ -74,6 +69,10 @@ WM_FN void take_news(arbiter& a, u32 what, u64 word, u32 scope) {
         quarantine(a, m, WM_REJECT_INDEX);
         return mark_consumer(a, brief_in(a.boxes, m)); // the gates of a stream module are told
     }
+    // A word that was loaded before a header, in which the index stands sooner: credit goes by what is noted, and that
+    // never goes back.
+    if (static_cast<int64_t>(seen - load_relaxed_cta(&mine[m])) < 0)
+        return;
     store_relaxed_cta(&mine[m], seen);
     const mailbox_brief box = brief_in(a.boxes, m);
     if (!of_producer)

@@ -60,13 +60,17 @@ impl Memory {
 }
 
 /// Records written and consumed by a header's indices; none if those cannot be, seen from what was told before. An end of the
-/// host's may be between its two stores: what was consumed has been written.
+/// host's may be between its two stores, the first of which tells: what was told has been consumed, and what was consumed has been
+/// written.
 fn settled(told: (u64, u64), header: (u64, u64), slots_log2: u32) -> Option<(u64, u64)> {
     let ahead_of = |a: u64, b: u64| a.wrapping_sub(b).cast_signed();
-    let depth = ahead_of(header.0, header.1);
+    let later = |a: u64, b: u64| if ahead_of(a, b) < 0 { b } else { a };
+    let slots = 1 << slots_log2;
+    let consumed = later(header.1, told.1);
+    let depth = ahead_of(header.0, consumed);
     let may_be =
-        ahead_of(header.0, told.0) >= 0 && ahead_of(header.1, told.1) >= 0 && depth.unsigned_abs() <= 1 << slots_log2;
-    may_be.then_some((if depth < 0 { header.1 } else { header.0 }, header.1))
+        ahead_of(header.0, told.0) >= 0 && ahead_of(header.1, told.1) >= -slots && depth.unsigned_abs() <= slots as u64;
+    may_be.then_some((later(header.0, consumed), consumed))
 }
 
 #[cfg(test)]
@@ -79,7 +83,8 @@ mod tests {
         assert_eq!(settled((5, 3), (8, 9), 2), Some((9, 9)), "a consumer goes by the tags");
         assert_eq!(settled((u64::MAX, u64::MAX), (2, 1), 2), Some((2, 1)), "indices wrap");
         assert_eq!(settled((5, 3), (4, 3), 2), None);
-        assert_eq!(settled((5, 3), (5, 2), 2), None);
+        assert_eq!(settled((5, 3), (7, 2), 2), Some((7, 3)), "a consumer tells first");
+        assert_eq!(settled((9, 8), (9, 2), 2), None);
         assert_eq!(settled((5, 3), (9, 4), 2), None, "more than the slots");
     }
 }

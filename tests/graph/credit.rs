@@ -1,6 +1,7 @@
 //! A grant is room: what the arbiter has been told of, nobody asks for again.
 
 use std::mem::offset_of;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use warpmail::{
@@ -73,4 +74,75 @@ fn pushes_on_credit(
 pub(crate) fn a_grant_is_room(device: &Device) -> Outcome {
     pushes_on_credit(device, "resident", |graph| graph.resident("relay", builtin::RELAY))?;
     pushes_on_credit(device, "steps", |graph| graph.steps("relay", StreamOptions::default()))
+}
+
+/// Steps go on while the arbiter begins anew: what they push is counted before there is credit for more.
+pub(crate) fn a_quiesce_gives_no_credit_twice(device: &Device) -> Outcome {
+    let mut graph = Builder::new(device.clone());
+    let host = graph.host("host").map_err(text)?;
+    let steps = graph.steps("steps", StreamOptions::default()).map_err(text)?;
+    let there = graph.mailbox(host, steps, MailboxOptions::slots(64)).map_err(text)?;
+    let back = graph.mailbox(steps, host, MailboxOptions::slots(16)).map_err(text)?;
+    let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+    // Slow enough that steps which were granted are left when the arbiter goes.
+    let body = Body::each_step(|step| {
+        step.forward(0, 0)?;
+        step.call(|| std::thread::sleep(Duration::from_micros(50)))
+    });
+    runtime.body(steps, body).map_err(text)?;
+    let mut sender = runtime.sender(there).map_err(text)?;
+    let mut receiver = runtime.receiver(back).map_err(text)?;
+    runtime.start().map_err(text)?;
+    let (over, lost, sent) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(u64::MAX));
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let mut n = 0;
+            while !over.load(Ordering::Acquire) {
+                n += u64::from(sender.try_push(n as u16, &ring_record(n, n, 248)).is_ok());
+                std::thread::yield_now();
+            }
+            sent.store(n, Ordering::Release);
+        });
+        let receiving = scope.spawn(|| {
+            let (mut n, mut buffer) = (0, [0; 248]);
+            while n != sent.load(Ordering::Acquire) && !lost.load(Ordering::Acquire) {
+                // Full for most of the time; then much of it is given back at once, and more is granted than stands enqueued.
+                if n % 12 == 0 && !over.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                let Some(record) = receiver.try_pop(&mut buffer).map_err(text)? else { continue };
+                let same = record.msg_type == n as u16 && buffer[..record.len] == ring_record(n, n, 248);
+                expect(same, || format!("record {n} came changed, or another in its place"))?;
+                n += 1;
+            }
+            Ok::<(), String>(())
+        });
+        let quiesced = (0..count(device)).try_for_each(|_| {
+            std::thread::sleep(Duration::from_millis(2));
+            runtime.quiesce(BOUND, |_| ()).map_err(text)
+        });
+        over.store(true, Ordering::Release);
+        sending.join().map_err(|_| "the sender panicked")?;
+        // A record that was lost would be waited for.
+        let begin = Instant::now();
+        while !receiving.is_finished() && begin.elapsed() < BOUND {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !receiving.is_finished() {
+            lost.store(true, Ordering::Release);
+            return Err(format!("records are missing: {:?}", runtime.stats()));
+        }
+        receiving.join().map_err(|_| "the receiver panicked")??;
+        quiesced
+    })?;
+    runtime.stop(BOUND).map_err(text)?;
+    let stats = runtime.stats();
+    let sound = stats.modules[steps.index()].rejects == warpmail::Rejects::default()
+        && stats.mailboxes.iter().all(|m| m.quarantined.is_none());
+    expect(sound, || format!("{stats:?}"))
+}
+
+/// Times to quiesce.
+fn count(device: &Device) -> u32 {
+    if device.info().ordinal.is_some() { 400 } else { 200 }
 }

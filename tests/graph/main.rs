@@ -77,6 +77,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("steps_join_what_the_rule_says", steps::join_what_the_rule_says),
     ("steps_never_meet_a_full_mailbox", steps::never_meet_a_full_mailbox),
     ("a_grant_is_room", credit::a_grant_is_room),
+    ("a_quiesce_gives_no_credit_twice", credit::a_quiesce_gives_no_credit_twice),
     ("steps_are_woken_from_parking", steps::are_woken_from_parking),
     ("steps_wake_one_another_from_parking", steps::wake_one_another_from_parking),
     ("steps_call_the_host_once_a_step", steps::call_the_host_once_a_step),
