@@ -94,7 +94,7 @@ def steady(torch, seconds, most):
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=float, default=60, help="to watch (default 60)")
-    options.add_argument("--events", type=int, default=200_000, help="in the trace, at most (default 200000)")
+    options.add_argument("--events", type=int, default=400_000, help="in the trace, at most (default 400000)")
     options.add_argument("--json", metavar="FILE", help="also write the row there, as `warpmail bench` does, with the summary")
     options = options.parse_args()
     torch = import_torch("trace_arbitration")
