@@ -26,7 +26,7 @@ from profiled import events_of, summary
 STEP_CYCLES = 4_000_000  # some 2 ms
 # Launches without records run the bodies too: they are let through so seldom that they are few.
 MAX_WAIT = 1.0
-PROBE_SECONDS, PROBES = 1.0, 4
+PROBE_SECONDS, PROBES = 2.0, 8  # what is noted once, when it begins, is little beside two seconds
 LEAST_HOPS = 10
 
 
@@ -94,7 +94,7 @@ def steady(torch, seconds, most):
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=float, default=60, help="to watch (default 60)")
-    options.add_argument("--events", type=int, default=400_000, help="in the trace, at most (default 400000)")
+    options.add_argument("--events", type=int, default=500_000, help="in the trace, at most (default 500000)")
     options.add_argument("--json", metavar="FILE", help="also write the row there, as `warpmail bench` does, with the summary")
     options = options.parse_args()
     torch = import_torch("trace_arbitration")
