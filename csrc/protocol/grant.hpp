@@ -12,7 +12,7 @@
 // Gates may take steps ahead of their grants (gate.hpp; ahead.hpp has who lets them where the arbiter is on the CPU),
 // so the steps that have ended can be more than those granted. Steps are taken in order and a grant is a count of all
 // of them: credit is worked out for the last one granted, no matter which of them have begun, and grants catch up with
-// what has been taken.
+// what has been taken. The model tests/model/credit.pml is this, with the gate and a consumer.
 #ifndef WARPMAIL_PROTOCOL_GRANT_HPP
 #define WARPMAIL_PROTOCOL_GRANT_HPP
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the parking protocol's model (park.pml) with spin: every interleaving, with stores that arrive late; and that each
-# planted mistake is found. Without spin (Debian: apt-get install spin) it is waived.
+# Checks the models of the parking protocol (park.pml) and of grants (credit.pml) with spin: every interleaving, with stores that
+# arrive late; and that each planted mistake is found. Without spin (Debian: apt-get install spin) they are waived.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -10,19 +10,19 @@ if ! command -v spin >/dev/null; then
     fi
 fi
 if ! command -v spin >/dev/null; then
-    echo "waived: the parking model (spin is not installed: apt-get install spin)"
+    echo "waived: the models of parking and of credit (spin is not installed: apt-get install spin)"
     exit 0
 fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch"
 
-# Prints "states errors" of a variant given by macros.
+# Finds states and errors of a variant of $model, given by macros.
 check() {
     local flags=()
     for macro in "$@"; do flags+=("-D$macro"); done
     rm -f pan*
-    spin "${flags[@]}" -a "$root/tests/model/park.pml" >log 2>&1 || { cat log >&2; return 1; }
+    spin "${flags[@]}" -a "$root/tests/model/$model" >log 2>&1 || { cat log >&2; return 1; }
     cc -O2 -DSAFETY -DCOLLAPSE -DVECTORSZ=2048 -DMEMLIM=4000 -w -o pan pan.c
     timeout 900 ./pan -m2000000 >log 2>&1 || { cat log >&2; return 1; }
     if grep -q 'max search depth too small\|memory limit\|out of memory' log; then cat log >&2; return 1; fi
@@ -53,7 +53,7 @@ planted() {
     found=$((found + 1))
 }
 
-checked=0 found=0
+model=park.pml checked=0 found=0
 both="DEVICE_ENDS=1 HOST_ENDS=1" device="DEVICE_ENDS=1 HOST_ENDS=0" host="DEVICE_ENDS=0 HOST_ENDS=1"
 sound $device PUSHES=3 RESIDENCY
 sound $host PUSHES=3 RESIDENCY
@@ -92,4 +92,25 @@ planted $device PACER=1 PLANT_PUBLISH_LATE
 planted $device CLOSING=1 PLANT_CLOSED_UNTOLD
 planted $device CLOSING=1 PLANT_DUE_BEFORE_CLEAR
 planted $host PUSHES=2 CLOSING=2 PLANT_DUE_READ_TWICE
-echo "park.pml: $checked variants checked in every interleaving, $found planted mistakes found"
+report() { echo "$model: $checked variants checked in every interleaving, $found planted mistakes found"; }
+report
+
+model=credit.pml checked=0 found=0
+sound SLOTS=1
+sound SLOTS=2
+sound SLOTS=2 STEPS=4
+sound SLOTS=1 AHEAD
+sound SLOTS=2 AHEAD
+sound SLOTS=1 BEGINS=1
+sound SLOTS=2 BEGINS=1
+sound SLOTS=1 STEPS=2 BEGINS=1 AHEAD
+
+planted SLOTS=1 PLANT_ASK_HEADER
+planted SLOTS=1 PLANT_ENDS_UNTOLD
+planted SLOTS=1 PLANT_NO_FENCE_BEFORE_ENDED
+planted SLOTS=1 PLANT_TELL_BEFORE_READING
+planted SLOTS=1 PLANT_WRITTEN_BEFORE_ENDED
+planted SLOTS=1 PLANT_SETTLED_TOO_SOON
+planted SLOTS=1 BEGINS=1 PLANT_BEGIN_SETTLED
+planted SLOTS=1 BEGINS=1 PLANT_GO_BACK
+report
