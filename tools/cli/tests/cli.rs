@@ -1,12 +1,15 @@
 //! The command as a user meets it: output, exit codes, bad input.
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+mod common;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use common::{interrupt_at, text};
 
 fn warpmail(args: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_warpmail"))
@@ -32,10 +35,6 @@ fn run(args: &[&str], input: &[u8]) -> Output {
 fn json(args: &[&str], input: &[u8]) -> (Value, Output) {
     let output = run(&[&["--json", "-"], args].concat(), input);
     (serde_json::from_slice(&output.stdout).unwrap(), output)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -143,14 +142,7 @@ fn ctrl_c_keeps_the_results_so_far() {
     // The input never ends: the pipe stays open.
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"one line of text, said twice\none line of text, said twice\n").unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    let begin = Instant::now();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    while child.try_wait().unwrap().is_none() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "it did not stop");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let output = child.wait_with_output().unwrap();
+    let output = interrupt_at(child, "near-duplicate");
     drop(stdin);
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -5,13 +5,13 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use common::{BOUND, Folder, code, finish, text};
+use common::{BOUND, Folder, code, finish, interrupt_at, text};
 
 /// Lines of which every third nearly repeats an earlier one, of this text or of the one before it (`seed - 1`).
 fn lines(seed: u64, n: u64) -> String {
@@ -175,9 +175,7 @@ fn ctrl_c_keeps_what_is_known() {
     let folder = Folder::new("ctrl-c");
     let a = lines(1, 1200);
     let child = feed(&folder, &[], &a, 400, 0);
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
-    let output = finish(child);
+    let output = interrupt_at(child, "");
     assert_eq!(code(&output), 130, "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("checkpoint:"), "{}", text(&output.stderr));
     let resumed = folder.json(&["--journal", "log", "--resume"], a.as_bytes());

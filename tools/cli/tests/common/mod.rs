@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -55,32 +56,58 @@ impl Folder {
 }
 
 /// Waits for the end, and kills what does not end.
-pub(crate) fn finish(mut child: Child) -> Output {
-    let mut streams: Vec<Box<dyn Read + Send>> = Vec::new();
-    streams.extend(child.stdout.take().map(|s| Box::new(s) as _));
-    streams.push(Box::new(child.stderr.take().unwrap()));
-    let readers = streams.into_iter().map(|mut from| {
-        thread::spawn(move || {
-            let mut bytes = Vec::new();
-            from.read_to_end(&mut bytes).unwrap();
-            bytes
-        })
-    });
-    let readers: Vec<_> = readers.collect();
-    let until = Instant::now() + BOUND;
+pub(crate) fn finish(child: Child) -> Output {
+    finish_after(child, |_| true, |_| ())
+}
+
+/// Ctrl-C as soon as `word` stands in what the command has printed, and then its end.
+pub(crate) fn interrupt_at(child: Child, word: &str) -> Output {
+    let interrupt = |child: &Child| {
+        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    };
+    finish_after(child, |printed| text(printed).contains(word), interrupt)
+}
+
+/// Calls `act` once, when `ready` says so of what stands on standard output, and waits for the end.
+fn finish_after(mut child: Child, ready: impl Fn(&[u8]) -> bool, act: impl FnOnce(&Child)) -> Output {
+    let read = |stream: Option<Box<dyn Read + Send>>| {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let to = bytes.clone();
+        let reader = thread::spawn(move || {
+            let (Some(mut from), mut piece) = (stream, [0; 4096]) else { return };
+            loop {
+                match from.read(&mut piece).unwrap() {
+                    0 => return,
+                    n => to.lock().unwrap().extend_from_slice(&piece[..n]),
+                }
+            }
+        });
+        (bytes, reader)
+    };
+    let (stdout, stdout_reader) = read(child.stdout.take().map(|s| Box::new(s) as _));
+    let (stderr, stderr_reader) = read(child.stderr.take().map(|s| Box::new(s) as _));
+    let (mut act, until) = (Some(act), Instant::now() + BOUND);
     let status = loop {
+        if ready(&stdout.lock().unwrap())
+            && let Some(act) = act.take()
+        {
+            act(&child);
+        }
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
         if Instant::now() >= until {
             child.kill().unwrap();
-            panic!("the command did not end within {BOUND:?}");
+            panic!("the command did not end within {BOUND:?}: {}", text(&stderr.lock().unwrap()));
         }
         thread::sleep(Duration::from_millis(5));
     };
-    let mut bytes: Vec<_> = readers.into_iter().map(|r| r.join().unwrap()).collect();
-    let stderr = bytes.pop().unwrap();
-    Output { status, stdout: bytes.pop().unwrap_or_default(), stderr }
+    for reader in [stdout_reader, stderr_reader] {
+        reader.join().unwrap();
+    }
+    let all = |bytes: Arc<Mutex<Vec<u8>>>| std::mem::take(&mut *bytes.lock().unwrap());
+    Output { status, stdout: all(stdout), stderr: all(stderr) }
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
