@@ -8,7 +8,7 @@ pub(crate) mod twin;
 
 use std::time::Duration;
 
-use crate::abi::{wm_arbiter_args, wm_gate_args};
+use crate::abi::{wm_arbiter_args, wm_delivery, wm_gate_args};
 use crate::device::DeviceInfo;
 use crate::error::{Error, Result};
 use crate::image::HandlerImage;
@@ -87,6 +87,8 @@ pub(crate) struct StepPlan {
     /// The module's name.
     pub(crate) name: String,
     pub(crate) args: wm_gate_args,
+    /// What is copied between gate and body.
+    pub(crate) deliveries: Vec<wm_delivery>,
     /// The caller's stream, if it is to run there.
     pub(crate) stream: Option<u64>,
     /// Launches that are under way at most, the running one and one more included.

@@ -95,6 +95,7 @@ pub const WM_DURABLE_ENDED_BIT: u32 = 63;
 pub const WM_STEP_HEAD_BYTES: u32 = 16;
 pub const WM_STEP_NOTHING: u32 = 4294967295;
 pub const WM_GRANT_AHEAD_BIT: u32 = 62;
+pub const WM_DELIVERY_SHIFT: u32 = 32;
 pub type wm_status = i32;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -812,7 +813,8 @@ pub struct wm_gate_state {
     pub read_idx: [u64; 8usize],
     pub write_idx: [u64; 8usize],
     pub read_seen: [u64; 8usize],
-    pub pad0: [u8; 112usize],
+    pub delivered: u64,
+    pub pad0: [u8; 104usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -831,7 +833,8 @@ const _: () = {
     ["Offset of field: wm_gate_state::read_idx"][::core::mem::offset_of!(wm_gate_state, read_idx) - 80usize];
     ["Offset of field: wm_gate_state::write_idx"][::core::mem::offset_of!(wm_gate_state, write_idx) - 144usize];
     ["Offset of field: wm_gate_state::read_seen"][::core::mem::offset_of!(wm_gate_state, read_seen) - 208usize];
-    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 272usize];
+    ["Offset of field: wm_gate_state::delivered"][::core::mem::offset_of!(wm_gate_state, delivered) - 272usize];
+    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 280usize];
 };
 impl Default for wm_gate_state {
     fn default() -> Self {
@@ -934,6 +937,39 @@ const _: () = {
     ["Offset of field: wm_gate_args::lens"][::core::mem::offset_of!(wm_gate_args, lens) - 1272usize];
     ["Offset of field: wm_gate_args::types"][::core::mem::offset_of!(wm_gate_args, types) - 1304usize];
     ["Offset of field: wm_gate_args::wakes"][::core::mem::offset_of!(wm_gate_args, wakes) - 1336usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct wm_delivery {
+    pub to: u64,
+    pub bytes: u64,
+    pub leases: wm_leases,
+    pub shape: [i64; 8usize],
+    pub dtype_code: u8,
+    pub dtype_bits: u8,
+    pub dtype_lanes: u16,
+    pub ndim: u8,
+    pub exact: u8,
+    pub reserved0: u16,
+    pub input: u32,
+    pub reserved1: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of wm_delivery"][::core::mem::size_of::<wm_delivery>() - 128usize];
+    ["Alignment of wm_delivery"][::core::mem::align_of::<wm_delivery>() - 8usize];
+    ["Offset of field: wm_delivery::to"][::core::mem::offset_of!(wm_delivery, to) - 0usize];
+    ["Offset of field: wm_delivery::bytes"][::core::mem::offset_of!(wm_delivery, bytes) - 8usize];
+    ["Offset of field: wm_delivery::leases"][::core::mem::offset_of!(wm_delivery, leases) - 16usize];
+    ["Offset of field: wm_delivery::shape"][::core::mem::offset_of!(wm_delivery, shape) - 48usize];
+    ["Offset of field: wm_delivery::dtype_code"][::core::mem::offset_of!(wm_delivery, dtype_code) - 112usize];
+    ["Offset of field: wm_delivery::dtype_bits"][::core::mem::offset_of!(wm_delivery, dtype_bits) - 113usize];
+    ["Offset of field: wm_delivery::dtype_lanes"][::core::mem::offset_of!(wm_delivery, dtype_lanes) - 114usize];
+    ["Offset of field: wm_delivery::ndim"][::core::mem::offset_of!(wm_delivery, ndim) - 116usize];
+    ["Offset of field: wm_delivery::exact"][::core::mem::offset_of!(wm_delivery, exact) - 117usize];
+    ["Offset of field: wm_delivery::reserved0"][::core::mem::offset_of!(wm_delivery, reserved0) - 118usize];
+    ["Offset of field: wm_delivery::input"][::core::mem::offset_of!(wm_delivery, input) - 120usize];
+    ["Offset of field: wm_delivery::reserved1"][::core::mem::offset_of!(wm_delivery, reserved1) - 124usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -1155,6 +1191,9 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn wm_host_gate_end(args: *const wm_gate_args);
+}
+unsafe extern "C" {
+    pub fn wm_host_gate_deliver(args: *const wm_gate_args, delivery: *const wm_delivery) -> i32;
 }
 unsafe extern "C" {
     pub fn wm_host_launches_ahead(now: *const wm_ahead) -> u32;

@@ -67,7 +67,7 @@ pub use port::{Receiver, Record, Sender, direct_mailbox, direct_mailbox_at};
 pub use probe::{BackendKind, CudaDevice, KernelStatus, Probe, probe};
 pub use runtime::{HostEnds, HostStep, Runtime, State};
 pub use stats::{BudgetStats, Footprint, MailboxStats, ModuleStats, Refusals, Rejects, Serving, Stats};
-pub use stream::{Body, Push, StepBuffer, StepStream, StreamOptions};
+pub use stream::{Body, Delivery, Push, StepBuffer, StepStream, StreamOptions};
 pub use tensor::{
     DType, Holder, Lease, Pool, PoolOptions, PoolStats, Tensor, TensorDescriptor, TensorSpec, Unposted, collect_tensors,
 };

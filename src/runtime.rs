@@ -95,6 +95,8 @@ pub struct Runtime {
     queues: Vec<Option<Box<dyn StepQueue>>>,
     /// Of a static order: the same, of which a queue of passes is made.
     parts: Vec<Option<Part>>,
+    /// By gate, until it has its body.
+    deliveries: Vec<Vec<abi::wm_delivery>>,
     steps: Option<steps::Steps>,
     host_doors: bool,
     short_queues: Option<usize>,
@@ -149,6 +151,7 @@ impl Runtime {
         let (footprint, server_events) = (launches.footprint(), launches.server_events());
         let queues = memory.gates.iter().map(|_| None).collect();
         let parts = memory.gates.iter().map(|_| None).collect();
+        let deliveries = memory.gates.iter().map(|_| Vec::new()).collect();
         tracing::debug!(?footprint, "allocated and loaded");
         Ok(Runtime {
             memory: Arc::new(memory),
@@ -160,6 +163,7 @@ impl Runtime {
             thread: None,
             queues,
             parts,
+            deliveries,
             steps: None,
             host_doors,
             short_queues,

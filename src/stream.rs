@@ -2,6 +2,7 @@
 //! the arbiter says when. The other half is csrc/protocol/gate.hpp; docs/stream-modules.md is the page for users.
 
 mod body;
+mod delivery;
 mod runner;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::options::Rule;
 
 pub use body::{Body, StepBuffer, StepStream};
 pub(crate) use body::{Enqueue, Kind, Sink, input_of, output_of};
+pub use delivery::Delivery;
 pub(crate) use runner::{Command, PASSES, QUEUE, Runner};
 
 /// What a step pushes to one output unless its body says otherwise, in the head of the output's buffer.

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// The kernels around a stream module's body, a warp each. Linked with the device runtime, for the conditional node.
+// The kernels around a stream module's body, a warp each but the copy. Linked with the device runtime, for the
+// conditional node.
 #include <cuda_device_runtime_api.h>
 
+#include "protocol/deliver.hpp"
 #include "protocol/gate_begin.hpp"
 #include "protocol/gate_end.hpp"
 
@@ -23,6 +25,13 @@ extern "C" __global__ void __launch_bounds__(32)
     warpmail_gate_decide(const __grid_constant__ wm_gate_args args, cudaGraphConditionalHandle handle) {
     if (threadIdx.x == 0)
         cudaGraphSetConditional(handle, warpmail::at<const wm_gate_state>(args.state)->live != 0 ? 1u : 0u);
+}
+
+// Between gate and body, as many blocks as the copy is worth.
+extern "C" __global__ void __launch_bounds__(512)
+    warpmail_gate_deliver(const __grid_constant__ wm_gate_args args, const __grid_constant__ wm_delivery delivery) {
+    if (warpmail::gate_is_valid(args))
+        warpmail::gate_deliver(warpmail::block_lanes{}, blockIdx.x, gridDim.x, args, delivery);
 }
 
 extern "C" __global__ void __launch_bounds__(32) warpmail_gate_end(const __grid_constant__ wm_gate_args args) {

@@ -196,6 +196,14 @@ WM_FN u64 cas_relaxed_gpu(u64* p, u64 seen, u64 wanted) {
     return old;
 }
 
+// Adds to a word in device memory and says what was there. RELEASE and ACQUIRE: whoever adds after sees what whoever
+// added before had written, or had seen by a barrier.
+WM_FN u64 add_ordered_gpu(u64* p, u64 n) {
+    u64 old;
+    asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(n) : "memory");
+    return old;
+}
+
 // Makes relaxed stores that follow releases: what the thread wrote before, and what it saw by a barrier, is seen by
 // whoever acquires such a store. Waits for what was written; L1 is left alone.
 WM_FN void fence_release(u32 scope) {
@@ -340,6 +348,9 @@ WM_FN u32 clear_acquire_cta(u32* p, u32 bits) {
 }
 WM_FN void add_relaxed_gpu(u64* p, u64 n) {
     __atomic_fetch_add(p, n, __ATOMIC_RELAXED);
+}
+WM_FN u64 add_ordered_gpu(u64* p, u64 n) {
+    return __atomic_fetch_add(p, n, __ATOMIC_ACQ_REL);
 }
 
 WM_FN u64 load_relaxed_gpu(const u64* p) {

@@ -54,8 +54,11 @@ WM_FN bool names_a_lease(const wm_leases& l, const wm_tensor& t) {
            t.epoch >> (64 - WM_LEASE_EPOCH_SHIFT) == 0;
 }
 
-// One reader's view of a lease: WM_OK, WM_STALE_LEASE, or WM_BAD_CONTENT for a descriptor that was never given out.
-WM_FN wm_status lease_check_one(const wm_leases& l, const wm_tensor& t) {
+// One reader's view of a lease: WM_OK, WM_STALE_LEASE, or WM_BAD_CONTENT for a descriptor that was never given out, or
+// whose elements, `reach` bytes from the first one on, are not all inside the lease's memory. `held`: the lease is
+// open, and the shares have not been released.
+WM_FN wm_status lease_check_one(const wm_leases& l, const wm_tensor& t, u64 reach, bool& held) {
+    held = false;
     if (t.lease == 0)
         return WM_OK;
     if (!names_a_lease(l, t))
@@ -72,7 +75,8 @@ WM_FN wm_status lease_check_one(const wm_leases& l, const wm_tensor& t) {
         return WM_STALE_LEASE;
     // After the mailbox's acquire these are at least as new as the lease; were they newer, the state would be, too.
     const u64 first = t.data + t.byte_offset - base;
-    return first < bytes ? WM_OK : WM_BAD_CONTENT;
+    held = true;
+    return first < bytes && reach <= bytes - first ? WM_OK : WM_BAD_CONTENT;
 }
 
 // In a pool's debug mode: whether a tensor begins with what freed memory is filled with.
@@ -93,7 +97,8 @@ WM_FN bool is_poisoned(const wm_leases& l, const wm_tensor& t) {
 template <class L> WM_FN wm_status lease_check(L lanes, const wm_leases& l, const wm_tensor& t) {
     u32 status = WM_OK;
     if (lanes.rank() == 0) {
-        wm_status s = lease_check_one(l, t);
+        bool held;
+        wm_status s = lease_check_one(l, t, 1, held);
         if (s == WM_OK && is_poisoned(l, t))
             s = WM_POISONED;
         status = static_cast<u32>(s);

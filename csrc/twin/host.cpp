@@ -3,6 +3,7 @@
 
 #include "protocol/ahead.hpp"
 #include "protocol/builtin.hpp"
+#include "protocol/deliver.hpp"
 #include "protocol/gate_begin.hpp"
 #include "protocol/gate_end.hpp"
 #include "twin/twin_arbiter.hpp"
@@ -110,6 +111,13 @@ int32_t wm_host_gate_begin(const wm_gate_args* args) {
 void wm_host_gate_end(const wm_gate_args* args) {
     if (gate_is_valid(*args))
         gate_end<false>(one_lane{}, *args);
+}
+
+int32_t wm_host_gate_deliver(const wm_gate_args* args, const wm_delivery* delivery) {
+    if (!gate_is_valid(*args))
+        return 0;
+    gate_deliver(one_lane{}, 0, 1, *args, *delivery);
+    return at<const wm_gate_state>(args->state)->live != 0;
 }
 
 uint32_t wm_host_launches_ahead(const wm_ahead* now) {

@@ -40,6 +40,8 @@ wm_status wm_host_lease_release(const wm_leases* leases, const wm_tensor* tensor
 /* protocol/gate.hpp, as one thread that stands for the module's stream. 1: the launch is live. */
 int32_t wm_host_gate_begin(const wm_gate_args* args);
 void wm_host_gate_end(const wm_gate_args* args);
+/* protocol/deliver.hpp, likewise; between the two. 1: the launch is live, still. */
+int32_t wm_host_gate_deliver(const wm_gate_args* args, const wm_delivery* delivery);
 
 /* protocol/ahead.hpp */
 uint32_t wm_host_launches_ahead(const wm_ahead* now);

@@ -375,7 +375,7 @@ impl Cuda {
             return Ok(kernels.clone());
         }
         let early = self.info.compute_capability >= Some((9, 0));
-        let loaded = std::sync::Arc::new(gates::Kernels::load(early)?);
+        let loaded = std::sync::Arc::new(gates::Kernels::load(early, self.info.multiprocessors)?);
         Ok(self.gates.get_or_init(|| loaded).clone())
     }
 

@@ -73,6 +73,7 @@ struct Launch {
 pub(super) struct Stage {
     name: String,
     args: abi::wm_gate_args,
+    deliveries: Vec<abi::wm_delivery>,
     skips: bool,
     same: Ops,
     each: Option<Enqueue>,
@@ -98,14 +99,21 @@ impl Stage {
                 return Err(Error::refused(what, "the twin launches none: use Body::captured or Body::each_step"));
             }
         };
-        Ok(Stage { name: plan.name, args: plan.args, skips: body.skips, same: captured.0, each, queue: plan.queue })
+        let StepPlan { name, args, deliveries, queue, .. } = plan;
+        Ok(Stage { name, args, deliveries, skips: body.skips, same: captured.0, each, queue })
     }
 
     /// `ops`: what the body enqueued for this step, unless it was captured.
     fn run(&mut self, ops: Option<&mut Ops>) -> Result<()> {
         // SAFETY: the runtime keeps everything that `args` names alive until this launch has ended; this thread is the only
         // one that runs the module's gates.
-        let live = unsafe { abi::wm_host_gate_begin(&self.args) } != 0;
+        let mut live = unsafe { abi::wm_host_gate_begin(&self.args) } != 0;
+        if live {
+            for delivery in &self.deliveries {
+                // SAFETY: as above; the caller of Runtime::deliver says the same of what a delivery names.
+                live &= unsafe { abi::wm_host_gate_deliver(&self.args, delivery) } != 0;
+            }
+        }
         let ops = ops.unwrap_or(&mut self.same);
         let outcome = if live || !self.skips { go_through(ops, live) } else { Ok(()) };
         // SAFETY: as above.

@@ -35,7 +35,7 @@ unsafe impl Options for warpmail_tensor_options {
 
 /// # Safety
 /// As [`args::options`]; `shape` and `strides` are null, or have `ndim` numbers.
-unsafe fn spec_of(options: *const warpmail_tensor_options) -> Result<TensorSpec> {
+pub(super) unsafe fn spec_of(options: *const warpmail_tensor_options) -> Result<TensorSpec> {
     // SAFETY: the caller's word.
     let o = unsafe { args::options(options) }?;
     if o.ndim > abi::WM_MAX_DIMS {

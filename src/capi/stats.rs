@@ -67,6 +67,7 @@ pub(super) unsafe extern "C" fn warpmail_runtime_module_stats(
             rejected_type: s.rejects.msg_type,
             rejected_content: s.rejects.content,
             no_progress: s.rejects.no_progress,
+            rejected_lease: s.rejects.lease,
         };
         // SAFETY: as the header asks of the caller.
         unsafe { give_struct(value, stats, "warpmail_module_stats") }

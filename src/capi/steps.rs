@@ -10,15 +10,17 @@ use super::args::{self, Options, Out, bound};
 use super::border::enter;
 use super::builder::{add, rule};
 use super::fault::{Fault, OK, Result};
+use super::pool::spec_of;
 use super::sys::{
     self, warpmail_body_fn, warpmail_builder, warpmail_call_fn, warpmail_runtime, warpmail_step, warpmail_step_options,
+    warpmail_tensor_options,
 };
 use super::table;
 use crate::abi::{self, wm_step_head};
 use crate::error::Error;
 use crate::graph::{Builder, ModuleId};
 use crate::runtime::Runtime;
-use crate::stream::{Body, Push, StepBuffer, StepStream, StreamOptions};
+use crate::stream::{Body, Delivery, Push, StepBuffer, StepStream, StreamOptions};
 
 // SAFETY: `repr(C)`: the size, integers and a pointer.
 unsafe impl Options for warpmail_step_options {
@@ -182,6 +184,28 @@ pub(super) unsafe extern "C" fn warpmail_runtime_body_graph(
             }
         };
         cell.change(Duration::ZERO, |r, _| Ok(r.body(ModuleId(module), body)?)).map(|()| OK)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_runtime_deliver(
+    runtime: *mut warpmail_runtime,
+    module: u32,
+    input: u32,
+    to: u64,
+    bytes: u64,
+    options: *const warpmail_tensor_options,
+) -> i32 {
+    enter(|| {
+        let cell = table::share(runtime)?;
+        let delivery = match options.is_null() {
+            true => Delivery::up_to(to, bytes),
+            // SAFETY: as the header asks of the caller.
+            false => Delivery::exactly(to, &unsafe { spec_of(options) }?).within(bytes),
+        };
+        // SAFETY: as the header asks of the caller.
+        let deliver = |r: &mut Runtime| Ok(unsafe { r.deliver(ModuleId(module), input as usize, &delivery) }?);
+        cell.change(Duration::ZERO, |r, _| deliver(r)).map(|()| OK)
     })
 }
 

@@ -11,7 +11,8 @@ use crate::backend::{Live, StepPlan};
 use crate::error::{Error, Result};
 use crate::graph::ModuleId;
 use crate::memory::Memory;
-use crate::stream::{Body, Command, Kind, PASSES, Runner, StepBuffer, input_of, output_of};
+use crate::stream::{Body, Command, Delivery, Kind, PASSES, Runner, StepBuffer, input_of, output_of};
+use crate::tensor::Pool;
 use crate::wait::deadline;
 
 /// The thread that enqueues steps.
@@ -64,26 +65,16 @@ impl Runtime {
     /// Says what the steps of a stream module ([`Builder::steps`](crate::Builder::steps)) do. Once for each, before the start;
     /// a body that is captured is captured here.
     pub fn body(&mut self, module: ModuleId, body: Body) -> Result<()> {
-        let name = self
-            .memory
-            .module_names
-            .get(module.index())
-            .ok_or_else(|| Error::refused(format!("module id {}", module.0), "this graph has no such module"))?;
-        let gate = self.memory.gates.iter().position(|g| g.module == module.index()).ok_or_else(|| {
-            Error::refused(format!("a body for module {name}"), "only modules of Builder::steps have one")
-        })?;
-        if self.state != State::Ready {
-            return Err(Error::State("body: it is given before the start".into()));
-        }
-        if self.queues[gate].is_some() || self.parts[gate].is_some() {
-            return Err(Error::refused(format!("a second body for module {name}"), "a module has one"));
-        }
+        let gate = self.gate_without_body(module, "body")?;
+        let name = &self.memory.module_names[module.index()];
         let of = &self.memory.gates[gate];
         // In CPU-arbitrated mode as many steps as are granted, up to the number of doors.
         let under_way = if of.args.doors == 0 { abi::WM_DOORS as usize } else { of.ahead as usize } + 2;
         let live = Live(self.memory.gate_live(gate));
         let queue = self.short_queues;
-        let plan = StepPlan { name: name.clone(), args: of.args, stream: of.stream, under_way, queue, live };
+        let deliveries = self.deliveries[gate].clone();
+        let plan =
+            StepPlan { name: name.clone(), args: of.args, deliveries, stream: of.stream, under_way, queue, live };
         if self.memory.order.is_empty() {
             self.queues[gate] = Some(self.device().backend.steps(plan, body)?);
             return Ok(());
@@ -95,6 +86,56 @@ impl Runtime {
         }
         self.parts[gate] = Some(self.device().backend.part(plan, body)?);
         Ok(())
+    }
+
+    /// Has the tensors that the records of an input point to copied to memory at a fixed address, where a body finds them that
+    /// knows nothing of descriptors and leases, such as a captured graph of a framework's. Given before the body. Once the tensor
+    /// is copied, the step's shares of its lease are released; nobody else does that then.
+    ///
+    /// A record that is no tensor, a tensor that does not fit or is not the one that was asked for, and a lease that has ended are
+    /// counted ([`ModuleStats::rejects`](crate::ModuleStats)). Such a step has nothing to do: a body that can be skipped is, nothing
+    /// is pushed, and its slots go back. Of several deliveries each one is made, and any that cannot be has this effect.
+    ///
+    /// # Safety
+    /// The memory is the device's (on the twin: this process's), and stays so until the runtime has stopped. Nobody but the body
+    /// uses it while steps run.
+    pub unsafe fn deliver(&mut self, module: ModuleId, input: usize, delivery: &Delivery) -> Result<()> {
+        let gate = self.gate_without_body(module, "deliver")?;
+        input_of(&self.memory.gates[gate].args, input)?;
+        let mut to = delivery.check(input)?;
+        let backend = &self.device().backend;
+        backend.owns(to.to)?;
+        backend.owns(to.to + (to.bytes - 1))?;
+        to.leases = self.memory.pool.as_ref().map(Pool::leases).unwrap_or_default();
+        if self.deliveries[gate].iter().any(|d| d.input == to.input) {
+            let name = &self.memory.module_names[module.index()];
+            let rule = "its lease is released when the first is done: copy it on from there";
+            return Err(Error::refused(format!("a second delivery for input {input} of module {name}"), rule));
+        }
+        self.deliveries[gate].push(to);
+        Ok(())
+    }
+
+    /// The gate of a stream module that is still to be given its body.
+    fn gate_without_body(&self, module: ModuleId, call: &str) -> Result<usize> {
+        let name = self
+            .memory
+            .module_names
+            .get(module.index())
+            .ok_or_else(|| Error::refused(format!("module id {}", module.0), "this graph has no such module"))?;
+        let gate = self.memory.gates.iter().position(|g| g.module == module.index()).ok_or_else(|| {
+            Error::refused(format!("{call} for module {name}"), "only modules of Builder::steps have bodies")
+        })?;
+        if self.state != State::Ready {
+            return Err(Error::State(format!("{call}: before the start")));
+        }
+        if self.queues[gate].is_some() || self.parts[gate].is_some() {
+            return Err(Error::refused(
+                format!("{call} for module {name}"),
+                "a module has one body, and it has been given",
+            ));
+        }
+        Ok(gate)
     }
 
     fn gate_of(&self, module: ModuleId) -> Result<&crate::memory::gates::Gate> {

@@ -106,6 +106,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_checkpoint_brings_states_back", checkpoint::brings_states_back),
     ("checkpoints_refuse_what_cannot_be", checkpoint::refuse_what_cannot_be),
     ("tensors_travel_through_a_graph", tensor::travel_through_a_graph),
+    ("tensors_are_delivered", tensor::are_delivered),
     ("tensors_reach_a_journal", tensor::tensors_reach_a_journal),
     ("ends_of_tensors_say_what_is_wrong", tensor::ends_say_what_is_wrong),
     ("pools_say_what_is_wrong", tensor::pools_say_what_is_wrong),

@@ -202,7 +202,7 @@ pub(crate) fn mistakes_are_told(on: &Device) -> Outcome {
     expect(called == WARPMAIL_REFUSED, || format!("a call of the host in a captured body: {called}"))?;
     let kept = KEPT.load(Ordering::Relaxed) as *mut warpmail_step;
     is(unsafe { warpmail_step_forward(kept, 0, 0) }, WARPMAIL_STALE_HANDLE, &["until that returns"])?;
-    is(graph.body(0, Some(forward), null_mut()), WARPMAIL_REFUSED, &["second body"])?;
+    is(graph.body(0, Some(forward), null_mut()), WARPMAIL_REFUSED, &["has one body"])?;
     ok(unsafe { warpmail_runtime_start(graph.runtime) })?;
     graph.echo(1)?;
     is(graph.body(0, Some(forward), null_mut()), WARPMAIL_BAD_STATE, &["before the start"])?;

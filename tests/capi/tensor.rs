@@ -1,12 +1,14 @@
 //! Pools, tensors and leases through the C API.
 
+use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use warpmail::Device;
 use warpmail::abi::{
     WM_BAD_ARGUMENT, WM_BAD_LENGTH, WM_BAD_TYPE, WM_DEVICE_CPU, WM_DEVICE_CUDA, WM_EMPTY, WM_FULL, WM_STALE_LEASE,
-    WM_TAP_BLOCK, WM_TENSOR_READ_ONLY, WM_TIMEOUT, WM_TOO_SMALL, WM_TYPE_TENSOR, wm_leases, wm_tensor,
+    WM_STEP_HEAD_BYTES, WM_TAP_BLOCK, WM_TENSOR_READ_ONLY, WM_TIMEOUT, WM_TOO_SMALL, WM_TYPE_TENSOR, wm_leases,
+    wm_step_head, wm_tensor,
 };
 
 use crate::sys::*;
@@ -55,6 +57,79 @@ fn take(receiver: *mut warpmail_receiver, note: &mut [u8], bound: u64) -> (i32, 
     let into = note.as_mut_ptr().cast();
     let status = unsafe { warpmail_receiver_take(receiver, into, note.len(), &mut len, bound, &mut lease) };
     (status, len, lease)
+}
+
+/// A body that copies what was delivered to `user` to its output.
+unsafe extern "C" fn show(step: *mut warpmail_step, user: *mut c_void) -> i32 {
+    let mut head = 0;
+    let outcome = unsafe { warpmail_step_output(step, 0, &mut head, null_mut()) };
+    outcome | unsafe { warpmail_step_copy(step, head + u64::from(WM_STEP_HEAD_BYTES), user as u64, 64) }
+}
+
+pub(crate) fn are_delivered(on: &Device) -> Outcome {
+    let (d, p) = (device(on)?, pool(on, 1 << 20)?);
+    let b = handle(|out| unsafe { warpmail_builder_new(d, out) })?;
+    ok(unsafe { warpmail_builder_pool(b, p) })?;
+    let outputs = [wm_step_head { len: 64, type_: 5, step: 0 }];
+    let options = warpmail_step_options {
+        outputs: outputs.as_ptr(),
+        n_outputs: 1,
+        ahead: 4,
+        spin_ns: 20_000,
+        ..Default::default()
+    };
+    let options = warpmail_step_options { struct_size: size_of::<warpmail_step_options>() as u32, ..options };
+    let host = made(0, |id| unsafe { warpmail_builder_host(b, c"host".as_ptr(), id) })?;
+    let model = made(0, |id| unsafe { warpmail_builder_steps(b, c"model".as_ptr(), &options, id) })?;
+    let there = made(0, |id| unsafe { warpmail_builder_mailbox(b, host, model, null(), id) })?;
+    let back = made(0, |id| unsafe { warpmail_builder_mailbox(b, model, host, null(), id) })?;
+    let image = handle(|out| unsafe { warpmail_image_builtin(out) })?;
+    let runtime = handle(|out| unsafe { warpmail_builder_build(b, image, out) })?;
+    let sender = handle(|out| unsafe { warpmail_runtime_sender(runtime, there, out) })?;
+    let receiver = handle(|out| unsafe { warpmail_runtime_receiver(runtime, back, out) })?;
+
+    let target = tensor(p, &[2, 4])?;
+    let to = made(wm_tensor::default(), |out| unsafe { warpmail_tensor_descriptor(target, out) })?.data;
+    let wanted = numbers(&[2, 4]);
+    let deliver = |input, to, bytes, options: *const warpmail_tensor_options| unsafe {
+        warpmail_runtime_deliver(runtime, model, input, to, bytes, options)
+    };
+    is(deliver(1, to, 64, &wanted), WARPMAIL_REFUSED, &["input 1"])?;
+    is(deliver(0, 0, 64, &wanted), WARPMAIL_REFUSED, &["at least one byte"])?;
+    is(deliver(0, to, 63, &wanted), WARPMAIL_REFUSED, &["smaller"])?;
+    is(deliver(0, to, 0, null()), WARPMAIL_REFUSED, &["at least one byte"])?;
+    let unsized_options = warpmail_tensor_options { struct_size: 1, ..wanted };
+    is(deliver(0, to, 64, &unsized_options), WARPMAIL_BAD_STRUCT, &["warpmail_tensor_options"])?;
+    let gaps = warpmail_tensor_options { strides: [5i64, 1].as_ptr(), ..wanted };
+    is(deliver(0, to, 640, &gaps), WARPMAIL_REFUSED, &["without gaps"])?;
+    ok(deliver(0, to, 64, &wanted))?;
+    is(deliver(0, to, 64, &wanted), WARPMAIL_REFUSED, &["second delivery"])?;
+    ok(unsafe { warpmail_runtime_body(runtime, model, WARPMAIL_BODY_CAPTURED, Some(show), to as *mut c_void) })?;
+    ok(unsafe { warpmail_runtime_start(runtime) })?;
+
+    let shapes: [&[i64]; 2] = [&[2, 4], &[4, 2]];
+    let mut refused = 0;
+    for n in 0..60u64 {
+        let fits = n % 3 != 1;
+        let t = tensor(p, shapes[usize::from(!fits)])?;
+        let content: [u64; 8] = std::array::from_fn(|i| n << 32 | i as u64);
+        ok(unsafe { warpmail_tensor_upload(t, content.as_ptr().cast(), 64) })?;
+        ok(unsafe { warpmail_sender_post(sender, lease(t, 1)?, null(), 0, BOUND) })?;
+        ok(unsafe { warpmail_tensor_destroy(t) })?;
+        refused += u64::from(!fits);
+        if fits {
+            let (mut shown, mut got) = ([0u64; 8], warpmail_record::default());
+            ok(unsafe { warpmail_receiver_pop(receiver, shown.as_mut_ptr().cast(), 64, &mut got, BOUND) })?;
+            expect(shown == content && (got.len, got.msg_type) == (64, 5), || format!("{n}: {shown:x?} {got:?}"))?;
+        }
+    }
+    ok(unsafe { warpmail_runtime_stop(runtime, BOUND) })?;
+    let mut counted =
+        warpmail_module_stats { struct_size: size_of::<warpmail_module_stats>() as u32, ..Default::default() };
+    ok(unsafe { warpmail_runtime_module_stats(runtime, model, &mut counted) })?;
+    expect(counted.steps == 60 && counted.rejected_content == refused, || format!("{counted:?}"))?;
+    let s = stats(p)?;
+    expect(s.open == 0 && s.opened == 60 && s.released_twice == 0, || format!("{s:?}"))
 }
 
 pub(crate) fn travel_through_a_graph(on: &Device) -> Outcome {

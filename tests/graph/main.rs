@@ -4,6 +4,7 @@ mod ahead;
 mod bodies;
 mod checkpoint;
 mod credit;
+mod deliver;
 mod faults;
 mod flow;
 mod leases;
@@ -114,6 +115,9 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("adopted_memory_is_lent", leases::adopted_memory_is_lent),
     ("a_stop_gives_back_leases", leases::a_stop_gives_back_what_is_on_its_way),
     ("lease_hand_offs_in_any_order", leases::hand_offs_in_any_order),
+    ("deliveries_arrive", deliver::arrive),
+    ("deliveries_that_cannot_be", deliver::that_cannot_be),
+    ("deliveries_of_several_inputs", deliver::of_several_inputs),
     ("start_and_stop_a_hundred_times", life::start_and_stop_a_hundred_times),
     ("quiesce_while_records_flow", life::quiesce_while_records_flow),
     ("host_modules_run_and_end", life::host_modules_run_and_end),

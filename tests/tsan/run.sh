@@ -8,8 +8,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 flags="-std=c++17 -g -O1 -fsanitize=thread -pthread -I$root/csrc/include -I$root/csrc"
 
-# The gates of stream modules and the batches of taps, as warps run them.
-for program in gates passes; do
+# The gates of stream modules, the batches of taps and deliveries, as warps run them.
+for program in gates passes deliveries; do
     # shellcheck disable=SC2086
     c++ ${flags/-fsanitize=thread/} -DWARPMAIL_HOST_WARPS "$root/tests/tsan/$program.cpp" -o "$scratch/$program"
     timeout 120 "$scratch/$program"

@@ -517,8 +517,11 @@ typedef struct wm_gate_state {
     uint64_t read_idx[WM_MAX_INPUTS];   /* of the inputs, as the running launch found them */
     uint64_t write_idx[WM_MAX_OUTPUTS]; /* of the outputs, likewise */
     uint64_t read_seen[WM_MAX_OUTPUTS]; /* and how far their consumers were */
-    uint8_t pad0[3 * WM_LINE_BYTES - 272];
+    uint64_t delivered;                 /* blocks of the running delivery that have done, and above WM_DELIVERY_SHIFT
+                                           those of them that could not */
+    uint8_t pad0[3 * WM_LINE_BYTES - 280];
 } wm_gate_state;
+#define WM_DELIVERY_SHIFT 32u
 
 /* A stream module's steps to the host, in pinned memory; written by the steps alone. */
 typedef struct wm_gate_report {
@@ -561,6 +564,22 @@ typedef struct wm_gate_args {
     uint64_t
         wakes[WM_MAX_OUTPUTS]; /* wm_bell of the stream module that a record there is for, if it may park; else 0 */
 } wm_gate_args;
+
+/* Where the tensor that an input's record points to is copied before the body runs; the same for every step. */
+typedef struct wm_delivery {
+    uint64_t to;      /* device memory */
+    uint64_t bytes;   /* that fit there */
+    wm_leases leases; /* as in wm_arbiter_args */
+    int64_t shape[WM_MAX_DIMS];
+    uint8_t dtype_code; /* type and shape as in wm_tensor, if `exact` */
+    uint8_t dtype_bits;
+    uint16_t dtype_lanes;
+    uint8_t ndim;
+    uint8_t exact; /* not 0: no other tensor is delivered; 0: any that fits */
+    uint16_t reserved0;
+    uint32_t input;
+    uint32_t reserved1;
+} wm_delivery;
 
 /*
  * What the host knows of a stream module when it asks whether to enqueue launches ahead (csrc/protocol/ahead.hpp).
@@ -663,6 +682,7 @@ WM_STATIC_ASSERT(sizeof(wm_step_head) == WM_STEP_HEAD_BYTES, "the payload behind
 WM_STATIC_ASSERT(sizeof(wm_gate_state) == 3 * WM_LINE_BYTES, "lines of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_report) == WM_LINE_BYTES, "a line of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1400, "a kernel argument without padding, well below 4 KiB");
+WM_STATIC_ASSERT(sizeof(wm_delivery) == 128, "a kernel argument without padding, beside wm_gate_args");
 WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 256 + 4 * WM_ARBITER_PARTS,
                  "a kernel argument has no padding that two compilers could lay differently");
 

@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that an older program could notice. */
-#define WARPMAIL_API_VERSION 5u
+#define WARPMAIL_API_VERSION 6u
 
 /* Statuses: those of wm_status in abi.h, and these. */
 typedef wm_status warpmail_status;
@@ -239,8 +239,9 @@ typedef struct warpmail_module_stats {
     uint64_t rejected_type;    /* a type that the handler does not know */
     uint64_t rejected_content; /* content that contradicts itself */
     uint64_t no_progress;      /* steps that moved no record although their rule had fired */
+    uint64_t rejected_lease;   /* tensors that were not followed, or released twice: their leases had ended */
 } warpmail_module_stats;
-#define WARPMAIL_MODULE_STATS_INIT {sizeof(warpmail_module_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define WARPMAIL_MODULE_STATS_INIT {sizeof(warpmail_module_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 typedef struct warpmail_mailbox_stats {
     uint32_t struct_size;
@@ -387,6 +388,12 @@ warpmail_status warpmail_runtime_body(warpmail_runtime* runtime, uint32_t module
 /* The same with a CUgraph of the caller's, which is copied: WARPMAIL_BODY_CAPTURED or _ALWAYS. The memory that its
  * nodes use stays until the runtime has stopped. */
 warpmail_status warpmail_runtime_body_graph(warpmail_runtime* runtime, uint32_t module, uint32_t kind, uint64_t graph);
+/* Before the body: has the tensor that each record of an input points to copied to device memory at `to`, of `bytes`
+ * bytes, row-major without gaps, and the step's shares of its lease released. Null options: any tensor that fits; else
+ * only those of that type and shape. The memory stays until the runtime has stopped, and nobody but the body uses it
+ * while steps run. A step whose tensor cannot be delivered is counted (warpmail_module_stats), and pushes nothing. */
+warpmail_status warpmail_runtime_deliver(warpmail_runtime* runtime, uint32_t module, uint32_t input, uint64_t to,
+                                         uint64_t bytes, const warpmail_tensor_options* options);
 /* Where the records of a stream module's inputs are delivered, and what it pushes is taken from: device address of a
  * wm_step_head, behind which the payload follows at WM_STEP_HEAD_BYTES, and how many bytes of that fit (may be null).
  * The same for every step, as long as the runtime lives. */

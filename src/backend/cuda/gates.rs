@@ -13,7 +13,7 @@ use cudarc::driver::{result, sys};
 use super::events::Event;
 use super::libraries::Library;
 use super::{Context, Stream, driver, relax_captures};
-use crate::abi::{self, wm_gate_args};
+use crate::abi::{self, wm_delivery, wm_gate_args};
 use crate::backend::thread_steps::{guarded, no_calls};
 use crate::backend::{Door, Live, Mark, StepPlan, StepQueue};
 use crate::error::{Error, Result};
@@ -25,8 +25,13 @@ pub(super) use pass::{Part, pass};
 
 /// The call that launches a gate, as an error names it.
 const LAUNCH: &str = "cuLaunchKernelEx";
-/// Threads of a gate's one block.
+/// Threads of a gate's one block, and of each block of a delivery.
 const THREADS: u32 = 32;
+const DELIVERY_THREADS: u32 = 512;
+/// Bytes that a thread of a delivery has under way (deliver.hpp), and blocks for each multiprocessor: enough for its share of the
+/// memory's rate.
+const DELIVERY_BYTES: u64 = 64;
+const DELIVERY_BLOCKS: u32 = 2;
 
 /// The kernels, looked up once for a device, whose context outlives them.
 #[derive(Debug)]
@@ -37,8 +42,41 @@ pub(super) struct Kernels {
     decide: sys::CUfunction,
     /// Likewise, by the outputs.
     end: [sys::CUfunction; 2],
+    deliver: sys::CUfunction,
     /// Kernels of the device may begin before the one in front of them has ended.
     early: bool,
+    multiprocessors: u32,
+}
+
+/// A kernel as it is launched with the module's arguments.
+struct Kernel<'a> {
+    function: sys::CUfunction,
+    blocks: u32,
+    threads: u32,
+    second: Second<'a>,
+}
+
+/// What some kernels take beside them.
+enum Second<'a> {
+    Nothing,
+    Handle(sys::CUgraphConditionalHandle),
+    Delivery(&'a wm_delivery),
+}
+
+impl Second<'_> {
+    /// Where it is; as long as it is borrowed.
+    fn address(&self) -> *mut c_void {
+        match self {
+            Second::Nothing => std::ptr::null_mut(),
+            Second::Handle(handle) => std::ptr::from_ref(handle).cast_mut().cast(),
+            Second::Delivery(delivery) => std::ptr::from_ref(*delivery).cast_mut().cast(),
+        }
+    }
+}
+
+/// A kernel of one warp.
+fn warp(function: sys::CUfunction) -> Kernel<'static> {
+    Kernel { function, blocks: 1, threads: THREADS, second: Second::Nothing }
 }
 
 // SAFETY: the driver's handles may be used from any thread.
@@ -48,12 +86,13 @@ unsafe impl Sync for Kernels {}
 
 impl Kernels {
     /// The context has been entered.
-    pub(super) fn load(early: bool) -> Result<Self> {
+    pub(super) fn load(early: bool, multiprocessors: u32) -> Result<Self> {
         let missing =
             |reason: &str| Error::Unavailable { what: "stream modules on this device", reason: reason.into() };
         let library = Library::of(HandlerImage::gates().map_err(missing)?.into())?;
         let none = std::ptr::null_mut();
-        let mut kernels = Kernels { library, begin: [none; 2], decide: none, end: [none; 2], early };
+        let (begin, end) = ([none; 2], [none; 2]);
+        let mut kernels = Kernels { library, begin, decide: none, end, deliver: none, early, multiprocessors };
         let ([begin, begin_plain], [end, end_plain]) = (&mut kernels.begin, &mut kernels.end);
         let wanted = [
             ("begin", begin),
@@ -61,12 +100,20 @@ impl Kernels {
             ("decide", &mut kernels.decide),
             ("end", end),
             ("end_plain", end_plain),
+            ("deliver", &mut kernels.deliver),
         ];
         for (name, function) in wanted {
             let name = CString::new(format!("warpmail_gate_{name}")).unwrap_or_default();
             *function = kernels.library.kernel(&name)?.ok_or_else(|| missing("its gates were not compiled in"))?;
         }
         Ok(kernels)
+    }
+
+    fn delivery<'a>(&self, delivery: &'a wm_delivery) -> Kernel<'a> {
+        let worth = delivery.bytes.div_ceil(u64::from(DELIVERY_THREADS) * DELIVERY_BYTES);
+        let most = (DELIVERY_BLOCKS * self.multiprocessors).max(1);
+        let blocks = u32::try_from(worth).unwrap_or(most).clamp(1, most);
+        Kernel { function: self.deliver, blocks, threads: DELIVERY_THREADS, second: Second::Delivery(delivery) }
     }
 }
 
@@ -132,6 +179,7 @@ pub(super) struct Gates {
     stream: sys::CUstream,
     is_own: bool,
     args: wm_gate_args,
+    deliveries: Vec<wm_delivery>,
     begin: sys::CUfunction,
     end: sys::CUfunction,
     live: Live,
@@ -163,6 +211,7 @@ impl Gates {
             None => Stream::new()?.0,
         };
         let mut gates = Gates::bare(context, kernels, &plan.args, plan.live, stream)?;
+        gates.deliveries = plan.deliveries;
         gates.is_own = plan.stream.is_none();
         gates.args.calls = u32::from(matches!(body.kind, Kind::EachStep(_)));
         gates.steps = Some(match body.kind {
@@ -206,6 +255,7 @@ impl Gates {
             stream,
             is_own: false,
             args: *args,
+            deliveries: Vec::new(),
             live,
             steps: None,
             calls: VecDeque::new(),
@@ -217,19 +267,19 @@ impl Gates {
     }
 
     /// `early`: the kernel may begin before the one in front of it has ended, for which it waits itself.
-    fn launch(&self, function: sys::CUfunction, stream: sys::CUstream, early: bool) -> Result<()> {
+    fn launch(&self, kernel: &Kernel<'_>, stream: sys::CUstream, early: bool) -> Result<()> {
         let mut args = self.args;
-        let mut params = [(&raw mut args).cast::<c_void>()];
+        let mut params = [(&raw mut args).cast::<c_void>(), kernel.second.address()];
         let mut attribute = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
         let config = sys::CUlaunchConfig {
-            gridDimX: 1,
+            gridDimX: kernel.blocks,
             gridDimY: 1,
             gridDimZ: 1,
-            blockDimX: THREADS,
+            blockDimX: kernel.threads,
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: 0,
@@ -237,15 +287,21 @@ impl Gates {
             attrs: &raw mut attribute,
             numAttrs: u32::from(early),
         };
-        // SAFETY: the gate and its end take the arguments by value; the runtime keeps what they name alive until the launch
-        // has ended.
-        unsafe { sys::cuLaunchKernelEx(&config, function, params.as_mut_ptr(), std::ptr::null_mut()) }
+        // SAFETY: the kernels take their parameters by value, the last is left alone by those that have one; the runtime keeps
+        // what they name alive until the launch has ended.
+        unsafe { sys::cuLaunchKernelEx(&config, kernel.function, params.as_mut_ptr(), std::ptr::null_mut()) }
             .result()
             .map_err(driver(LAUNCH))
     }
 
+    /// The gate, and what is to be there before the body begins.
+    fn launch_begin(&self, stream: sys::CUstream) -> Result<()> {
+        self.launch(&warp(self.begin), stream, false)?;
+        self.deliveries.iter().try_for_each(|d| self.launch(&self.kernels.delivery(d), stream, false))
+    }
+
     fn launch_each(&mut self) -> Result<()> {
-        self.launch(self.begin, self.stream, false)?;
+        self.launch_begin(self.stream)?;
         let mut calls = Vec::new();
         let mut outcome = Ok(());
         if let Some(Steps::Each(enqueue)) = &mut self.steps {
@@ -254,7 +310,7 @@ impl Gates {
             outcome = enqueue(&mut StepStream::new(&mut sink, &self.args));
         }
         self.calls.push_back(calls);
-        self.launch(self.end, self.stream, false)?;
+        self.launch(&warp(self.end), self.stream, false)?;
         outcome
     }
 }
@@ -302,7 +358,7 @@ impl StepQueue for Gates {
         self.launched += 1;
         if let Some(Steps::Graphs(Graphs { execs, whole, .. })) = &self.steps {
             if !whole {
-                self.launch(self.begin, self.stream, false)?;
+                self.launch_begin(self.stream)?;
             }
             // SAFETY: instantiated for this context; everything its nodes use outlives the steps.
             return unsafe { sys::cuGraphLaunch(execs[n % execs.len()], self.stream) }

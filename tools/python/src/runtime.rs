@@ -1,16 +1,19 @@
 //! A running module graph, and its quiesce as a context manager.
 
 use std::sync::mpsc::{Receiver as Inbox, RecvTimeoutError, Sender as Outbox, channel};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+use warpmail::Delivery;
 
 use crate::errors::{Refused, StateError, raise};
 use crate::graph::{Mailbox, Module};
+use crate::owners::Owner;
 use crate::ports::{Receiver, Sender};
 use crate::steps::{self, StepBuffer};
+use crate::tensor::place_of;
 use crate::{to_python, wait};
 
 /// Stops are tried this long when an object is dropped or a `with` ends.
@@ -27,6 +30,8 @@ type Shared = Arc<Mutex<Option<warpmail::Runtime>>>;
 pub(crate) struct Runtime {
     inner: Shared,
     graph: u64,
+    /// Memory that tensors are delivered to.
+    targets: Mutex<Vec<Owner>>,
 }
 
 /// All that were built, for the interpreter's end.
@@ -61,7 +66,7 @@ impl Runtime {
             live.retain(|runtime| runtime.strong_count() > 0);
             live.push(Arc::downgrade(&inner));
         }
-        Runtime { inner, graph }
+        Runtime { inner, graph, targets: Mutex::default() }
     }
 
     /// Calls something of the library's that may wait, without the interpreter's lock.
@@ -156,6 +161,21 @@ impl Runtime {
     ) -> PyResult<()> {
         let (id, body) = (self.own_module(module)?, steps::body(graph, enqueue, call, always)?);
         self.with(py, |r| r.body(id, body))
+    }
+
+    /// Has the tensors of a stream module's input copied into `target`, whose type and shape they must have. Before the body.
+    #[pyo3(signature = (module, target, input = 0))]
+    fn deliver(&self, py: Python<'_>, module: &Module, target: &Bound<'_, PyAny>, input: usize) -> PyResult<()> {
+        let id = self.own_module(module)?;
+        let ordinal = self.with(py, |r| Ok(r.device().info().ordinal))?;
+        let (address, spec, owner) = place_of(target, ordinal)?;
+        let delivery = Delivery::exactly(address, &spec);
+        // SAFETY: the owner keeps the memory; docs/python.md says that nobody but the body uses it.
+        let outcome = self.with(py, |r| unsafe { r.deliver(id, input, &delivery) });
+        if outcome.is_ok() {
+            self.targets.lock().unwrap_or_else(PoisonError::into_inner).push(owner);
+        }
+        outcome
     }
 
     /// Where the records of a stream module's input are delivered to.

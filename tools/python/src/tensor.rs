@@ -8,6 +8,7 @@ use pyo3::types::{PyDict, PyTuple};
 use warpmail::{DType, Lease, PoolOptions, TensorDescriptor, TensorSpec};
 
 use crate::errors::{Refused, StateError, raise};
+use crate::owners::Owner;
 use crate::streams::{self, Order};
 use crate::{dlpack, owners, to_python, wait};
 
@@ -283,6 +284,22 @@ fn in_order(lease: Lease, order: Order) -> PyResult<Lease> {
     Ok(lease)
 }
 
+/// Memory of a framework's that tensors are to be delivered to: an object with `__dlpack__`, gapless and not read-only. Where it
+/// lies, what it holds, and what keeps it.
+pub(crate) fn place_of(object: &Bound<'_, PyAny>, ordinal: Option<u32>) -> PyResult<(u64, TensorSpec, Owner)> {
+    check_flags(object)?;
+    let ours = ordinal.map_or((1, 0), |ordinal| (2, ordinal as i32));
+    let capsule = capsule_of(object, ordinal.map(|_| -1))?; // whoever still writes there does so before the start
+    let imported = dlpack::import(&capsule)?;
+    refuse_device(imported.device, ours)?;
+    let mut spec = imported.spec;
+    if spec.read_only {
+        return Err(Refused::new_err("a read-only tensor: what is delivered is written there"));
+    }
+    let address = imported.address + std::mem::take(&mut spec.byte_offset);
+    Ok((address, spec, imported.owner))
+}
+
 fn refuse_device(theirs: (i32, i32), ours: (i32, i32)) -> PyResult<()> {
     if theirs == ours {
         return Ok(());
@@ -295,7 +312,7 @@ fn refuse_device(theirs: (i32, i32), ours: (i32, i32)) -> PyResult<()> {
         13 => "CUDA managed memory".to_string(),
         kind => format!("device type {kind}, number {id}"),
     };
-    Err(Refused::new_err(format!("a tensor in {}: the graph's pool is in {}", name(theirs), name(ours))))
+    Err(Refused::new_err(format!("a tensor in {}: the graph is in {}", name(theirs), name(ours))))
 }
 
 /// Asks for version 1, then, of producers that do not know the question, for what they have.

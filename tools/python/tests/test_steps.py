@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import sys
 import time
 
 import numpy
@@ -101,3 +102,79 @@ def test_mistakes_are_refused():
     assert not hasattr(runtime.step_input(model), "__cuda_array_interface__")
     with pytest.raises(warpmail.StateError, match="has no body"):
         runtime.start()
+
+
+def delivering(target, body):
+    """host -> steps -> host, and what is posted is delivered to `target`, or refused."""
+    graph = warpmail.Builder("twin")
+    pool = graph.pool(1 << 20)
+    host, model = graph.host("host"), graph.steps("model", pushes=[(16, 9)])
+    there, back = graph.mailbox(host, model), graph.mailbox(model, host)
+    runtime = graph.build()
+    runtime.deliver(model, target)
+    runtime.body(model, call=body(numpy.asarray(runtime.step_output(model))))
+    return runtime, pool, runtime.sender(there), runtime.receiver(back)
+
+
+def test_tensors_are_delivered_to_where_a_body_looks():
+    target = numpy.zeros((2, 2), numpy.int32)
+
+    def doubled_target(output):
+        def call():
+            output[:16] = (target * 2).reshape(-1).view(numpy.uint8)
+
+        return call
+
+    runtime, pool, sender, receiver = delivering(target, doubled_target)
+    with runtime:
+        for n in range(50):
+            rows = numpy.arange(8, dtype=numpy.int32).reshape(4, 2) + n
+            sent = rows[::2].T if n % 2 else numpy.ascontiguousarray(rows[:2])
+            sender.post(sent, timeout=20)
+            wanted = (sent * 2).tobytes()
+            assert receiver.take(timeout=20).payload == wanted
+            # Another shape, another type: counted, and the step pushes nothing.
+            sender.post(rows, timeout=20)
+            sender.post(rows[:2].astype(numpy.float32), timeout=20)
+        runtime.drain(timeout=20)
+        (model,) = [m for m in runtime.stats()["modules"] if m["name"] == "model"]
+        assert (model["steps"], model["records_out"], model["rejects"]["content"]) == (150, 50, 100)
+    pool.collect()
+    assert pool.stats()["open"] == 0
+
+
+def test_what_cannot_be_delivered_to_is_refused():
+    graph = warpmail.Builder("twin")
+    host, model = graph.host("host"), graph.steps("model")
+    graph.mailbox(host, model)
+    runtime = graph.build()
+    frozen = numpy.zeros(4)
+    frozen.flags.writeable = False
+    for target in [frozen, numpy.zeros((4, 4))[:, ::2]]:
+        with pytest.raises((warpmail.Refused, BufferError)):
+            runtime.deliver(model, target)
+    with pytest.raises(warpmail.Refused, match="input 3"):
+        runtime.deliver(model, numpy.zeros(4), input=3)
+    with pytest.raises(warpmail.Refused, match="Builder.steps"):
+        runtime.deliver(host, numpy.zeros(4))
+    with pytest.raises((TypeError, AttributeError, warpmail.Refused)):
+        runtime.deliver(model, b"bytes")
+    target = numpy.zeros(4)
+    runtime.deliver(model, target)
+    with pytest.raises(warpmail.Refused, match="second delivery"):
+        runtime.deliver(model, target)
+
+
+def test_a_runtime_keeps_what_is_delivered_to():
+    target = numpy.zeros(4)
+    graph = warpmail.Builder("twin")
+    host, model = graph.host("host"), graph.steps("model")
+    graph.mailbox(host, model)
+    runtime = graph.build()
+    before = sys.getrefcount(target)
+    runtime.deliver(model, target)
+    assert sys.getrefcount(target) > before
+    del runtime
+    gc.collect()
+    warpmail.Builder("twin").pool(1 << 20).collect()
+    assert sys.getrefcount(target) == before

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use cudarc::driver::{result, sys};
 
 use super::super::{Stream, driver};
-use super::{Gates, LAUNCH, Onto, THREADS};
+use super::{Gates, Kernel, LAUNCH, Onto, Second, warp};
 use crate::error::{Error, Result};
 use crate::stream::{Enqueue, QUEUE, StepStream};
 
@@ -78,10 +78,10 @@ impl Gates {
         // SAFETY: an idle stream of this context.
         unsafe { sys::cuStreamBeginCapture_v2(side.0, mode) }.result().map_err(driver("cuStreamBeginCapture"))?;
         let mut sink = Onto { stream: side.0, calls: None, live: self.live, failed: &self.failed };
-        let mut outcome = if whole.is_some() { self.launch(self.begin, side.0, false) } else { Ok(()) };
+        let mut outcome = if whole.is_some() { self.launch_begin(side.0) } else { Ok(()) };
         outcome = outcome.and_then(|()| enqueue(&mut StepStream::new(&mut sink, &self.args)));
         if let (Some(early), Ok(())) = (whole, &outcome) {
-            outcome = self.launch(self.end, side.0, early && is_behind_a_kernel(side.0));
+            outcome = self.launch(&warp(self.end), side.0, early && is_behind_a_kernel(side.0));
         }
         let mut captured = std::ptr::null_mut();
         // SAFETY: ends what was begun above; nothing is enqueued on the stream, it only captured.
@@ -109,14 +109,14 @@ impl Gates {
     /// skipped by launches without records even if it need not be, where the driver can.
     pub(super) fn around(&self, body: sys::CUgraph, skips: bool, n: usize) -> Result<Graphs> {
         let skipping = || {
-            Graphs::several(n, false, CONDITIONAL_ENTRIES, || {
+            Graphs::several(n, false, CONDITIONAL_ENTRIES + self.deliveries.len(), || {
                 self.instance(|g| self.conditional(g, &[], body).map(drop))
             })
         };
         if skips {
             return skipping();
         }
-        let entries = entries_of(body)? + 3; // wait, gate, end
+        let entries = entries_of(body)? + 3 + self.deliveries.len(); // wait, gate, end
         if self.is_too_long(entries) {
             match skipping() {
                 Ok(graphs) => return Ok(graphs),
@@ -147,6 +147,13 @@ impl Gates {
         Ok(exec)
     }
 
+    /// The gate and what is to be there before the body begins, behind other nodes of the graph. The last of them.
+    pub(super) fn begin_nodes(&self, graph: sys::CUgraph, after: &[sys::CUgraphNode]) -> Result<sys::CUgraphNode> {
+        let begin = self.kernel_node(graph, after, &warp(self.begin))?;
+        let mut deliveries = self.deliveries.iter();
+        deliveries.try_fold(begin, |last, d| self.kernel_node(graph, &[last], &self.kernels.delivery(d)))
+    }
+
     /// Gate, body, end, behind other nodes of the graph. The end.
     pub(super) fn plain(
         &self,
@@ -154,9 +161,9 @@ impl Gates {
         after: &[sys::CUgraphNode],
         body: sys::CUgraph,
     ) -> Result<sys::CUgraphNode> {
-        let begin = self.kernel_node(graph, after, self.begin, None)?;
+        let begin = self.begin_nodes(graph, after)?;
         let middle = child(graph, &[begin], body)?;
-        self.kernel_node(graph, &[middle], self.end, None)
+        self.kernel_node(graph, &[middle], &warp(self.end))
     }
 
     /// Body and end, the body as a conditional node; the gate stands in front of them. The end.
@@ -177,7 +184,8 @@ impl Gates {
         unsafe { sys::cuGraphConditionalHandleCreate(&mut handle, graph, self.context.raw, 0, assign) }
             .result()
             .map_err(cannot)?;
-        let begin = self.kernel_node(graph, after, self.kernels.decide, Some(handle))?;
+        let decide = Kernel { second: Second::Handle(handle), ..warp(self.kernels.decide) };
+        let begin = self.kernel_node(graph, after, &decide)?;
         let mut params: sys::CUgraphNodeParams = unsafe_zeroed();
         params.type_ = sys::CUgraphNodeType::CU_GRAPH_NODE_TYPE_CONDITIONAL;
         params.__bindgen_anon_1.conditional = sys::CUDA_CONDITIONAL_NODE_PARAMS {
@@ -195,24 +203,23 @@ impl Gates {
         // SAFETY: written by the call above, which made a conditional of one body.
         let inside = unsafe { *params.__bindgen_anon_1.conditional.phGraph_out };
         child(inside, &[], body)?;
-        self.kernel_node(graph, &[node], self.end, None)
+        self.kernel_node(graph, &[node], &warp(self.end))
     }
 
     pub(super) fn kernel_node(
         &self,
         graph: sys::CUgraph,
         after: &[sys::CUgraphNode],
-        function: sys::CUfunction,
-        handle: Option<sys::CUgraphConditionalHandle>,
+        kernel: &Kernel<'_>,
     ) -> Result<sys::CUgraphNode> {
-        let (mut args, mut handle) = (self.args, handle.unwrap_or(0));
-        let mut params = [(&raw mut args).cast::<c_void>(), (&raw mut handle).cast::<c_void>()];
+        let mut args = self.args;
+        let mut params = [(&raw mut args).cast::<c_void>(), kernel.second.address()];
         let node_params = sys::CUDA_KERNEL_NODE_PARAMS {
-            func: function,
-            gridDimX: 1,
+            func: kernel.function,
+            gridDimX: kernel.blocks,
             gridDimY: 1,
             gridDimZ: 1,
-            blockDimX: THREADS,
+            blockDimX: kernel.threads,
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: 0,

@@ -30,7 +30,8 @@ impl Part {
         body: Body,
     ) -> Result<Self> {
         // Its steps run on the stream of the pass; what is captured here has one of its own.
-        let gates = Gates::bare(context, kernels, &plan.args, plan.live, std::ptr::null_mut())?;
+        let mut gates = Gates::bare(context, kernels, &plan.args, plan.live, std::ptr::null_mut())?;
+        gates.deliveries.clone_from(&plan.deliveries);
         let graph = match body.kind {
             Kind::Captured(mut enqueue) => gates.capture(&mut enqueue, None)?,
             Kind::Graph(theirs) => {
@@ -54,14 +55,15 @@ impl Part {
         if !self.skips {
             return self.gates.plain(graph, after, self.body);
         }
-        let begin = self.gates.kernel_node(graph, after, self.gates.begin, None)?;
+        let begin = self.gates.begin_nodes(graph, after)?;
         self.gates.conditional(graph, &[begin], self.body)
     }
 
     /// What a step of it puts into the stream's queue.
     fn entries(&self) -> Result<usize> {
         // Nothing waits for a door in front of it.
-        Ok(if self.skips { CONDITIONAL_ENTRIES - 1 } else { entries_of(self.body)? + 2 })
+        let of_body = if self.skips { CONDITIONAL_ENTRIES - 1 } else { entries_of(self.body)? + 2 };
+        Ok(of_body + self.gates.deliveries.len())
     }
 }
 

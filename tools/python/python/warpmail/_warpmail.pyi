@@ -170,6 +170,15 @@ class Runtime:
         order, and calls nothing of CUDA.
         """
 
+    def deliver(self, module: Module, target: Any, input: int = 0) -> None:
+        """Has the tensor that each record of a stream module's input points to copied into `target` before the body runs, and
+        its lease released. Before the body.
+
+        `target`: an object with `__dlpack__` on the runtime's device, without gaps; only tensors of its type and shape are
+        delivered. Others are counted (`stats()`), and their steps push nothing. Nobody but the body uses the target while
+        steps run; the runtime keeps it.
+        """
+
     def step_input(self, module: Module, input: int = 0) -> StepBuffer:
         """Where the records of a stream module's input are delivered to."""
 
