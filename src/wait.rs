@@ -16,7 +16,7 @@ mod tests {
     #[test]
     fn any_bound_has_an_end() {
         for bound in [Duration::ZERO, Duration::from_secs(1), Duration::MAX] {
-            assert!(deadline(bound) >= Instant::now() - Duration::from_secs(1));
+            assert!(deadline(bound) + Duration::from_secs(600) >= Instant::now());
         }
         assert!(deadline(Duration::MAX) > Instant::now() + Duration::from_secs(3600));
     }

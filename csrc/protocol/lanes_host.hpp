@@ -127,8 +127,10 @@ private:
     }
     void yield() {
         const u32 n = next();
-        if (n <= now_ && ++rounds_ % 64 == 0)
-            sched_yield(); // all of its lanes wait, perhaps for another thread
+        // All of its lanes wait, perhaps for another thread. Not often: on a busy machine it gives the core away for
+        // long.
+        if (n <= now_ && ++rounds_ % 1024 == 0)
+            sched_yield();
         if (n != now_ && _setjmp(fibers_[now_].at) == 0)
             resume(n);
     }

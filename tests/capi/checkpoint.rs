@@ -152,8 +152,15 @@ pub(crate) fn refuse_what_cannot_be(on: &Device) -> Outcome {
 
     ok(unsafe { warpmail_runtime_journal(l.runtime, folder.path(), 0) })?;
     ok(unsafe { warpmail_runtime_start(l.runtime) })?;
-    // Nothing can be waited for in no time.
+    // Nothing can be waited for in no time, as long as records stand where nobody takes them.
+    let push = || unsafe { warpmail_sender_push(l.sender, 1, b"one".as_ptr().cast(), 3, 200 * MS) };
+    let pushed = (0u32..).find_map(|n| Some((n, push())).filter(|(_, status)| *status != 0)).unwrap_or_default();
+    is(pushed.1, WM_TIMEOUT as i32, &["a free slot"])?;
     is(save(folder.path(), null(), 0, 0), WM_TIMEOUT as i32, &["a moment without records"])?;
+    let (mut buffer, mut record) = ([0u8; 8], warpmail_record::default());
+    for _ in 0..pushed.0 {
+        ok(unsafe { warpmail_receiver_pop(l.receiver, buffer.as_mut_ptr().cast(), 8, &mut record, BOUND) })?;
+    }
     ok(save(folder.path(), null(), 0, BOUND))?;
     is(restore(&l, folder.path()), WARPMAIL_BAD_STATE, &["between the build and the start"])?;
     ok(unsafe { warpmail_checkpoint_note(folder.path(), null_mut(), 0, &mut needed) })?;

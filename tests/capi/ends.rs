@@ -91,7 +91,7 @@ pub(crate) fn one_thread_at_a_time(on: &Device) -> Outcome {
         let there = there;
         loop {
             // The other thread may be in a call of its own just now.
-            match unsafe { warpmail_sender_push(there.0, 0, null(), 0, 400 * MS) } {
+            match unsafe { warpmail_sender_push(there.0, 0, null(), 0, 3000 * MS) } {
                 WARPMAIL_BUSY => std::thread::yield_now(),
                 status => return status,
             }

@@ -178,5 +178,5 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 fn main() -> ExitCode {
-    warpmail_testkit::harness::main_without_arbiter(SCENARIOS, Duration::from_secs(120))
+    warpmail_testkit::harness::main_without_arbiter(SCENARIOS, Duration::from_secs(600))
 }

@@ -124,11 +124,66 @@ fn forward() -> Body {
     Body::captured(|step| step.forward(0, 0))
 }
 
+/// A body that stays: its own side, and that of the test.
+#[derive(Clone)]
+struct Stay(Arc<[AtomicBool; 3]>);
+
+impl Stay {
+    fn new() -> (Self, Self) {
+        let stay = Stay(Arc::default());
+        (stay.clone(), stay)
+    }
+
+    fn word(&self, i: usize) -> bool {
+        self.0[i].load(Ordering::Acquire)
+    }
+
+    fn wait_for(&self, i: usize) {
+        let begin = Instant::now();
+        while !self.word(i) && begin.elapsed() < BOUND {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// For 100 ms after it has been seen.
+    fn a_while(&self) {
+        self.0[0].store(true, Ordering::Release);
+        self.wait_for(1);
+        std::thread::sleep(Duration::from_millis(100));
+        self.0[0].store(false, Ordering::Release);
+    }
+
+    fn until_let_go(&self) {
+        self.0[0].store(true, Ordering::Release);
+        self.wait_for(2);
+    }
+
+    fn is_in(&self) -> bool {
+        self.word(0)
+    }
+
+    /// Whether it is in; it knows then that it was seen.
+    fn is_seen(&self) -> bool {
+        let seen = self.is_in();
+        self.0[1].fetch_or(seen, Ordering::AcqRel);
+        seen
+    }
+
+    fn let_go(&self) {
+        self.0[2].store(true, Ordering::Release);
+    }
+}
+
 /// Does something several times over, of which nothing may be left: threads, and device memory.
 fn leaving_nothing(device: &Device, times: u32, scenario: impl Fn(u32) -> Outcome) -> Outcome {
     let mut before = None;
     for i in 0..times {
         scenario(i).map_err(|e| format!("time {i}: {e}"))?;
+        // A thread that has been joined counts until the system has put it away.
+        let begin = Instant::now();
+        while before.is_some_and(|(threads, _)| usage().0 > threads) && begin.elapsed() < BOUND {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let now = (usage().0, device.free_bytes().map_err(text)?.unwrap_or(0));
         let first = *before.get_or_insert(now); // what is made once has been made
         expect(now.0 <= first.0, || format!("time {i}: threads grew from {} to {}", first.0, now.0))?;
@@ -175,21 +230,19 @@ pub(crate) fn fail_mid_way(device: &Device) -> Outcome {
 /// One module is closed while its body is under way and records wait on both sides of it; then the runtime is dropped without a stop.
 pub(crate) fn are_dropped_mid_way(device: &Device) -> Outcome {
     leaving_nothing(device, 4, |_| {
-        let (reached, under_way) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (at, is_in) = (reached.clone(), under_way.clone());
+        let reached = Arc::new(AtomicU64::new(0));
+        let (at, (under_way, stay)) = (reached.clone(), Stay::new());
         let slow = calling(move |n| {
             at.store(n, Ordering::Release);
             if n == 100 {
-                is_in.store(true, Ordering::Release);
-                std::thread::sleep(Duration::from_millis(100));
-                is_in.store(false, Ordering::Release);
+                stay.a_while();
             }
         });
         let mut chain = Chain::start(Builder::new(device.clone()), vec![forward(), slow, forward()]).map_err(text)?;
-        chain.flow_until(|_| under_way.load(Ordering::Acquire))?;
+        chain.flow_until(|_| under_way.is_seen())?;
         let closed = chain.modules[1];
         chain.runtime.close(closed, BOUND).map_err(text)?;
-        expect(!under_way.load(Ordering::Acquire), || "its body runs after the close".into())?;
+        expect(!under_way.is_in(), || "its body runs after the close".into())?;
         let last = reached.load(Ordering::Acquire);
         let (early, late) = (Instant::now() + Duration::from_millis(50), Instant::now() + BOUND);
         // The others go on as far as they can.
@@ -208,36 +261,33 @@ pub(crate) fn are_dropped_mid_way(device: &Device) -> Outcome {
 /// time is named.
 pub(crate) fn are_stopped_mid_way(device: &Device) -> Outcome {
     leaving_nothing(device, 4, |_| {
-        let under_way = Arc::new(AtomicBool::new(false));
-        let is_in = under_way.clone();
+        let (under_way, stay) = Stay::new();
         let slow = calling(move |n| {
             if n == 100 {
-                is_in.store(true, Ordering::Release);
-                std::thread::sleep(Duration::from_millis(100));
-                is_in.store(false, Ordering::Release);
+                stay.a_while();
             }
         });
         let mut chain = Chain::start(Builder::new(device.clone()), vec![forward(), slow, forward()]).map_err(text)?;
-        chain.flow_until(|_| under_way.load(Ordering::Acquire))?;
+        chain.flow_until(|_| under_way.is_seen())?;
         chain.runtime.stop(BOUND).map_err(text)?;
-        expect(!under_way.load(Ordering::Acquire), || "a body runs after the stop".into())?;
+        expect(!under_way.is_in(), || "a body runs after the stop".into())?;
         chain.account(0)
     })?;
-    let under_way = Arc::new(AtomicBool::new(false));
-    let is_in = under_way.clone();
+    let (under_way, stay) = Stay::new();
     let stuck = calling(move |n| {
         if n == 100 {
-            is_in.store(true, Ordering::Release);
-            std::thread::sleep(Duration::from_secs(4)); // it ends, so that the device is free for the next test
+            stay.until_let_go();
         }
     });
     let mut chain = Chain::start(Builder::new(device.clone()), vec![forward(), stuck]).map_err(text)?;
-    chain.flow_until(|_| under_way.load(Ordering::Acquire))?;
+    chain.flow_until(|_| under_way.is_seen())?;
     let begin = Instant::now();
     let stopped = chain.runtime.stop(Duration::from_millis(300));
+    let took = begin.elapsed();
+    under_way.let_go(); // so that the device is free for the next test
     let named = matches!(&stopped, Err(Error::Stuck { stuck, .. }) if stuck.contains("steps1"));
     expect(named, || format!("{stopped:?}"))?;
-    expect(begin.elapsed() < Duration::from_millis(3500), || format!("the stop took {:?}", begin.elapsed()))?;
+    expect(took < BOUND / 2, || format!("the stop took {took:?}"))?;
     chain.take()
 }
 
@@ -276,7 +326,7 @@ pub(crate) fn are_counted_to_the_last(device: &Device) -> Outcome {
 /// for the pacer, which would make room there: it comes once a second, and a record's way takes less.
 pub(crate) fn may_be_long(device: &Device) -> Outcome {
     let cuda = device.info().ordinal.is_some();
-    let (max_wait, ops) = (Duration::from_millis(if cuda { 1000 } else { 300 }), 400);
+    let (max_wait, ops) = (Duration::from_millis(if cuda { 1000 } else { 600 }), 400);
     let records = std::env::var("WARPMAIL_STEPS").ok().and_then(|v| v.parse::<usize>().ok()).map_or(100, |n| n / 3);
     let mut graph = Builder::new(device.clone());
     let usual = graph.current_budget().clone();
@@ -307,7 +357,9 @@ pub(crate) fn may_be_long(device: &Device) -> Outcome {
     let mut times = (0..records).map(|_| trip()).collect::<Result<Vec<_>, _>>()?;
     times.sort();
     let slow = times.iter().filter(|t| **t >= max_wait / 2).count();
-    expect(slow * 50 <= records, || format!("{slow} of {records} records waited for the pacer: {times:?}"))?;
+    // Where they wait nearly all do; on threads one may have been kept from its core.
+    let few = if cuda { 50 } else { 10 };
+    expect(slow * few <= records, || format!("{slow} of {records} records waited for the pacer: {times:?}"))?;
     chain.runtime.stop(BOUND).map_err(text)?;
     chain.account(0)
 }

@@ -1,5 +1,7 @@
 //! Checkpoints hold what exactly the records before a place in the journal have done, and bring it back at other addresses.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use warpmail::checkpoint::Checkpoint;
@@ -104,7 +106,6 @@ fn pass(sender: &mut Sender, receiver: &mut Receiver, first: u64, last: u64) -> 
 }
 
 pub(crate) fn are_of_one_moment(device: &Device) -> Outcome {
-    const RECORDS: u64 = 3000;
     let folder = Folder::new("moment");
     let shape = Shape { tap: true, ..Shape::default() };
     let Ledgers { mut runtime, mut sender, mut receiver, .. } = ledgers(device, shape).map_err(text)?;
@@ -114,13 +115,17 @@ pub(crate) fn are_of_one_moment(device: &Device) -> Outcome {
     let log_id = log.id();
     runtime.journal(log).map_err(text)?;
     runtime.start().map_err(text)?;
-    // Bursts with pauses between them: the checkpoints come at any moment of both.
+    // Bursts with pauses between them: the checkpoints come at any moment of both. They go on until some were of different ones.
+    let enough = Arc::new(AtomicBool::new(false));
+    let may_end = enough.clone();
     let sending = std::thread::spawn(move || {
-        for burst in 0..RECORDS / 30 {
-            pass(&mut sender, &mut receiver, burst * 30, burst * 30 + 30)?;
+        let (mut records, begin) = (0, Instant::now());
+        while records < 3000 || (!may_end.load(Ordering::Relaxed) && begin.elapsed() < BOUND) {
+            pass(&mut sender, &mut receiver, records, records + 30)?;
+            records += 30;
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok::<_, String>((sender, receiver))
+        Ok::<_, String>((sender, receiver, records))
     });
     let (mut seen, mut distinct) = (0, 0);
     while !sending.is_finished() {
@@ -138,14 +143,15 @@ pub(crate) fn are_of_one_moment(device: &Device) -> Outcome {
         let durable = Reader::open(&folder.0, 1).map_err(text)?.take_while(Result::is_ok).count() as u64;
         expect(durable >= n, || format!("{n} records in the states, {durable} in the log"))?;
         distinct += u32::from(n > seen);
+        enough.store(distinct > 3, Ordering::Relaxed);
         seen = n;
     }
-    let (sender, receiver) = sending.join().map_err(|_| "the sender panicked".to_string())??;
+    let (sender, receiver, records) = sending.join().map_err(|_| "the sender panicked".to_string())??;
     expect(distinct > 3, || format!("only {distinct} checkpoints were of different moments"))?;
     // After the stop, too, with all that passed.
     runtime.stop(BOUND).map_err(text)?;
     let last = runtime.checkpoint(&folder.0, BOUND).map_err(text)?;
-    expect(last.journal == Some(Position { log_id, next: RECORDS + 1 }), || format!("{last:?}"))?;
+    expect(last.journal == Some(Position { log_id, next: records + 1 }), || format!("{last:?}"))?;
     drop((sender, receiver));
     Ok(())
 }
@@ -203,6 +209,11 @@ pub(crate) fn needs_a_moment_of_rest(device: &Device) -> Outcome {
     l.runtime.start().map_err(text)?;
     for n in 0..3u64 {
         l.sender.push(1, &n.to_le_bytes(), BOUND).map_err(text)?;
+    }
+    let begin = Instant::now();
+    while l.runtime.stats().mailboxes[1].written < 3 {
+        expect(begin.elapsed() < BOUND, || format!("{:?}", l.runtime.stats()))?;
+        std::thread::sleep(Duration::from_millis(1));
     }
     let refused = l.runtime.checkpoint(&folder.0, Duration::from_millis(400));
     let named = |e: &Error| e.to_string().contains("first->second has 3 that wait");
@@ -301,12 +312,15 @@ pub(crate) fn pointers_that_point_elsewhere_are_refused(device: &Device) -> Outc
 /// Makes nothing durable as long as it is told not to.
 struct Slow {
     null: NullSink,
-    until: Instant,
+    held: Arc<AtomicBool>,
 }
 
 impl Sink for Slow {
     fn append(&mut self, batch: &mut Batch<'_>) -> Result<std::ops::RangeInclusive<u64>, Error> {
-        std::thread::sleep(self.until.saturating_duration_since(Instant::now()));
+        let begin = Instant::now();
+        while self.held.load(Ordering::Acquire) && begin.elapsed() < BOUND {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.null.append(batch)
     }
     fn tick(&mut self) -> Result<u64, Error> {
@@ -330,13 +344,14 @@ pub(crate) fn waits_for_the_journal(device: &Device) -> Outcome {
     let folder = Folder::new("waits");
     let shape = Shape { tap: true, ..Shape::default() };
     let mut l = ledgers(device, shape).map_err(text)?;
-    let until = Instant::now() + Duration::from_millis(1500);
-    l.runtime.journal(Slow { null: NullSink::default(), until }).map_err(text)?;
+    let held = Arc::new(AtomicBool::new(true));
+    l.runtime.journal(Slow { null: NullSink::default(), held: held.clone() }).map_err(text)?;
     l.runtime.start().map_err(text)?;
     l.pass(0, 20)?;
-    let early = l.runtime.checkpoint(&folder.0, Duration::from_millis(200));
+    let early = l.runtime.checkpoint(&folder.0, Duration::from_secs(3));
     let told = matches!(&early, Err(e @ Error::Timeout { .. }) if e.to_string().contains("a durable journal"));
-    expect(told && Instant::now() < until, || format!("{early:?}"))?;
+    expect(told, || format!("{early:?}"))?;
+    held.store(false, Ordering::Release);
     expect(matches!(Checkpoint::look(&folder.0), Ok(None)), || "something was written".into())?;
     let made = l.runtime.checkpoint(&folder.0, BOUND).map_err(text)?;
     expect(made.journal.is_some_and(|j| j.next == 21), || format!("{made:?}"))?;

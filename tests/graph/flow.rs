@@ -125,7 +125,7 @@ pub(crate) fn ring_of_three_modules(device: &Device) -> Outcome {
     }
     let begin = Instant::now();
     runtime.start().map_err(text)?;
-    runtime.drain(Duration::from_secs(100)).map_err(text)?;
+    runtime.drain(4 * BOUND).map_err(text)?;
     let seconds = begin.elapsed().as_secs_f64();
     runtime.stop(BOUND).map_err(text)?;
     for (i, module) in modules.iter().enumerate() {
@@ -235,7 +235,7 @@ pub(crate) fn any_rule_is_fair(device: &Device) -> Outcome {
     }
     runtime.start().map_err(text)?;
     // At every heartbeat until the first has run dry, nobody is more than a few grants behind.
-    let mut looks = 0;
+    let (mut looks, mut apart) = (0, 0);
     let begin = Instant::now();
     loop {
         let taken: Vec<u64> = runtime.stats().modules[1..].iter().map(|m| m.records_in).collect();
@@ -243,8 +243,9 @@ pub(crate) fn any_rule_is_fair(device: &Device) -> Outcome {
         if most >= EACH * 9 / 10 {
             break;
         }
-        // Counters are copied one after the other while they move: allow what moves during a copy.
-        expect(most - least <= 64 + most / 4, || format!("{taken:?}"))?;
+        // Counters are copied one after the other while they move: allow what moves during a copy, and one that took long.
+        apart = if most - least <= 64 + most / 4 { 0 } else { apart + 1 };
+        expect(apart < 5, || format!("{taken:?}"))?;
         looks += u64::from(most > 0);
         expect(begin.elapsed() < BOUND, || format!("only {taken:?} records"))?;
         std::thread::sleep(Duration::from_micros(50));
@@ -259,8 +260,11 @@ pub(crate) fn full_mailboxes_hold_back(device: &Device) -> Outcome {
     runtime.start().map_err(text)?;
     // Nobody takes: 4 records in the way back, 4 in the way there, then it is full.
     let mut sent = 0u64;
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(300) {
+    let (begin, mut full) = (Instant::now(), None);
+    while full.is_none_or(|at: Instant| at.elapsed() < Duration::from_millis(300)) && begin.elapsed() < BOUND {
+        if sent >= 8 {
+            full.get_or_insert_with(Instant::now);
+        }
         match sender.try_push(sent as u16, &ring_record(sent, sent, 248)) {
             Ok(()) => sent += 1,
             Err(Error::Full { .. }) => std::thread::yield_now(),

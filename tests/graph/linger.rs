@@ -81,6 +81,10 @@ fn never_parks() -> SpinBudget {
 /// More modules with records than servers, some of them less urgent: all are served. How often is a matter of class: each 16th
 /// grant of a server begins at another, so the least urgent must have one for a bounded number of the others'.
 pub(crate) fn servers_starve_nobody(device: &Device) -> Outcome {
+    crate::park::one_of_several(device, nobody_is_starved)
+}
+
+fn nobody_is_starved(device: &Device) -> Outcome {
     let each = records(device, 10_000);
     let mut relays = Relays::new(device, &[0, 0, 1, 3, 0], never_parks(), 1)?;
     // The last has a record every now and then, the others as many as they can take, until it has had enough.

@@ -25,7 +25,7 @@ use std::time::Duration;
 use warpmail_testkit::harness::{Scenario, Special};
 
 /// Every wait of the scenarios; far longer than any should take.
-pub(crate) const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(120);
 
 pub(crate) type Outcome = Result<(), String>;
 
@@ -231,5 +231,5 @@ pub(crate) fn is_lane_by_lane() -> bool {
 
 fn main() -> ExitCode {
     let special = Special { blocking: BLOCKING, warps: WARPS, resident: RESIDENT };
-    warpmail_testkit::harness::main(SCENARIOS, special, Duration::from_secs(120))
+    warpmail_testkit::harness::main(SCENARIOS, special, Duration::from_secs(600))
 }

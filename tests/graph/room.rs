@@ -11,7 +11,7 @@ use crate::flow::echo;
 use crate::{BOUND, Outcome, expect, text};
 
 /// What keeps launches from beginning: a kernel on every SM of a GPU, for at most two seconds; on the twin, where there is no
-/// SM to take, a word that they wait for, for as long.
+/// SM to take, a word that they wait for, until a second after it has been noticed.
 enum Full {
     Gpu(Filler),
     Twin(Arc<AtomicBool>),
@@ -23,13 +23,19 @@ impl Full {
             Full::Gpu(filler) => filler.fill(filler::LONGEST),
             Full::Twin(held) => {
                 held.store(true, Ordering::Release);
-                let held = held.clone();
-                std::thread::spawn(move || {
-                    std::thread::sleep(filler::LONGEST);
-                    held.store(false, Ordering::Release);
-                });
                 Ok(())
             }
+        }
+    }
+
+    /// It has been noticed: a GPU's kernels end by themselves.
+    fn is_noticed(&self) {
+        if let Full::Twin(held) = self {
+            let held = held.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(filler::LONGEST / 2);
+                held.store(false, Ordering::Release);
+            });
         }
     }
 
@@ -83,6 +89,7 @@ pub(crate) fn a_full_device_is_waited_for(device: &Device) -> Outcome {
         }
         sender.push(1, &u64::to_le_bytes(first), BOUND).map_err(text)?; // waits with the rest
         until(&runtime, State::Waiting)?;
+        full.is_noticed();
         let (begin, used) = (Instant::now(), processor_time()?);
         while !full.is_over()? && runtime.state() == State::Waiting {
             std::thread::sleep(Duration::from_millis(20));

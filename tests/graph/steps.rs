@@ -54,7 +54,7 @@ fn relay(
 }
 
 fn finish(runtime: &mut Runtime, module: &str, records: u64) -> Outcome {
-    if runtime.state() == State::Running {
+    if matches!(runtime.state(), State::Running | State::Waiting) {
         runtime.drain(BOUND).map_err(text)?;
         runtime.stop(BOUND).map_err(text)?;
     }
@@ -384,9 +384,16 @@ pub(crate) fn pause_close_and_stop(device: &Device) -> Outcome {
     }
     runtime.close(steps, BOUND).map_err(text)?;
     let mut buffer = [0; 248];
-    let (mut before, late) = (0, Instant::now() + Duration::from_millis(50));
-    while Instant::now() < late {
-        before += u64::from(receiver.try_pop(&mut buffer).map_err(text)?.is_some());
+    let (mut before, mut late) = (0, Instant::now() + Duration::from_millis(50));
+    loop {
+        // All have been pushed: what is there is found by the look after it.
+        let is_late = Instant::now() >= late;
+        if receiver.try_pop(&mut buffer).map_err(text)?.is_some() {
+            before += 1;
+            late = Instant::now() + Duration::from_millis(50);
+        } else if is_late {
+            break;
+        }
     }
     sender.push(0, &[1], BOUND).map_err(text)?;
     let none = receiver.pop(&mut buffer, Duration::from_millis(30));

@@ -264,6 +264,12 @@ u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_
     consume(attach_consumer(outer[1]), records);
     producer.join();
     drain.join();
+    // Nothing is left to do: one that may park does.
+    for (const u64 late = now_ns() + wait_ns; idle_spin_ns && load_relaxed_sys(&telemetry.parks) == 0;) {
+        if (now_ns() > late)
+            fail("it never parked");
+        std::this_thread::yield();
+    }
     store_release_sys(&control.stop.rung, 1);
     arbiter_thread.join();
     if (state[0] != records || state[1] != records)

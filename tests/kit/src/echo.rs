@@ -146,7 +146,7 @@ impl Echoes {
                 rest_ns: echo.rest.map_or(0, |d| d.as_nanos() as u64),
                 spoil: echo.spoil as u64,
                 by_registers: u64::from(i % 2 == 1 && echo.spoil == Spoil::Nothing),
-                budget_ns: if self.kernels.is_some() { 15_000_000_000 } else { 60_000_000_000 },
+                budget_ns: if self.kernels.is_some() { 15_000_000_000 } else { 240_000_000_000 },
                 scratch: self.memory.address() + (scratch + i * SCRATCH) as u64,
                 report: report_of(i),
             };

@@ -19,7 +19,10 @@ fn quiet_leaves_the_results_and_nothing_else() {
     folder.file("a.txt", format!("first\n\n{SENTENCE}"));
     folder.file("b.txt", format!("{NEARLY}something else altogether\n"));
     let output = folder.run(&["--quiet", "--all", "a.txt", "b.txt"], b"");
-    assert_eq!((code(&output), text(&output.stderr).as_str()), (0, ""));
+    // A machine that keeps the arbiter from its core for a second hears of it.
+    let said: Vec<String> = text(&output.stderr).lines().map(String::from).collect();
+    let unexpected = said.iter().find(|line| !line.contains("has not returned yet"));
+    assert_eq!((code(&output), unexpected), (0, None));
     let lines: Vec<String> = text(&output.stdout).lines().map(String::from).collect();
     assert_eq!((lines.len(), lines[0].as_str()), (4, "a.txt:1 novel"));
     assert!(lines[2].starts_with("b.txt:1 ~ a.txt:3 0.9"), "{lines:?}");

@@ -22,8 +22,8 @@ def test_probe_says_what_is_there():
 
 def test_a_record_comes_back(ring):
     _, sender, receiver = ring
-    sender.post(b"hello", 7, timeout=5)
-    record = receiver.take(timeout=5)
+    sender.post(b"hello", 7, timeout=60)
+    record = receiver.take(timeout=60)
     assert (record.msg_type, record.payload) == (7, b"hello")
     assert (sender.posted, receiver.taken, sender.payload_bytes) == (1, 1, 248)
 
@@ -223,8 +223,8 @@ def test_ctrl_c_ends_a_wait():
     code = """
 from conftest import echo
 with echo() as (runtime, sender, receiver):
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         receiver.take(timeout=60)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
