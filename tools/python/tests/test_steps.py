@@ -155,7 +155,7 @@ def test_what_cannot_be_delivered_to_is_refused():
             runtime.deliver(model, target)
     with pytest.raises(warpmail.Refused, match="input 3"):
         runtime.deliver(model, numpy.zeros(4), input=3)
-    with pytest.raises(warpmail.Refused, match="Builder.steps"):
+    with pytest.raises(warpmail.Refused, match="Builder::steps"):
         runtime.deliver(host, numpy.zeros(4))
     with pytest.raises((TypeError, AttributeError, warpmail.Refused)):
         runtime.deliver(model, b"bytes")
