@@ -18,12 +18,31 @@ trap 'rm -rf "$scratch"' EXIT
 bad=0
 IFS=, read -ra archs <<<"${WARPMAIL_CUDA_ARCHS:-80,87,90,100}"
 printf '%-30s %-6s %9s %6s %6s %6s\n' kernel arch registers stack spills shared
+# All at once, as many as there are processors; each leaves what ptxas said, or why it failed.
+jobs=()
 for source in csrc/device/warpmail.cu tools/cli/handlers/*.cu; do
     [ -f "$source" ] || continue
     for arch in "${archs[@]}"; do
-        "$nvcc" -std=c++17 -O3 -cubin -arch="sm_$arch" -Icsrc/include -Icsrc -Itools/cli -Xptxas -v -o "$scratch/k.cubin" \
-            "$source" 2>"$scratch/log" || { cat "$scratch/log"; exit 1; }
-        python3 - "$scratch/log" "$arch" <<'PY' || bad=1
+        jobs+=("$source $arch ${#jobs[@]}")
+    done
+done
+compile() {
+    local source=$1 arch=$2 job=$3
+    "$nvcc" -std=c++17 -O3 -cubin -arch="sm_$arch" -Icsrc/include -Icsrc -Itools/cli -Xptxas -v \
+        -o "$scratch/$job.cubin" "$source" 2>"$scratch/$job.log" || touch "$scratch/$job.failed"
+}
+export -f compile
+export nvcc scratch
+printf '%s\n' "${jobs[@]}" | xargs -P "$(nproc)" -L 1 bash -c 'compile "$@"' _
+for job in "${jobs[@]}"; do
+    read -r source arch number <<<"$job"
+    log=$scratch/$number.log
+    if [ -e "$scratch/$number.failed" ]; then
+        echo "$source for sm_$arch:"
+        cat "$log"
+        exit 1
+    fi
+    python3 - "$log" "$arch" <<'PY' || bad=1
 import re, sys
 text, bad = open(sys.argv[1]).read(), False
 for part in text.split("Compiling entry function")[1:]:
@@ -35,7 +54,6 @@ for part in text.split("Compiling entry function")[1:]:
     bad |= stack > 0 or spills > 0
 sys.exit(bad)
 PY
-    done
 done
 if [ "$bad" -ne 0 ] && [ "${1:-}" = --check ]; then
     echo "a kernel spills or uses local memory"

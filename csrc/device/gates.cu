@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(32)
 }
 
 // Between gate and body, as many blocks as the copy is worth.
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(256, 3)
     warpmail_gate_deliver(const __grid_constant__ wm_gate_args args, const __grid_constant__ wm_delivery delivery) {
     if (warpmail::gate_is_valid(args))
         warpmail::gate_deliver(warpmail::block_lanes{}, blockIdx.x, gridDim.x, args, delivery);

@@ -27,11 +27,11 @@ pub(super) use pass::{Part, pass};
 const LAUNCH: &str = "cuLaunchKernelEx";
 /// Threads of a gate's one block, and of each block of a delivery.
 const THREADS: u32 = 32;
-const DELIVERY_THREADS: u32 = 512;
+const DELIVERY_THREADS: u32 = 256;
 /// Bytes that a thread of a delivery has under way (deliver.hpp), and blocks for each multiprocessor: enough for its share of the
-/// memory's rate.
+/// memory's rate, and as many as its registers hold.
 const DELIVERY_BYTES: u64 = 64;
-const DELIVERY_BLOCKS: u32 = 2;
+const DELIVERY_BLOCKS: u32 = 3;
 
 /// The kernels, looked up once for a device, whose context outlives them.
 #[derive(Debug)]
