@@ -128,6 +128,9 @@ fn compile_fatbin_for(
         command.current_dir(folder).arg0(Path::new(".").join(name));
     }
     command.args(["-std=c++17", "-O3", "-fatbin", "-Xcompiler", "-Wall,-Wextra"]).arg("-o").arg(out);
+    // Each architecture is a compilation of its own: as many side by side as cargo has jobs.
+    let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse::<usize>().ok()).unwrap_or(1);
+    command.arg(format!("--threads={}", jobs.min(archs.len() + 1).max(1)));
     // Line information names the folders of this machine: it follows the profile, as cargo tells build scripts.
     if env::var("DEBUG").is_ok_and(|debug| debug != "false") {
         command.arg("-lineinfo");
