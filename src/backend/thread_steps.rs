@@ -108,11 +108,9 @@ impl Stage {
         // SAFETY: the runtime keeps everything that `args` names alive until this launch has ended; this thread is the only
         // one that runs the module's gates.
         let mut live = unsafe { abi::wm_host_gate_begin(&self.args) } != 0;
-        if live {
-            for delivery in &self.deliveries {
-                // SAFETY: as above; the caller of Runtime::deliver says the same of what a delivery names.
-                live &= unsafe { abi::wm_host_gate_deliver(&self.args, delivery) } != 0;
-            }
+        for delivery in &self.deliveries {
+            // SAFETY: as above; the caller of Runtime::deliver says the same of what a delivery names.
+            live &= unsafe { abi::wm_host_gate_deliver(&self.args, delivery) } != 0;
         }
         let ops = ops.unwrap_or(&mut self.same);
         let outcome = if live || !self.skips { go_through(ops, live) } else { Ok(()) };

@@ -170,7 +170,8 @@ impl Runtime {
         let ordinal = self.with(py, |r| Ok(r.device().info().ordinal))?;
         let (address, spec, owner) = place_of(target, ordinal)?;
         let delivery = Delivery::exactly(address, &spec);
-        // SAFETY: the owner keeps the memory; docs/python.md says that nobody but the body uses it.
+        // SAFETY: the owner keeps the memory while this object lives, and the caller until the runtime has stopped, as the
+        // signature's text asks; nobody but the body uses it.
         let outcome = self.with(py, |r| unsafe { r.deliver(id, input, &delivery) });
         if outcome.is_ok() {
             self.targets.lock().unwrap_or_else(PoisonError::into_inner).push(owner);
