@@ -5,8 +5,9 @@ pub(crate) mod gates;
 mod layout;
 mod settle;
 
-use std::sync::OnceLock;
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
 use bytemuck::Zeroable;
@@ -50,6 +51,8 @@ pub(crate) struct Memory {
     pub(crate) states: Vec<(u64, usize)>,
     pub(crate) state_plan: StatePlan,
     _keep: Vec<DeviceBuffer>,
+    /// What callers want to be kept as long.
+    kept: Mutex<Vec<Box<dyn Any + Send>>>,
     /// Where the graph's tensors come from; kept for readers on the device.
     pub(crate) pool: Option<Pool>,
     /// Of each mailbox: whether the journal takes the tensors of its records.
@@ -120,6 +123,7 @@ impl Memory {
             states: Vec::new(),
             state_plan: StatePlan::default(),
             _keep: Vec::new(),
+            kept: Mutex::default(),
             pool: None,
             tensor_taps: Vec::new(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
@@ -492,6 +496,11 @@ impl Memory {
         self.abandoned.load(Ordering::Acquire)
     }
 
+    /// Keeps something until nothing uses this memory any more.
+    pub(crate) fn keep(&self, owner: Box<dyn Any + Send>) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(owner);
+    }
+
     /// The arbiter did not leave: its memory must stay.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
@@ -503,6 +512,7 @@ impl Drop for Memory {
         if self.abandoned.load(Ordering::Acquire) {
             tracing::warn!(bytes = self.arena.1, "memory of a stuck arbiter is kept");
             std::mem::take(&mut self._keep).into_iter().for_each(std::mem::forget);
+            std::mem::forget(std::mem::take(self.kept.get_mut().unwrap_or_else(PoisonError::into_inner)));
             std::mem::forget(self.device.clone());
             std::mem::forget(self.pool.take());
             return;

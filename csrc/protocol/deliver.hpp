@@ -40,7 +40,7 @@ WM_FN bool runs_of(const wm_tensor& t, u64 to, tensor_runs& r) {
         return false;
     r = {t.data + t.byte_offset, element, element, element, t.ndim, 0};
     for (u32 d = 0; d < t.ndim; d++) {
-        u64 distance = static_cast<u64>(t.strides[d]);
+        u64 distance = t.shape[d] == 1 ? 0 : static_cast<u64>(t.strides[d]); // nothing lies one further
         if (t.shape[d] <= 0 || t.strides[d] < 0 || !multiply(r.bytes, static_cast<u64>(t.shape[d])) ||
             !multiply(distance, element) || !multiply(distance, static_cast<u64>(t.shape[d]) - 1))
             return false;
@@ -56,7 +56,7 @@ WM_FN bool runs_of(const wm_tensor& t, u64 to, tensor_runs& r) {
     }
     u64 divides = r.from | to | 16;
     for (u32 d = 0; d < r.outer; d++)
-        divides |= r.run | static_cast<u64>(t.strides[d]) * element;
+        divides |= r.run | (t.shape[d] == 1 ? 0 : static_cast<u64>(t.strides[d]) * element);
     r.unit = static_cast<u32>(divides & (~divides + 1));
     return true;
 }

@@ -97,8 +97,8 @@ impl Runtime {
     /// is pushed, and its slots go back. Of several deliveries each one is made, and any that cannot be has this effect.
     ///
     /// # Safety
-    /// The memory is the device's (on the twin: this process's), and stays so until the runtime has stopped. Nobody but the body
-    /// uses it while steps run.
+    /// The memory is the device's (on the twin: this process's), and stays so until the runtime has stopped
+    /// ([`Self::keep`] sees to that). Nobody but the body uses it while steps run.
     pub unsafe fn deliver(&mut self, module: ModuleId, input: usize, delivery: &Delivery) -> Result<()> {
         let gate = self.gate_without_body(module, "deliver")?;
         input_of(&self.memory.gates[gate].args, input)?;
@@ -114,6 +114,13 @@ impl Runtime {
         }
         self.deliveries[gate].push(to);
         Ok(())
+    }
+
+    /// Keeps `owner`, such as memory that steps use, until neither steps nor arbiter can use it any more: as long as the
+    /// runtime's own memory. That is longer than the runtime where ends of mailboxes outlive it, and for good where a launch
+    /// did not end in time.
+    pub fn keep(&mut self, owner: impl Send + 'static) {
+        self.memory.keep(Box::new(owner));
     }
 
     /// The gate of a stream module that is still to be given its body.

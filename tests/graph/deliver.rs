@@ -74,8 +74,16 @@ impl Sent {
         }
         let plain = random.below(3) == 0;
         let byte_offset = u64::from(dtype.bits) / 8 * random.below(9);
-        let strides = (!plain).then_some(strides);
-        Sent::new(TensorSpec { byte_offset, strides, ..TensorSpec::new(dtype, &shape) }, random)
+        // Nothing lies one further where there is one: any distance will do.
+        for (stride, size) in strides.iter_mut().zip(&shape) {
+            if *size == 1 && random.below(4) == 0 {
+                *stride = i64::MAX >> random.below(8);
+            }
+        }
+        Sent::new(
+            TensorSpec { byte_offset, strides: (!plain).then_some(strides), ..TensorSpec::new(dtype, &shape) },
+            random,
+        )
     }
 }
 
@@ -388,7 +396,47 @@ pub(crate) fn of_several_inputs(device: &Device) -> Outcome {
         targets[1].download(0, &mut whole).map_err(text)?;
         expect(whole == second, || format!("{rule:?}: what the second input has"))?;
     }
+    beside_what_is_impossible(device, &spec)?;
     refusals(device, &spec)
+}
+
+/// A step is void where one of its records has a length that cannot be; the tensor of the other is let go of with it.
+fn beside_what_is_impossible(device: &Device, spec: &TensorSpec) -> Outcome {
+    let mut lender = Lender::new(device).map_err(text)?;
+    let mut graph = Builder::new(device.clone());
+    graph.pool(&lender.pool).map_err(text)?;
+    let host = graph.host("host").map_err(text)?;
+    let model = graph.steps("model", StreamOptions::default().with_rule(Rule::All).pushes(8, 9)).map_err(text)?;
+    let ends = [0, 1].map(|_| graph.mailbox(host, model, MailboxOptions::slots(4)).map_err(text));
+    let back = graph.mailbox(model, host, MailboxOptions::slots(4)).map_err(text)?;
+    let [first, second] = ends;
+    let (first, second) = (first?, second?);
+    let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+    let target = device.alloc(240).map_err(text)?;
+    // SAFETY: the runtime keeps the memory, which only the copies use.
+    unsafe { runtime.deliver(model, 0, &Delivery::exactly(target.address(), spec)) }.map_err(text)?;
+    runtime.keep(target);
+    runtime.body(model, Body::captured(|_| Ok(()))).map_err(text)?;
+    let mut senders = [runtime.sender(first).map_err(text)?, runtime.sender(second).map_err(text)?];
+    let mut receiver = runtime.receiver(back).map_err(text)?;
+    for _ in 0..2 {
+        let lease = lender.lease(&Sent::new(spec.clone(), &mut Random(3, 0))).map_err(text)?;
+        senders[0].post(lease, b"", BOUND).map_err(|e| e.to_string())?;
+        senders[1].push(7, &[1; 100], BOUND).map_err(text)?;
+    }
+    let slots = runtime.handle(second).map_err(text)?.header + size_of::<warpmail::abi::wm_mailbox_header>() as u64;
+    // SAFETY: the first slot's first word, in the runtime's pinned memory, which the host uses at the same address; nobody
+    // else does before the start. The length is in its low bits.
+    unsafe { *(slots as *mut u64) |= 0xFFFF << warpmail::abi::WM_HEAD_LEN_SHIFT };
+    runtime.start().map_err(text)?;
+    let mut buffer = [0; SHOWN];
+    receiver.pop(&mut buffer, BOUND).map_err(text)?;
+    runtime.stop(BOUND).map_err(text)?;
+    let stats = runtime.stats();
+    let m = &stats.modules[model.index()];
+    let fine = m.rejects == Rejects { length: 1, ..Rejects::default() } && m.records_out == 1;
+    expect(fine, || format!("one step is void, the next one is not: {m:?}"))?;
+    lender.has_all()
 }
 
 fn refusals(device: &Device, spec: &TensorSpec) -> Outcome {

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 11u       /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 12u       /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */

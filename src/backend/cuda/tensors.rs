@@ -133,7 +133,7 @@ pub(super) fn owns(context: &Context, ordinal: u32, address: u64) -> Result<()> 
     attribute(sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, &mut owner)
         .map_err(driver("cuPointerGetAttribute"))?;
     if owner != ordinal {
-        return refused(format!("it is on CUDA device {owner}, and the pool on {ordinal}"));
+        return refused(format!("it is on CUDA device {owner}: this is {ordinal}"));
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A running module graph, and its quiesce as a context manager.
 
 use std::sync::mpsc::{Receiver as Inbox, RecvTimeoutError, Sender as Outbox, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use warpmail::Delivery;
 
 use crate::errors::{Refused, StateError, raise};
 use crate::graph::{Mailbox, Module};
-use crate::owners::Owner;
+use crate::owners;
 use crate::ports::{Receiver, Sender};
 use crate::steps::{self, StepBuffer};
 use crate::tensor::place_of;
@@ -30,8 +30,6 @@ type Shared = Arc<Mutex<Option<warpmail::Runtime>>>;
 pub(crate) struct Runtime {
     inner: Shared,
     graph: u64,
-    /// Memory that tensors are delivered to.
-    targets: Mutex<Vec<Owner>>,
 }
 
 /// All that were built, for the interpreter's end.
@@ -66,7 +64,7 @@ impl Runtime {
             live.retain(|runtime| runtime.strong_count() > 0);
             live.push(Arc::downgrade(&inner));
         }
-        Runtime { inner, graph, targets: Mutex::default() }
+        Runtime { inner, graph }
     }
 
     /// Calls something of the library's that may wait, without the interpreter's lock.
@@ -108,7 +106,10 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         // Dropping it waits for the arbiter: not with the interpreter's lock. A quiesce that still has it ends by itself.
         let inner = self.inner.try_lock().ok().and_then(|mut guard| guard.take());
-        Python::with_gil(|py| py.allow_threads(|| drop(inner)));
+        Python::with_gil(|py| {
+            py.allow_threads(|| drop(inner));
+            owners::release(py);
+        });
     }
 }
 
@@ -170,12 +171,13 @@ impl Runtime {
         let ordinal = self.with(py, |r| Ok(r.device().info().ordinal))?;
         let (address, spec, owner) = place_of(target, ordinal)?;
         let delivery = Delivery::exactly(address, &spec);
-        // SAFETY: the owner keeps the memory while this object lives, and the caller until the runtime has stopped, as the
-        // signature's text asks; nobody but the body uses it.
-        let outcome = self.with(py, |r| unsafe { r.deliver(id, input, &delivery) });
-        if outcome.is_ok() {
-            self.targets.lock().unwrap_or_else(PoisonError::into_inner).push(owner);
-        }
+        let outcome = self.with(py, move |r| {
+            // SAFETY: the owner keeps the memory as long as the runtime keeps its own; nobody but the body uses it.
+            unsafe { r.deliver(id, input, &delivery) }?;
+            r.keep(owner);
+            Ok(())
+        });
+        owners::release(py); // the new owner, if it was refused
         outcome
     }
 

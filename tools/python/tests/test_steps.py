@@ -174,7 +174,20 @@ def test_a_runtime_keeps_what_is_delivered_to():
     before = sys.getrefcount(target)
     runtime.deliver(model, target)
     assert sys.getrefcount(target) > before
+    refused = sys.getrefcount(target)
+    with pytest.raises(warpmail.Refused, match="second delivery"):
+        runtime.deliver(model, target)
+    assert sys.getrefcount(target) == refused
+    # A quiesce has the runtime, which is used until that ends.
+    runtime.body(model, call=lambda: None)
+    runtime.start()
+    quiet = runtime.quiesce()
+    quiet.__enter__()
     del runtime
+    gc.collect()
+    assert sys.getrefcount(target) > before
+    quiet.__exit__(None, None, None)
+    del quiet
     gc.collect()
     warpmail.Builder("twin").pool(1 << 20).collect()
     assert sys.getrefcount(target) == before

@@ -78,8 +78,9 @@ impl Gates {
         // SAFETY: an idle stream of this context.
         unsafe { sys::cuStreamBeginCapture_v2(side.0, mode) }.result().map_err(driver("cuStreamBeginCapture"))?;
         let mut sink = Onto { stream: side.0, calls: None, live: self.live, failed: &self.failed };
-        let mut outcome = if whole.is_some() { self.launch_begin(side.0) } else { Ok(()) };
-        outcome = outcome.and_then(|()| enqueue(&mut StepStream::new(&mut sink, &self.args)));
+        let begun = if whole.is_some() { self.launch_begin(side.0) } else { Ok(()) };
+        let has_begun = begun.is_ok();
+        let mut outcome = begun.and_then(|()| enqueue(&mut StepStream::new(&mut sink, &self.args)));
         if let (Some(early), Ok(())) = (whole, &outcome) {
             outcome = self.launch(&warp(self.end), side.0, early && is_behind_a_kernel(side.0));
         }
@@ -99,7 +100,7 @@ impl Gates {
         };
         match (outcome, ended.result()) {
             // What the body did shows in the launch behind it.
-            (Err(Error::Driver { call: LAUNCH, .. }), Err(e)) => Err(unfit(e)),
+            (Err(Error::Driver { call: LAUNCH, .. }), Err(e)) if has_begun => Err(unfit(e)),
             (Err(e), _) => Err(e),
             (Ok(()), ended) => ended.map_err(unfit).map(|()| captured),
         }

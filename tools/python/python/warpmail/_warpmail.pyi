@@ -176,7 +176,7 @@ class Runtime:
 
         `target`: an object with `__dlpack__` on the runtime's device, without gaps; only tensors of its type and shape are
         delivered. Others are counted (`stats()`), and their steps push nothing. Nobody but the body uses the target while
-        steps run; what a stream still writes there is waited for before the start. Keep it until the runtime has stopped.
+        steps run; what a stream still writes there is waited for before the start. The runtime keeps the memory.
         """
 
     def step_input(self, module: Module, input: int = 0) -> StepBuffer:
