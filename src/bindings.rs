@@ -814,11 +814,14 @@ pub struct wm_gate_state {
     pub write_idx: [u64; 8usize],
     pub read_seen: [u64; 8usize],
     pub delivered: u64,
-    pub pad0: [u8; 104usize],
+    pub journalled: u64,
+    pub journal_read: u64,
+    pub tapped: [wm_tap_counts; 16usize],
+    pub pad0: [u8; 88usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_gate_state"][::core::mem::size_of::<wm_gate_state>() - 384usize];
+    ["Size of wm_gate_state"][::core::mem::size_of::<wm_gate_state>() - 640usize];
     ["Alignment of wm_gate_state"][::core::mem::align_of::<wm_gate_state>() - 8usize];
     ["Offset of field: wm_gate_state::launches"][::core::mem::offset_of!(wm_gate_state, launches) - 0usize];
     ["Offset of field: wm_gate_state::taken"][::core::mem::offset_of!(wm_gate_state, taken) - 8usize];
@@ -834,7 +837,10 @@ const _: () = {
     ["Offset of field: wm_gate_state::write_idx"][::core::mem::offset_of!(wm_gate_state, write_idx) - 144usize];
     ["Offset of field: wm_gate_state::read_seen"][::core::mem::offset_of!(wm_gate_state, read_seen) - 208usize];
     ["Offset of field: wm_gate_state::delivered"][::core::mem::offset_of!(wm_gate_state, delivered) - 272usize];
-    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 280usize];
+    ["Offset of field: wm_gate_state::journalled"][::core::mem::offset_of!(wm_gate_state, journalled) - 280usize];
+    ["Offset of field: wm_gate_state::journal_read"][::core::mem::offset_of!(wm_gate_state, journal_read) - 288usize];
+    ["Offset of field: wm_gate_state::tapped"][::core::mem::offset_of!(wm_gate_state, tapped) - 296usize];
+    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 552usize];
 };
 impl Default for wm_gate_state {
     fn default() -> Self {
@@ -907,10 +913,14 @@ pub struct wm_gate_args {
     pub lens: [u32; 8usize],
     pub types: [u32; 8usize],
     pub wakes: [u64; 8usize],
+    pub journal: wm_ring,
+    pub tap_counts: u64,
+    pub journal_need: u32,
+    pub reserved0: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_gate_args"][::core::mem::size_of::<wm_gate_args>() - 1400usize];
+    ["Size of wm_gate_args"][::core::mem::size_of::<wm_gate_args>() - 1432usize];
     ["Alignment of wm_gate_args"][::core::mem::align_of::<wm_gate_args>() - 8usize];
     ["Offset of field: wm_gate_args::magic"][::core::mem::offset_of!(wm_gate_args, magic) - 0usize];
     ["Offset of field: wm_gate_args::version"][::core::mem::offset_of!(wm_gate_args, version) - 4usize];
@@ -937,6 +947,10 @@ const _: () = {
     ["Offset of field: wm_gate_args::lens"][::core::mem::offset_of!(wm_gate_args, lens) - 1272usize];
     ["Offset of field: wm_gate_args::types"][::core::mem::offset_of!(wm_gate_args, types) - 1304usize];
     ["Offset of field: wm_gate_args::wakes"][::core::mem::offset_of!(wm_gate_args, wakes) - 1336usize];
+    ["Offset of field: wm_gate_args::journal"][::core::mem::offset_of!(wm_gate_args, journal) - 1400usize];
+    ["Offset of field: wm_gate_args::tap_counts"][::core::mem::offset_of!(wm_gate_args, tap_counts) - 1416usize];
+    ["Offset of field: wm_gate_args::journal_need"][::core::mem::offset_of!(wm_gate_args, journal_need) - 1424usize];
+    ["Offset of field: wm_gate_args::reserved0"][::core::mem::offset_of!(wm_gate_args, reserved0) - 1428usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

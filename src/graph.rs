@@ -305,9 +305,10 @@ impl Builder {
         Ok(MailboxId(id))
     }
 
-    /// Sends the records of a mailbox to the journal, where a resident module takes or gives them, see
-    /// [`Runtime::journal`]. A mailbox without a resident end is refused: the arbiter does not see its records. An arbiter that
-    /// journals has a warp for that, so it has at most 8 servers, unless it is on the CPU.
+    /// Sends the records of a mailbox to the journal, see [`Runtime::journal`]: where a resident module takes or else gives
+    /// them, or, where neither end is one, where a stream module of [`Self::steps`] gives or else takes them. A mailbox between
+    /// others is refused: nothing of the runtime's sees its records. An arbiter that journals has a warp for that, so it has at
+    /// most 8 servers, unless it is on the CPU.
     pub fn tap(&mut self, mailbox: MailboxId, tap: Tap) -> Result<&mut Self> {
         let plan = self.mailboxes.get_mut(mailbox.index()).ok_or_else(|| {
             Error::refused(
@@ -315,11 +316,10 @@ impl Builder {
                 "it belongs to another graph: this one has no such mailbox",
             )
         })?;
-        let is_resident = |m: u32| self.modules[m as usize].kind == abi::WM_KIND_RESIDENT;
-        if tap != Tap::Off && !is_resident(plan.producer) && !is_resident(plan.consumer) {
+        if tap != Tap::Off && tapped_by(&self.modules, plan).is_none() {
             return Err(Error::refused(
                 format!("a tap of mailbox {}", plan.name),
-                "neither end is a resident module, so its records do not pass the arbiter",
+                "neither end is a resident module or a stream module of Builder::steps: nobody would journal its records",
             ));
         }
         (plan.tap, plan.tap_type) = (tap, None);
@@ -335,18 +335,17 @@ impl Builder {
         Ok(self)
     }
 
-    /// The same for every mailbox that there is so far and whose records pass the arbiter. Refused if there is none.
+    /// The same for every mailbox that there is so far and that can be tapped. Refused if there is none.
     pub fn tap_all(&mut self, tap: Tap) -> Result<&mut Self> {
-        let is_resident = |m: u32| self.modules[m as usize].kind == abi::WM_KIND_RESIDENT;
         let mut tapped = 0;
-        for plan in self.mailboxes.iter_mut().filter(|m| is_resident(m.producer) || is_resident(m.consumer)) {
+        for plan in self.mailboxes.iter_mut().filter(|m| tapped_by(&self.modules, m).is_some()) {
             (plan.tap, plan.tap_type) = (tap, None);
             tapped += 1;
         }
         if tapped == 0 {
             return Err(Error::refused(
                 "a tap of all mailboxes",
-                "none has a resident module at an end: there is nothing to tap",
+                "none has a resident module or one of Builder::steps at an end: there is nothing to tap",
             ));
         }
         Ok(self)
@@ -366,8 +365,8 @@ impl Builder {
         Ok(self)
     }
 
-    /// Slots of each server's ring to the journal, a power of two; 1024 unless set. A burst that is longer than the rings
-    /// drops records or holds the arbiter, as each tap says.
+    /// Slots of each server's ring to the journal, and of each stream module's, a power of two; 1024 unless set. A burst that is
+    /// longer than the rings drops records or holds who journals them, as each tap says.
     pub fn journal_slots(&mut self, slots: u32) -> Result<&mut Self> {
         MailboxOptions::slots(slots).check()?;
         self.journal_slots = slots;
@@ -384,17 +383,52 @@ impl Builder {
         Ok(self)
     }
 
+    /// Where a mailbox is tapped, if it is.
+    fn tapped_at(&self, m: &MailboxPlan) -> Option<TappedBy> {
+        if m.tap == Tap::Off { None } else { tapped_by(&self.modules, m) }
+    }
+
+    /// The mailboxes that servers tap.
+    fn tapped_by_servers(&self) -> impl Iterator<Item = &MailboxPlan> {
+        self.mailboxes.iter().filter(|m| self.tapped_at(m) == Some(TappedBy::Servers))
+    }
+
+    /// Whether the arbiter, or its servers' steps, journal anything.
+    pub(crate) fn has_server_taps(&self) -> bool {
+        self.tapped_by_servers().next().is_some()
+    }
+
+    /// Whether the stream module journals the mailbox.
+    pub(crate) fn taps(&self, module: usize, mailbox: u32) -> bool {
+        self.tapped_at(&self.mailboxes[mailbox as usize]) == Some(TappedBy::Steps(module as u32))
+    }
+
+    /// Of a stream module: the mailboxes that it journals.
+    fn tapped_by_steps(&self, module: usize) -> impl Iterator<Item = &MailboxPlan> {
+        self.mailboxes.iter().filter(move |m| self.tapped_at(m) == Some(TappedBy::Steps(module as u32)))
+    }
+
+    /// Whether a stream module journals anything.
+    pub(crate) fn has_steps_taps(&self, module: usize) -> bool {
+        self.tapped_by_steps(module).next().is_some()
+    }
+
+    /// Free slots that its step needs in its ring; 0 if no tap of its blocks.
+    pub(crate) fn steps_journal_need(&self, module: usize) -> u32 {
+        let blocks = self.tapped_by_steps(module).any(|m| m.tap == Tap::Block);
+        if blocks { self.tapped_by_steps(module).count() as u32 } else { 0 }
+    }
+
     /// Free slots that a step needs in its server's ring; 0 if no tap blocks.
     pub(crate) fn journal_need(&self) -> u32 {
-        if self.mailboxes.iter().all(|m| m.tap != Tap::Block) { 0 } else { self.journalled_a_step() }
+        if self.tapped_by_servers().all(|m| m.tap != Tap::Block) { 0 } else { self.journalled_a_step() }
     }
 
     /// Bytes of a server's stage, for a batch of records as they lie in their mailbox: the longest stride of a tapped mailbox,
     /// or several shorter ones; 0 without taps.
     pub(crate) fn journal_stage_bytes(&self) -> u32 {
         const AT_LEAST: u32 = 2048;
-        let tapped = self.mailboxes.iter().filter(|m| m.tap != Tap::Off);
-        tapped.map(|m| m.options.stride.max(AT_LEAST)).max().unwrap_or(0)
+        self.tapped_by_servers().map(|m| m.options.stride.max(AT_LEAST)).max().unwrap_or(0)
     }
 
     /// Places in which records of a server wait for the journal's role: for those of a few steps, if they are not long.
@@ -412,7 +446,7 @@ impl Builder {
 
     /// Records that one step may journal at most.
     fn journalled_a_step(&self) -> u32 {
-        let tapped = |m: &u32| self.mailboxes[*m as usize].tap != Tap::Off;
+        let tapped = |m: &u32| self.tapped_at(&self.mailboxes[*m as usize]) == Some(TappedBy::Servers);
         let of = |m: &ModulePlan| {
             let inputs = m.inputs.iter().filter(|m| tapped(m)).count() as u32;
             inputs + m.outputs.iter().filter(|m| tapped(m)).count() as u32 * m.out_records()
@@ -460,7 +494,7 @@ impl Builder {
         }
         // Keeper, inbox, a scanner, and the journal's role.
         let most_servers = abi::WM_MAX_WARPS - 4;
-        if self.journal_slot_bytes() > 0 && !self.is_cpu_arbitrated() && self.budget.servers > most_servers {
+        if self.has_server_taps() && !self.is_cpu_arbitrated() && self.budget.servers > most_servers {
             let rule = format!("at most {most_servers} where records are journalled, for which it needs a warp");
             return Err(Error::refused(format!("{} servers", self.budget.servers), rule));
         }
@@ -572,6 +606,26 @@ impl ModulePlan {
             Rule::All => abi::WM_RULE_ALL,
         }
     }
+}
+
+/// Who journals the records of a tapped mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TappedBy {
+    /// Whoever serves the resident module at an end.
+    Servers,
+    /// The steps of a stream module.
+    Steps(u32),
+}
+
+/// Who would journal a mailbox, if anybody can: the consumer, if it is resident, or else the producer; of stream modules the
+/// producer, which still has the record when it has been pushed.
+fn tapped_by(modules: &[ModulePlan], m: &MailboxPlan) -> Option<TappedBy> {
+    let is_resident = |id: u32| modules[id as usize].kind == abi::WM_KIND_RESIDENT;
+    if is_resident(m.consumer) || is_resident(m.producer) {
+        return Some(TappedBy::Servers);
+    }
+    let has_steps = |id: &u32| modules[*id as usize].steps.is_some();
+    [m.producer, m.consumer].into_iter().find(has_steps).map(TappedBy::Steps)
 }
 
 fn default_servers(device: &Device) -> u32 {

@@ -200,6 +200,11 @@ impl Memory {
         Ok(abi::wm_durable { word, mailbox_id: mailbox.0, reserved: 0 })
     }
 
+    /// Whether a tap holds anybody up while its ring is full.
+    pub(crate) fn has_blocking_taps(&self) -> bool {
+        self.handles.iter().any(|m| m.tap & abi::WM_TAP_POLICY == abi::WM_TAP_BLOCK)
+    }
+
     pub(crate) fn device(&self) -> &Device {
         &self.device
     }

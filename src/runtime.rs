@@ -303,13 +303,13 @@ impl Runtime {
     /// Says where the records of tapped mailboxes ([`Builder::tap`]) go: to a [`Log`](crate::journal::Log), or another
     /// [`Sink`]. Two threads begin to drain; [`Self::stop`] drains the rest, makes it durable, and ends the sink.
     pub fn journal(&mut self, sink: impl Sink + 'static) -> Result<()> {
-        if self.args.journals == 0 {
+        if self.memory.journal_rings.is_empty() {
             return Err(Error::State("journal: no mailbox of this graph is tapped: see Builder::tap".into()));
         }
         if self.state != State::Ready || self.journal.is_some() {
             return Err(Error::State("journal: it is set once, before the start".into()));
         }
-        let blocks = self.args.journal_need != 0;
+        let blocks = self.memory.has_blocking_taps();
         self.journal = Some(Drain::start(self.memory.clone(), Box::new(sink), blocks, self.journal_threads)?);
         Ok(())
     }
@@ -355,7 +355,7 @@ impl Runtime {
     /// Starts the arbiter. Returns when its first launch is enqueued.
     pub fn start(&mut self) -> Result<()> {
         self.memory.check_alive()?;
-        if self.args.journals != 0 && self.journal.is_none() {
+        if !self.memory.journal_rings.is_empty() && self.journal.is_none() {
             return Err(Error::State("start: mailboxes are tapped, so the journal must be set first".into()));
         }
         self.check_bodies()?;

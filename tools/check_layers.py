@@ -25,6 +25,7 @@ LAYERS = [
     ["protocol/warp_ends.hpp", "protocol/durable.hpp"],
     ["protocol/warp_wide.hpp"],
     ["include/warpmail/device.hpp", "protocol/arbiter.hpp", "protocol/gate.hpp"],
+    ["protocol/gate_tap.hpp"],
     ["protocol/gate_begin.hpp", "protocol/gate_end.hpp", "protocol/deliver.hpp", "protocol/record.hpp"],
     ["protocol/grant.hpp", "protocol/passing.hpp"],
     ["protocol/pass_lines.hpp"],

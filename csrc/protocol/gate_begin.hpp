@@ -4,7 +4,7 @@
 #ifndef WARPMAIL_PROTOCOL_GATE_BEGIN_HPP
 #define WARPMAIL_PROTOCOL_GATE_BEGIN_HPP
 
-#include "protocol/gate.hpp"
+#include "protocol/gate_tap.hpp"
 
 namespace warpmail {
 
@@ -154,18 +154,20 @@ WM_FN bool gate_wait(L lanes, const wm_gate_args& g, wm_gate_state& s, const gat
     const u64 taken = v.taken;
     u64 grants = v.grants, since = now;
     bool granted = has_grant(grants, taken), room = !lanes.any(v.full);
+    bool can = Plain || gate_can_journal(lanes, g, s);
     parked = false;
     for (u32 looks = 0;; looks++) {
         // Both are under way while it looks at the slots.
         const u64 word = load_relaxed(at<const u64>(g.word), g.scope);
         now = now_ns();
         const bool ahead = g.ahead != 0 && (grants >> WM_GRANT_AHEAD_BIT & 1) != 0 && room;
-        for (u32 k = 0; k < slot_looks && (granted || ahead); k++) {
+        for (u32 k = 0; k < slot_looks && can && (granted || ahead); k++) {
             if ((granted || gate_seems_ready<Plain>(lanes, g, s)) && gate_take_more<Plain>(lanes, g, s, v, r))
                 return true;
         }
         grants = lanes.broadcast(index_in(word, g.scope), 0);
         room = room || gate_has_room(lanes, g, s);
+        can = can || gate_can_journal(lanes, g, s);
         bool late = lanes.any(now - since >= (granted ? g.arrival_ns : g.spin_ns));
         if (looks == 0 && !granted)
             late = gate_is_stopped(lanes, g);
@@ -208,6 +210,8 @@ template <bool Plain, class L> WM_FN bool gate_begin(L lanes, const wm_gate_args
     if (!gate_wait<Plain>(lanes, g, s, v, r, now, parked))
         r = {0, 0};
     let_next_begin();
+    if (!Plain && gate_has_taps(g))
+        gate_journal_inputs(lanes, g, s, r.good);
     const bool live = is_step<Plain>(g, r.good);
     if (lanes.rank() == 0) {
         for (u32 i = 0; !Plain && i < g.n_inputs && r.took != 0; i++) {

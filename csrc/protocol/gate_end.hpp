@@ -4,7 +4,7 @@
 #ifndef WARPMAIL_PROTOCOL_GATE_END_HPP
 #define WARPMAIL_PROTOCOL_GATE_END_HPP
 
-#include "protocol/gate.hpp"
+#include "protocol/gate_tap.hpp"
 #include "protocol/warp_ends.hpp"
 
 namespace warpmail {
@@ -97,6 +97,9 @@ template <bool Plain, class L> WM_FN void gate_end(L lanes, const wm_gate_args& 
     gate_output output = {};
     if (n_outputs<Plain>(g) != 0)
         output = gate_look_at<Plain>(lanes, g, s, 0);
+    const bool journals = !Plain && live && gate_has_taps(g);
+    if (journals)
+        gate_journal_outputs(lanes, g, s, true);
     // RELEASE of what the body wrote, acquired by whoever pops the records. The body has ended, so there is nothing to
     // wait for but the fence itself, which overlaps with the loads above.
     if (L::is_group() && n_outputs<Plain>(g) != 0 && lanes.rank() == 0)
@@ -122,6 +125,10 @@ template <bool Plain, class L> WM_FN void gate_end(L lanes, const wm_gate_args& 
                 s.cursor = i + 1 < g.n_inputs ? i + 1 : 0;
         }
         gate_count(lanes, g, in, out, refused, now_ns() - begin_ns);
+    }
+    if (journals) {
+        gate_journal_outputs(lanes, g, s, false);
+        gate_publish(lanes, g, s);
     }
     if (g.doors != 0 && g.parks && !parked)
         gate_leave_wanted(lanes, g, before, launch);

@@ -86,6 +86,8 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now, bool
     // Of an arbiter on the CPU: by the steps themselves.
     const bool serves = a.args.plan == 0;
     for (u32 m = lanes.rank(); serves && a.args.journals && m < a.args.n_mailboxes; m += lanes.width()) {
+        if (a.boxes[m].tap == WM_TAP_NONE)
+            continue; // nobody's, or of the steps of a stream module
         wm_tap_counts* counts = at<wm_tap_counts>(a.args.tap_counts) + m;
         store_relaxed_sys(&counts->taken, load_relaxed_cta(&a.tapped[m].taken));
         store_relaxed_sys(&counts->dropped, load_relaxed_cta(&a.tapped[m].dropped));

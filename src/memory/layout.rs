@@ -131,9 +131,16 @@ impl InPinned {
     }
 }
 
-/// Journal rings: one for each server, if anything is tapped.
+/// Journal rings of the servers, if they tap anything: one for each.
 fn rings(graph: &Builder) -> usize {
-    if graph.journal_slot_bytes() == 0 { 0 } else { graph.budget.servers.max(1) as usize }
+    if graph.has_server_taps() { graph.budget.servers.max(1) as usize } else { 0 }
+}
+
+/// A handle as the arbiter has it: it knows of no tap that is not its own.
+fn without_steps_tap(graph: &Builder, id: usize, handle: abi::wm_mailbox) -> abi::wm_mailbox {
+    let m = &graph.mailboxes[id];
+    let is_steps = [m.producer, m.consumer].iter().any(|&module| graph.taps(module as usize, id as u32));
+    abi::wm_mailbox { tap: if is_steps { abi::WM_TAP_NONE } else { handle.tap }, ..handle }
 }
 
 fn ring_bytes(graph: &Builder) -> u64 {
@@ -187,7 +194,12 @@ impl Memory {
         memory.fill_words(&device, &pinned, &mut image);
         memory.device.backend.upload(memory.arena.0, &image)?;
         let mut args = memory.args(counts, &device, &pinned);
-        memory.fill_gates(&graph, &device.gates, &pinned.gates, (args.module_stats, args.module_stats_out));
+        let counts = gates::Counts {
+            module_stats: args.module_stats,
+            module_stats_out: args.module_stats_out,
+            taps: args.tap_counts,
+        };
+        memory.fill_gates(&graph, &device.gates, &pinned.gates, &counts);
         if let Some(cpu) = &pinned.cpu {
             memory.fill_cpu(&graph, cpu, &args, &pinned);
             args = memory.cpu_args(args, cpu, &pinned);
@@ -228,7 +240,8 @@ impl Memory {
             } else {
                 put(image, device.boxes[id], bytes_of(&header));
             }
-            put(image, device.table + (id * size_of::<abi::wm_mailbox>()) as u64, bytes_of(&handle));
+            let row = without_steps_tap(graph, id, handle);
+            put(image, device.table + (id * size_of::<abi::wm_mailbox>()) as u64, bytes_of(&row));
             self.handles.push(handle);
             let mut host = self.to_host(handle);
             host.bell = if has_bell { self.pinned.host as u64 + pinned.bell } else { 0 };
@@ -270,11 +283,16 @@ impl Memory {
         }
     }
 
+    /// The handle of a ring, as the device and as the host uses it.
+    fn ring_at(&self, graph: &Builder, offset: u64) -> (abi::wm_ring, abi::wm_ring) {
+        let (slot_bytes, slots_log2) = (graph.journal_slot_bytes(), graph.journal_slots.trailing_zeros());
+        let device = abi::wm_ring { header: self.pinned.device + offset, slot_bytes, slots_log2 };
+        (device, abi::wm_ring { header: self.pinned.host as u64 + offset, ..device })
+    }
+
     fn fill_journals(&mut self, graph: &Builder, device: &OnDevice, pinned: &InPinned, image: &mut [u8]) {
         for (server, &offset) in pinned.rings.iter().enumerate() {
-            let (slot_bytes, slots_log2) = (graph.journal_slot_bytes(), graph.journal_slots.trailing_zeros());
-            let handle = abi::wm_ring { header: self.pinned.device + offset, slot_bytes, slots_log2 };
-            let host = abi::wm_ring { header: self.pinned.host as u64 + offset, ..handle };
+            let (handle, host) = self.ring_at(graph, offset);
             let at = (server * size_of::<abi::wm_ring>()) as u64;
             put(image, device.journals + at, bytes_of(&handle));
             if let Some(cpu) = &pinned.cpu {

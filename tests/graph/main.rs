@@ -16,6 +16,7 @@ mod park;
 mod room;
 mod steps;
 mod tap;
+mod tap_steps;
 mod tap_tensors;
 mod turns;
 
@@ -98,6 +99,11 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_failed_sink_is_told", tap::a_failed_sink_is_told),
     ("modules_see_what_is_durable", tap::modules_see_what_is_durable),
     ("stream_modules_wait_for_their_records", tap::stream_modules_wait_for_their_records),
+    ("taps_of_steps_are_whole_and_in_order", tap_steps::are_whole_and_in_order),
+    ("taps_of_steps_hold_back_drop_and_choose", tap_steps::hold_back_drop_and_choose),
+    ("taps_of_steps_of_several_ends", tap_steps::of_several_ends),
+    ("taps_of_steps_take_tensors_along", tap_steps::take_tensors_along),
+    ("taps_of_steps_end_with_their_sink", tap_steps::end_with_their_sink),
     ("tensors_reach_the_log_and_come_back", tap_tensors::tensors_reach_the_log_and_come_back),
     ("a_slow_sink_gets_the_tensors_as_they_were", tap_tensors::a_slow_sink_gets_the_tensors_as_they_were),
     ("tensors_that_are_unusual", tap_tensors::tensors_that_are_unusual),

@@ -278,17 +278,17 @@ pub(crate) fn steps_journal_more_than_a_stage_holds(device: &Device) -> Outcome 
 }
 
 /// Takes its time with each batch, remembers what it took, and after some batches takes no more.
-struct Trial {
+pub(crate) struct Trial {
     null: NullSink,
     delay: Duration,
     batches: u32,
     /// At its end it panics instead.
     panics: bool,
-    seen: Arc<Mutex<Vec<(u32, u16)>>>,
+    pub(crate) seen: Arc<Mutex<Vec<(u32, u16)>>>,
 }
 
 impl Trial {
-    fn new(delay: Duration, batches: u32) -> Self {
+    pub(crate) fn new(delay: Duration, batches: u32) -> Self {
         Trial { null: NullSink::default(), delay, batches, panics: false, seen: Arc::default() }
     }
 }

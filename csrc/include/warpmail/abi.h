@@ -405,7 +405,7 @@ typedef struct wm_ring {
     uint32_t slots_log2; /* the ring has 2^slots_log2 slots */
 } wm_ring;
 
-/* Per mailbox; written by the arbiter alone, and what it begins the next launch with. */
+/* Per mailbox; written by the arbiter alone, and what it begins the next launch with; or by the steps that tap it. */
 typedef struct wm_tap_counts {
     uint64_t taken;   /* records put into journal rings */
     uint64_t dropped; /* records that found them full */
@@ -519,7 +519,10 @@ typedef struct wm_gate_state {
     uint64_t read_seen[WM_MAX_OUTPUTS]; /* and how far their consumers were */
     uint64_t delivered;                 /* blocks of the running delivery that have done, and above WM_DELIVERY_SHIFT
                                            those of them that could not */
-    uint8_t pad0[3 * WM_LINE_BYTES - 280];
+    uint64_t journalled;                /* records put into the module's ring */
+    uint64_t journal_read;              /* read_idx of the ring when it was last looked at */
+    wm_tap_counts tapped[WM_MAX_ENDS];  /* of the ends that are tapped here; the same in wm_gate_args.tap_counts */
+    uint8_t pad0[5 * WM_LINE_BYTES - 552];
 } wm_gate_state;
 #define WM_DELIVERY_SHIFT 32u
 
@@ -563,6 +566,10 @@ typedef struct wm_gate_args {
     uint32_t types[WM_MAX_OUTPUTS]; /* and the message type */
     uint64_t
         wakes[WM_MAX_OUTPUTS]; /* wm_bell of the stream module that a record there is for, if it may park; else 0 */
+    wm_ring journal;           /* of the ends whose handles have a `tap`; header 0: there are none */
+    uint64_t tap_counts;       /* wm_tap_counts of all mailboxes, pinned */
+    uint32_t journal_need;     /* free slots that a step needs in the ring; 0: no tap holds it back */
+    uint32_t reserved0;
 } wm_gate_args;
 
 /* Where the tensor that an input's record points to is copied before the body runs; the same for every step. */
@@ -679,9 +686,9 @@ WM_STATIC_ASSERT(WM_MAX_ENDS == WM_MAX_INPUTS + WM_MAX_OUTPUTS, "a row for each 
 WM_STATIC_ASSERT(sizeof(wm_server_mark) == WM_LINE_BYTES, "a line of the server's own");
 WM_STATIC_ASSERT(sizeof(wm_step_args) == 1512, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_step_head) == WM_STEP_HEAD_BYTES, "the payload behind it is aligned for 16-byte accesses");
-WM_STATIC_ASSERT(sizeof(wm_gate_state) == 3 * WM_LINE_BYTES, "lines of the module's own");
+WM_STATIC_ASSERT(sizeof(wm_gate_state) == 5 * WM_LINE_BYTES, "lines of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_report) == WM_LINE_BYTES, "a line of the module's own");
-WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1400, "a kernel argument without padding, well below 4 KiB");
+WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1432, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_delivery) == 128, "a kernel argument without padding, beside wm_gate_args");
 WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 256 + 4 * WM_ARBITER_PARTS,
                  "a kernel argument has no padding that two compilers could lay differently");

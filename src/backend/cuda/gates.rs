@@ -240,7 +240,8 @@ impl Gates {
     ) -> Result<Self> {
         let (first, of_outputs) = (&args.ends[0], &args.ends[abi::WM_MAX_INPUTS as usize]);
         let plain = |n, end: &abi::wm_mailbox| {
-            n == 1 && end.record_stride == abi::WM_STRIDE_DEFAULT && end.scope == abi::WM_SCOPE_GPU
+            let journals = args.journal.header != 0;
+            n == 1 && !journals && end.record_stride == abi::WM_STRIDE_DEFAULT && end.scope == abi::WM_SCOPE_GPU
         };
         let begin = kernels.begin[usize::from(plain(args.n_inputs, first))];
         // Arbitrated by the CPU, an end is told of in pinned memory, as those of the host are.

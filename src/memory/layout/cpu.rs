@@ -56,7 +56,7 @@ impl Memory {
         for id in 0..graph.mailboxes.len() {
             let at = (id * size_of::<abi::wm_mailbox>()) as u64;
             let handle = self.handles[id];
-            let mut row = self.to_host(handle);
+            let mut row = self.to_host(super::without_steps_tap(graph, id, handle));
             if cpu.headers[id] != 0 {
                 row.header = host + cpu.headers[id];
                 self.headers.push((cpu.headers[id] as usize, handle.header));

@@ -48,16 +48,26 @@ pub(super) struct InPinned {
     report: u64,
     pub(super) doors: u64,
     word: u64,
+    /// Its ring to the journal, if it taps anything.
+    ring: Option<u64>,
 }
 
 pub(super) fn in_pinned(graph: &Builder, plan: &mut Plan) -> Vec<InPinned> {
-    let one = |_| InPinned {
+    let one = |(id, ..): (usize, _, _)| InPinned {
         control: plan.array::<abi::wm_control>(1),
         report: plan.array::<abi::wm_gate_report>(1),
         doors: plan.array::<abi::wm_doorbell>(abi::WM_DOORS as usize),
         word: plan.array::<u64>(1),
+        ring: graph.has_steps_taps(id).then(|| plan.take(super::ring_bytes(graph), 512)),
     };
     of_steps(graph).map(one).collect()
+}
+
+/// Where what steps count goes, for the host.
+pub(super) struct Counts {
+    pub(super) module_stats: u64,
+    pub(super) module_stats_out: u64,
+    pub(super) taps: u64,
 }
 
 /// The rows of a module's ends, and their mailboxes.
@@ -131,7 +141,7 @@ impl Memory {
     }
 
     /// After the mailboxes and all addresses are known.
-    pub(super) fn fill_gates(&mut self, graph: &Builder, device: &[OnDevice], pinned: &[InPinned], stats: (u64, u64)) {
+    pub(super) fn fill_gates(&mut self, graph: &Builder, device: &[OnDevice], pinned: &[InPinned], counts: &Counts) {
         let (arena, base) = (self.arena.0, self.pinned.device);
         let is_cpu = graph.is_cpu_arbitrated();
         let residency = graph.budget.residency.as_nanos() as u64;
@@ -154,14 +164,24 @@ impl Memory {
             args.doors = if is_cpu { 0 } else { base + p.doors };
             args.state = arena + d.state;
             let row = (id * size_of::<abi::wm_module_stats>()) as u64;
-            args.stats = stats.0 + row;
-            args.stats_out = if is_cpu { stats.1 + row } else { 0 };
+            args.stats = counts.module_stats + row;
+            args.stats_out = if is_cpu { counts.module_stats_out + row } else { 0 };
+            args.tap_counts = counts.taps;
+            args.journal_need = graph.steps_journal_need(id);
+            if let Some(offset) = p.ring {
+                let host;
+                (args.journal, host) = self.ring_at(graph, offset);
+                self.journal_rings.push(host);
+            }
             // Arbitrated by the CPU, a launch is enqueued behind what it would wait for.
             args.spin_ns = if is_cpu { 0 } else { steps.spin.map_or(residency, |s| s.as_nanos() as u64) };
             args.arrival_ns = ARRIVAL_NS;
             for (row, mailbox) in rows(module) {
                 let handle = self.handles[mailbox as usize];
                 args.ends[row] = if is_cpu { super::as_far_end(handle) } else { handle };
+                if !graph.taps(id, mailbox) {
+                    args.ends[row].tap = abi::WM_TAP_NONE;
+                }
                 args.buffers[row] = arena + d.buffers[row];
             }
             for (output, &mailbox) in module.outputs.iter().enumerate() {
