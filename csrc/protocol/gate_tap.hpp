@@ -81,6 +81,7 @@ template <class L> WM_FN void gate_publish(L lanes, const wm_gate_args& g, const
 // begun: it may release the lease of a tensor, and write where its record lies.
 template <class L> WM_FN void gate_journal_inputs(L lanes, const wm_gate_args& g, wm_gate_state& s, u32 good) {
     bool any = false;
+    lanes.sync(); // lane 0 has written the heads
     for (u32 i = 0; i < g.n_inputs; i++) {
         const wm_step_head head = *buffer_of(g, i);
         if ((good >> i & 1) == 0 || !gate_is_chosen(g, i, head.type))

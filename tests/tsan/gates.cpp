@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
 // The gates of stream modules as warps run them, lane by lane (protocol/lanes_host.hpp): modules that step ahead of
-// their grants, and ones that wait for them; plain ends, longer slots, and two inputs under both rules. Streams are
-// threads; each takes what the one before left. Not under the sanitizer, which knows no fibers.
+// their grants, and ones that wait for them; plain ends, longer slots, and two inputs under both rules; taps, whose
+// rings are emptied meanwhile. Streams are threads; each takes what the one before left. Not under the sanitizer, which
+// knows no fibers.
+#include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -39,6 +42,54 @@ struct box {
         handle.written = address(&words[0]);
         handle.consumed = address(&words[1]);
         handle.producer_side = handle.consumer_side = WM_SIDE_DEVICE;
+    }
+};
+
+constexpr u32 mailboxes = 4;
+
+// A ring to the journal, and who empties it: each record once, in its mailbox's order, as it was sent.
+struct journal {
+    std::vector<u64> memory;
+    wm_ring ring{};
+    wm_tap_counts counts[mailboxes] = {};
+    u64 seen[mailboxes] = {};
+    journal(u32 slots_log2) : memory((WM_RING_HEADER_BYTES + (u64{4096 + 64} << slots_log2)) / 8 + 64) {
+        ring = {(address(memory.data()) + 63) & ~63ull, 4096 + 64, slots_log2};
+    }
+    void check(const u8* slot, u64 (*content)(u64, u32)) {
+        wm_journal_head head;
+        std::memcpy(&head, slot, sizeof head);
+        if (head.mailbox_id >= mailboxes)
+            fail("journalled of no mailbox", head.mailbox_id);
+        const u64 number = ++seen[head.mailbox_id];
+        if (head.number != number || head.index + 1 != number || head.time_ns == 0)
+            fail("journalled out of order", head.number);
+        u64 n;
+        std::memcpy(&n, slot + sizeof head, 8);
+        for (u32 i = 8; i < head.len; i++) {
+            if (slot[sizeof head + i] != static_cast<u8>(content(n, i)))
+                fail("journalled content", n);
+        }
+        if (head.type < 5)
+            fail("journalled type", head.type);
+    }
+    // Until there are so many; slowly now and then, so that steps find it full.
+    void empty(u64 records, u64 (*content)(u64, u32)) {
+        wm_ring_header* header = ring_header(ring);
+        const u64 late = now_ns() + wait_ns;
+        for (u64 idx = 0; idx < records;) {
+            const u64 wrote = load_acquire_sys(&header->write_idx);
+            if (wrote - idx > ring_slots(ring))
+                fail("a slot was filled before it was given back", idx);
+            for (; idx < wrote; idx++)
+                check(ring_slot(ring, idx), content);
+            if (idx % 16 < 2)
+                std::this_thread::sleep_for(std::chrono::microseconds(300));
+            store_release_sys(&header->read_idx, idx);
+            if (now_ns() > late)
+                fail("records did not reach the journal", idx);
+            std::this_thread::yield();
+        }
     }
 };
 
@@ -99,6 +150,13 @@ struct stream_module {
         }
         fail("a live step without a record");
     }
+    void tap(u32 row, journal& to) {
+        args.ends[row].tap = WM_TAP_BLOCK;
+        args.journal = to.ring;
+        args.tap_counts = address(to.counts);
+        args.journal_need++;
+        plain = false;
+    }
     // A grant is credit too.
     bool has_room() const {
         for (u32 o = 0; o < args.n_outputs; o++) {
@@ -132,13 +190,17 @@ u32 length_of(u64 n, u32 most) {
     return 8 + static_cast<u32>(n * 2654435761u % (most - 7));
 }
 
+u64 content_of(u64 n, u32 i) {
+    return n * 31 + i;
+}
+
 void produce(const wm_mailbox& m, u64 records) {
     wm_producer p = attach_producer(m);
     std::vector<u8> payload(payload_bytes(m));
     for (u64 n = 0; n < records; n++) {
         const u32 len = length_of(n, payload_bytes(m));
         for (u32 i = 0; i < len; i++)
-            payload[i] = static_cast<u8>(n * 31 + i);
+            payload[i] = static_cast<u8>(content_of(n, i));
         std::memcpy(payload.data(), &n, 8);
         if (push(one_lane{}, p, payload.data(), len, 5, wait_ns) != WM_OK)
             fail("push", n);
@@ -162,25 +224,45 @@ void consume(const wm_mailbox& m, u64 records, bool twice) {
         if (number != n || len != length_of(n, payload_bytes(m)))
             fail("a record came changed, lost or twice", n);
         for (u32 i = 8; i < len; i++) {
-            if (payload[i] != static_cast<u8>(n * 31 + i))
+            if (payload[i] != static_cast<u8>(content_of(n, i)))
                 fail("content", n);
         }
     }
 }
 
-// producer -> first -> second -> consumer; with two mailboxes between the two modules if `both`.
-void in_a_row(u64 records, u32 stride, u32 slots_log2, bool both, u32 rule, bool ahead) {
+// producer -> first -> second -> consumer; with two mailboxes between the two modules if `both`. `taps`: all of them
+// are journalled, in rings of so many slots.
+void in_a_row(u64 records, u32 stride, u32 slots_log2, bool both, u32 rule, bool ahead, u32 taps = 0) {
     box there(stride, slots_log2), a(stride, slots_log2), b(stride, slots_log2), back(stride, slots_log2);
+    for (u32 m = 0; m < mailboxes; m++)
+        std::array{&there, &a, &b, &back}[m]->handle.mailbox_id = m;
     const std::vector<wm_mailbox> one{a.handle}, two{a.handle, b.handle};
     stream_module first({there.handle}, both ? two : one, WM_RULE_ANY, ahead);
     stream_module second(both ? two : one, {back.handle}, rule, ahead);
     const bool twice = both && rule == WM_RULE_ANY;
+    journal rings[] = {{taps}, {taps}};
+    if (taps != 0) {
+        first.tap(0, rings[0]);
+        for (u32 o = 0; o < first.args.n_outputs; o++)
+            first.tap(WM_MAX_INPUTS + o, rings[0]);
+        second.tap(WM_MAX_INPUTS, rings[1]);
+    }
+    const u64 given = twice ? 2 * records : records, all[] = {(both ? 3 : 2) * records, given};
+    std::thread drains[2];
+    for (u32 r = 0; taps != 0 && r < 2; r++)
+        drains[r] = std::thread([&, r] { rings[r].empty(all[r], content_of); });
     std::thread threads[] = {std::thread([&] { produce(there.handle, records); }),
-                             std::thread([&] { first.run(records, 0); }),
-                             std::thread([&] { second.run(twice ? 2 * records : records, 1); })};
+                             std::thread([&] { first.run(records, 0); }), std::thread([&] { second.run(given, 1); })};
     consume(back.handle, records, twice);
     for (std::thread& thread : threads)
         thread.join();
+    for (u32 r = 0; taps != 0 && r < 2; r++) {
+        drains[r].join();
+        for (u32 m = 0; m < mailboxes; m++) {
+            if (rings[r].counts[m].taken != rings[r].seen[m] || rings[r].counts[m].dropped != 0)
+                fail("counted", rings[r].counts[m].taken);
+        }
+    }
 }
 
 } // namespace
@@ -192,6 +274,9 @@ int main() {
         in_a_row(200, 1024, 1, false, WM_RULE_ALL, ahead);
         in_a_row(300, 256, 2, true, WM_RULE_ALL, ahead);
         in_a_row(300, 512, 1, true, WM_RULE_ANY, ahead);
+        in_a_row(80, 256, 2, false, WM_RULE_ANY, ahead, 1);
+        in_a_row(60, 256, 3, true, WM_RULE_ALL, ahead, 2);
+        in_a_row(30, 4096, 1, true, WM_RULE_ANY, ahead, 3);
     }
     std::puts("the gates of warps carried every record");
     return 0;

@@ -338,9 +338,10 @@ warpmail_status warpmail_builder_steps(warpmail_builder* builder, const char* na
  * Null options: the defaults. */
 warpmail_status warpmail_builder_mailbox(warpmail_builder* builder, uint32_t from, uint32_t to,
                                          const warpmail_mailbox_options* options, uint32_t* mailbox);
-/* Sends the records of a mailbox with a resident end to the journal: WM_TAP_DROP, WM_TAP_BLOCK, or WM_TAP_NONE. */
+/* Sends the records of a mailbox to the journal: WM_TAP_DROP, WM_TAP_BLOCK, or WM_TAP_NONE. An end of it is a resident
+ * module or one of warpmail_builder_steps; any other is refused. */
 warpmail_status warpmail_builder_tap(warpmail_builder* builder, uint32_t mailbox, uint32_t tap);
-/* The same for records of one message type only; and for every mailbox that there is so far with a resident end. */
+/* The same for records of one message type only; and for every mailbox that there is so far and can be tapped. */
 warpmail_status warpmail_builder_tap_type(warpmail_builder* builder, uint32_t mailbox, uint32_t tap, uint16_t type);
 warpmail_status warpmail_builder_tap_all(warpmail_builder* builder, uint32_t tap);
 /* Lets the journal also take the tensors that records of a tapped mailbox (warpmail_builder_tap comes first) point to,
