@@ -697,10 +697,11 @@ pub struct wm_step_plan {
     pub tap_counts: u64,
     pub durable: u64,
     pub marks: u64,
+    pub only_due: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_step_plan"][::core::mem::size_of::<wm_step_plan>() - 56usize];
+    ["Size of wm_step_plan"][::core::mem::size_of::<wm_step_plan>() - 64usize];
     ["Alignment of wm_step_plan"][::core::mem::align_of::<wm_step_plan>() - 8usize];
     ["Offset of field: wm_step_plan::mailboxes"][::core::mem::offset_of!(wm_step_plan, mailboxes) - 0usize];
     ["Offset of field: wm_step_plan::journals"][::core::mem::offset_of!(wm_step_plan, journals) - 8usize];
@@ -710,6 +711,7 @@ const _: () = {
     ["Offset of field: wm_step_plan::tap_counts"][::core::mem::offset_of!(wm_step_plan, tap_counts) - 32usize];
     ["Offset of field: wm_step_plan::durable"][::core::mem::offset_of!(wm_step_plan, durable) - 40usize];
     ["Offset of field: wm_step_plan::marks"][::core::mem::offset_of!(wm_step_plan, marks) - 48usize];
+    ["Offset of field: wm_step_plan::only_due"][::core::mem::offset_of!(wm_step_plan, only_due) - 56usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

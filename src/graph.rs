@@ -77,6 +77,7 @@ pub struct Builder {
     pub(crate) short_queues: Option<usize>,
     pub(crate) host_doors: bool,
     pub(crate) lingers: bool,
+    pub(crate) ahead: bool,
     pub(crate) static_order: bool,
     pub(crate) held: Arc<AtomicBool>,
     pub(crate) journal_slots: u32,
@@ -100,6 +101,7 @@ impl Builder {
             short_queues: None,
             host_doors: false,
             lingers: false,
+            ahead: true,
             static_order: false,
             held: Arc::default(),
             journal_slots: 1024,
@@ -128,6 +130,14 @@ impl Builder {
     /// Tried on the twin, under ThreadSanitizer, and in round trips on a GPU; its scenarios have not run on a GPU yet.
     pub fn lingering(&mut self, on: bool) -> &mut Self {
         self.lingers = on;
+        self
+    }
+
+    /// Whether an arbiter on the CPU has work enqueued behind what may give it its records, before they are there; it does
+    /// unless told otherwise. Without, each step is decided on and launched when its records are there: what there is to
+    /// compare with, and less work where records often take another way than they might. Nothing else changes.
+    pub fn ahead(&mut self, on: bool) -> &mut Self {
+        self.ahead = on;
         self
     }
 

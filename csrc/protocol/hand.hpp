@@ -168,6 +168,8 @@ WM_FN u32 free_server(arbiter& a, const handed* servers) {
 // then, so one that was given nothing does nothing. It saves the trip to the host and back between two modules.
 template <class Steps> bool hand_ahead(arbiter& a, Steps& steps, handed* servers, u32 server) {
     const module_brief& mod = a.modules[servers[server].module];
+    if (at<const wm_step_plan>(a.args.plan)->only_due != 0)
+        return true;
     for (u32 o = 0; o < mod.n_outputs; o++) {
         const u32 m = mod.outputs[o], next = a.boxes[m].consumer;
         if (a.boxes[m].consumer_side != WM_SIDE_RESIDENT || !waits_only_for(a, next, m))

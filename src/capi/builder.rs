@@ -297,6 +297,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             short_queues: builder.short_queues,
             host_doors: builder.host_doors,
             lingers: builder.lingers,
+            ahead: builder.ahead,
             static_order: builder.static_order,
             held: builder.held.clone(),
             journal_slots: builder.journal_slots,

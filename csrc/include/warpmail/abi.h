@@ -442,6 +442,7 @@ typedef struct wm_step_plan {
     uint64_t tap_counts;       /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;          /* uint64_t[n_mailboxes], pinned; 0: nothing is tapped */
     uint64_t marks;            /* wm_server_mark[servers], pinned; 0: nobody enqueues behind grants */
+    uint64_t only_due;         /* not 0: a grant is given when its records are there, and never behind another */
 } wm_step_plan;
 
 /*

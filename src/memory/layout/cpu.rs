@@ -75,6 +75,7 @@ impl Memory {
             tap_counts: base + pinned.tap_counts,
             durable: args.durable,
             marks: host + cpu.marks,
+            only_due: u64::from(!graph.ahead),
         };
         self.marks = (0..graph.budget.servers.max(1) as usize)
             .map(|server| cpu.marks as usize + server * size_of::<abi::wm_server_mark>())

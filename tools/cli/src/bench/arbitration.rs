@@ -99,18 +99,79 @@ enum Pipeline {
 const PIPELINES: [(Pipeline, &str); 4] =
     [(Pipeline::Chain, "chain"), (Pipeline::FanOut, "fan_out"), (Pipeline::FanIn, "fan_in"), (Pipeline::Ring, "ring")];
 
-/// Who arbitrates, with which budget.
-fn arbiters(cuda: bool) -> [(&'static str, Mode, SpinBudget); 3] {
-    let servers = if cuda { SpinBudget::default().servers } else { 2 };
-    let usual = SpinBudget { servers, idle_spin: None, ..SpinBudget::default() };
-    let idle_spin = Some(Duration::from_micros(20));
-    // On the CPU nobody waits for the arbiter to leave.
-    let residency = Duration::from_secs(1);
-    [
-        ("device", Mode::Device, usual.clone()),
-        ("device_parking", Mode::Device, SpinBudget { idle_spin, ..usual.clone() }),
-        ("cpu", Mode::Cpu, SpinBudget { residency, ..usual }),
-    ]
+/// Who arbitrates.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Arbiter {
+    /// The persistent kernel, which never parks; gates of streams neither.
+    Device,
+    /// The same with a budget: they park after 20 us.
+    DeviceParking,
+    /// A thread of the host, which enqueues what may follow behind what is under way.
+    Cpu,
+    /// The same, which launches each step when its records are there.
+    CpuEvents,
+    /// The same for streams whose order is fixed: one captured graph for a step of each.
+    CpuGraph,
+}
+
+impl Arbiter {
+    /// The floor of the others first.
+    const ALL: [Arbiter; 5] =
+        [Arbiter::Device, Arbiter::DeviceParking, Arbiter::Cpu, Arbiter::CpuEvents, Arbiter::CpuGraph];
+
+    /// What rows are called.
+    fn name(self) -> &'static str {
+        match self {
+            Arbiter::Device => "device",
+            Arbiter::DeviceParking => "device_parking",
+            Arbiter::Cpu => "cpu",
+            Arbiter::CpuEvents => "cpu_events",
+            Arbiter::CpuGraph => "cpu_graph",
+        }
+    }
+
+    /// Whether the order of such a pipeline's steps is fixed, which a graph needs: of streams alone, without a ring, their bodies
+    /// captured.
+    fn can(self, pipeline: Pipeline, kind: Kind, bodies: &Bodies) -> bool {
+        self != Arbiter::CpuGraph || (kind == Kind::Stream && pipeline != Pipeline::Ring && bodies.are_captured())
+    }
+
+    fn is_on_device(self) -> bool {
+        matches!(self, Arbiter::Device | Arbiter::DeviceParking)
+    }
+
+    fn set(self, graph: &mut Builder, cuda: bool) -> Result<(), Error> {
+        let servers = if cuda { SpinBudget::default().servers } else { 2 };
+        let mut budget = SpinBudget { servers, idle_spin: None, ..SpinBudget::default() };
+        if self == Arbiter::DeviceParking {
+            budget.idle_spin = Some(Duration::from_micros(20));
+        }
+        if !self.is_on_device() {
+            budget.residency = Duration::from_secs(1); // nobody waits for it to leave
+        }
+        graph.mode(if self.is_on_device() { Mode::Device } else { Mode::Cpu }).budget(budget)?;
+        graph.ahead(self != Arbiter::CpuEvents).static_order(self == Arbiter::CpuGraph);
+        Ok(())
+    }
+}
+
+/// P50 and P99 of a hop under each arbiter that could run.
+struct Hops(Vec<(Arbiter, [f64; 2])>);
+
+impl Hops {
+    fn of(&self, arbiter: Arbiter) -> Option<[f64; 2]> {
+        self.0.iter().find(|(a, _)| *a == arbiter).map(|(_, hop)| *hop)
+    }
+
+    /// P50.
+    fn median(&self, arbiter: Arbiter) -> Option<f64> {
+        self.of(arbiter).map(|hop| hop[0])
+    }
+
+    /// How many times as long one takes as the device does, by P50 or P99.
+    fn over_device(&self, arbiter: Arbiter, which: usize) -> Option<f64> {
+        Some(self.of(arbiter)?[which] / self.of(Arbiter::Device)?[which])
+    }
 }
 
 /// A running pipeline and the host's ends.
@@ -203,12 +264,11 @@ impl Running {
         bodies: &Bodies,
         (pipeline, kind): (Pipeline, Kind),
         body: Duration,
-        mode: Mode,
-        budget: SpinBudget,
+        arbiter: Arbiter,
     ) -> Result<Self, Error> {
-        let hot = budget.idle_spin.is_none();
+        let hot = arbiter != Arbiter::DeviceParking;
         let mut graph = Builder::new(device.clone());
-        graph.mode(mode).budget(budget)?;
+        arbiter.set(&mut graph, device.info().ordinal.is_some())?;
         let host = graph.host("host")?;
         let mut making = Making { graph, host, kind, hot, body, modules: 0, works: Vec::new() };
         let (there, backs) = making.lay(pipeline)?;
@@ -338,8 +398,7 @@ impl Drop for Busy {
     }
 }
 
-/// One pipeline with one body under every arbiter. The floor of each row is the device's, which is the first. Returns P50 and
-/// P99 of a hop under each.
+/// One pipeline with one body under every arbiter that can run it. The floor of each row is the first one's, the device's.
 fn rows(
     (device, bodies): (&Device, &Bodies),
     (pipeline, name): (Pipeline, &str),
@@ -347,23 +406,23 @@ fn rows(
     micros: u64,
     records: u64,
     figures: &mut Figures,
-) -> Result<Vec<[f64; 2]>, String> {
-    let (mut spreads, mut floors) = (Vec::new(), None);
-    for (arbiter, mode, budget) in arbiters(device.info().ordinal.is_some()) {
-        let what = |e: Error| format!("{prefix}, {name}, {micros} us, {arbiter}: {e}");
+) -> Result<Hops, String> {
+    let (mut hops, mut floors) = (Hops(Vec::new()), None);
+    for arbiter in Arbiter::ALL.into_iter().filter(|a| a.can(pipeline, kind, bodies)) {
+        let what = |e: Error| format!("{prefix}, {name}, {micros} us, {}: {e}", arbiter.name());
         let body = Duration::from_micros(micros);
-        let running = Running::start(device, bodies, (pipeline, kind), body, mode, budget).map_err(what)?;
+        let running = Running::start(device, bodies, (pipeline, kind), body, arbiter).map_err(what)?;
         let measured = measure(running, records, gap).map_err(what)?;
         let spread = percentiles(&measured.hops)?;
         let (hop, rate) = *floors.get_or_insert((spread[0], measured.rate));
-        let id = format!("{prefix}.{name}.{micros}us.{arbiter}");
+        let id = format!("{prefix}.{name}.{micros}us.{}", arbiter.name());
         figures.add(&format!("{id}.hop"), spread[0], "ns", Some(hop)).spread(spread);
         figures.add(&format!("{id}.rate"), measured.rate, "records/s", Some(rate));
         figures.add(&format!("{id}.host"), measured.host, "cores", None);
         figures.add(&format!("{id}.held"), measured.device, "SMs", None);
-        spreads.push([spread[0], spread[1]]);
+        hops.0.push((arbiter, [spread[0], spread[1]]));
     }
-    Ok(spreads)
+    Ok(hops)
 }
 
 /// The chain of streams with each order that is made in advance; P50 of a hop under the first, events.
@@ -385,20 +444,34 @@ const GAP: Duration = Duration::from_millis(1);
 fn of_streams(
     places: (&Device, &Bodies),
     args: &Args,
-    chains: &[(u64, Vec<[f64; 2]>)],
+    chains: &[(u64, Hops)],
     figures: &mut Figures,
 ) -> Result<(), String> {
     let after = (Kind::Stream, "arb.stream.after_1ms", GAP);
     let idle = rows(places, PIPELINES[0], after, 0, args.records.into(), figures)?;
-    figures.add("arb.stream_hop", idle[0][0], "ns", None);
-    figures.add("arb.stream_hop_parked", idle[1][0], "ns", None);
-    figures.add("arb.stream_vs_cpu", idle[2][0] / idle[0][0], "times", None);
-    for (micros, chain) in chains {
-        if places.0.info().ordinal.is_some() {
-            let queued = in_advance(places.0, *micros, args.records.into(), figures)?;
-            figures.add(&format!("arb.chain8_vs_queued.{micros}us"), chain[0][0] / queued, "times", None);
+    let mut add = |id: &str, value: Option<f64>, unit| {
+        if let Some(value) = value {
+            figures.add(id, value, unit, None);
         }
-        figures.add(&format!("arb.chain8_vs_cpu.{micros}us"), chain[2][0] / chain[0][0], "times", None);
+    };
+    add("arb.stream_hop", idle.median(Arbiter::Device), "ns");
+    add("arb.stream_hop_parked", idle.median(Arbiter::DeviceParking), "ns");
+    add("arb.stream_vs_cpu", idle.over_device(Arbiter::Cpu, 0), "times");
+    add("arb.stream_vs_cpu_events", idle.over_device(Arbiter::CpuEvents, 0), "times");
+    add("arb.stream_vs_cpu_graph", idle.over_device(Arbiter::CpuGraph, 0), "times");
+    for (micros, chain) in chains {
+        add(&format!("arb.chain8_vs_cpu.{micros}us"), chain.over_device(Arbiter::Cpu, 0), "times");
+        add(&format!("arb.chain8_vs_cpu_events.{micros}us"), chain.over_device(Arbiter::CpuEvents, 0), "times");
+        add(&format!("arb.chain8_vs_cpu_graph.{micros}us"), chain.over_device(Arbiter::CpuGraph, 0), "times");
+    }
+    if places.0.info().ordinal.is_none() {
+        return Ok(());
+    }
+    for (micros, chain) in chains {
+        let queued = in_advance(places.0, *micros, args.records.into(), figures)?;
+        if let Some(hop) = chain.median(Arbiter::Device) {
+            figures.add(&format!("arb.chain8_vs_queued.{micros}us"), hop / queued, "times", None);
+        }
     }
     Ok(())
 }
@@ -414,11 +487,11 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
         for pipeline in PIPELINES {
             for &micros in &args.bodies {
                 let of = (kind, kind.prefix(), Duration::ZERO);
-                let spreads = rows(places, pipeline, of, micros, args.records.into(), &mut figures)?;
+                let hops = rows(places, pipeline, of, micros, args.records.into(), &mut figures)?;
                 if kind == Kind::Resident {
-                    fastest.get_or_insert(spreads);
+                    fastest.get_or_insert(hops);
                 } else if kind == Kind::Stream && pipeline.0 == Pipeline::Chain {
-                    chains.push((micros, spreads));
+                    chains.push((micros, hops));
                 }
                 bar.inc(1);
             }
@@ -435,8 +508,13 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
         let strained = rows(places, PIPELINES[0], of, args.bodies[0], args.records.into(), &mut loaded);
         drop(busy);
         let strained = strained?;
-        figures.add("arb.resident_vs_cpu", idle[2][0] / idle[0][0], "times", None);
-        figures.add("arb.busy_vs_cpu", strained[2][1] / strained[0][1], "times", None);
+        for (arbiter, what) in [(Arbiter::Cpu, "cpu"), (Arbiter::CpuEvents, "cpu_events")] {
+            for (id, hops, which) in [("arb.resident_vs", &idle, 0), ("arb.busy_vs", &strained, 1)] {
+                if let Some(times) = hops.over_device(arbiter, which) {
+                    figures.add(&format!("{id}_{what}"), times, "times", None);
+                }
+            }
+        }
     }
     verdict::add(&mut figures);
     bar.finish_and_clear();

@@ -56,6 +56,10 @@ impl Bodies {
         Ok(Bodies { gpu: Some((Arc::new(kernels), kernel)), how })
     }
 
+    pub(super) fn are_captured(&self) -> bool {
+        self.gpu.is_some() && self.how != How::EachStep
+    }
+
     pub(super) fn body(&self, work: Work) -> Body {
         let Some((kernels, kernel)) = &self.gpu else {
             return Body::each_step(move |step| {

@@ -23,9 +23,11 @@ impl Cost {
     }
 }
 
-/// One pipeline with one body: under the CPU, and under the quicker of the device's arbiters.
+/// One pipeline with one body: under the quickest of the CPU's arbiters, and of the device's.
 struct Case<'a> {
     id: &'a str,
+    /// The CPU's.
+    arbiter: &'static str,
     cpu: Cost,
     device: Cost,
     /// The CPU beats each of the device's arbiters.
@@ -36,6 +38,10 @@ impl Case<'_> {
     fn slowdown(&self) -> f64 {
         self.cpu.step / self.device.step
     }
+
+    fn name(&self) -> String {
+        if self.arbiter == "cpu" { self.id.into() } else { format!("{}.{}", self.id, self.arbiter) }
+    }
 }
 
 fn cost(rows: &[Row], case: &str, arbiter: &str) -> Option<Cost> {
@@ -45,10 +51,13 @@ fn cost(rows: &[Row], case: &str, arbiter: &str) -> Option<Cost> {
 }
 
 fn case<'a>(rows: &[Row], id: &'a str) -> Option<Case<'a>> {
-    let cpu = cost(rows, id, "cpu")?;
-    let devices: Vec<Cost> = ["device", "device_parking"].iter().filter_map(|a| cost(rows, id, a)).collect();
-    let device = *devices.iter().min_by(|a, b| a.step.total_cmp(&b.step))?;
-    Some(Case { id, cpu, device, better: devices.iter().all(|d| cpu.beats(d)) })
+    let all = |of: &[&'static str]| -> Vec<(&'static str, Cost)> {
+        of.iter().filter_map(|a| Some((*a, cost(rows, id, a)?))).collect()
+    };
+    let (devices, cpus) = (all(&["device", "device_parking"]), all(&["cpu", "cpu_events", "cpu_graph"]));
+    let (_, device) = *devices.iter().min_by(|a, b| a.1.step.total_cmp(&b.1.step))?;
+    let (arbiter, cpu) = *cpus.iter().min_by(|a, b| a.1.step.total_cmp(&b.1.step))?;
+    Some(Case { id, arbiter, cpu, device, better: devices.iter().all(|(_, d)| cpu.beats(d)) })
 }
 
 fn cases(rows: &[Row]) -> Vec<Case<'_>> {
@@ -80,7 +89,7 @@ fn sentence(cases: &[Case<'_>]) -> String {
     if better.is_empty() {
         return format!("CPU arbitration is the better choice in none {of}: {}.", costs(&others));
     }
-    let names: Vec<&str> = better.iter().map(|c| c.id).collect();
+    let names: Vec<String> = better.iter().map(|c| c.name()).collect();
     let cpu = format!("{} {of} ({}): {}", better.len(), names.join(", "), costs(&better));
     let rest = if others.is_empty() { String::new() } else { format!("; where the device is, {}", costs(&others)) };
     format!("CPU arbitration is the better choice in {cpu}{rest}.")
@@ -149,5 +158,17 @@ mod tests {
         let costs = [[9000.0, 0.1, 0.1], [9000.0, 0.1, 0.1], [1000.0, 1.1, 0.1]];
         let (n, says) = verdict(&[("arb.stream.chain.0us", costs)]);
         assert!(n == 1.0 && !says.contains("where the device is"), "{says}");
+    }
+
+    #[test]
+    fn the_quickest_of_the_cpus_counts() {
+        let mut figures = figures(&[("arb.stream.chain.50us", SHORT)]);
+        for (what, value) in [("hop", 500.0), ("host", 1.0), ("held", 0.1)] {
+            figures.add(&format!("arb.stream.chain.50us.cpu_graph.{what}"), value, "ns", None);
+        }
+        add(&mut figures);
+        let last = figures.rows().last().expect("rows");
+        let says = last.says.clone().expect("a sentence");
+        assert!(last.value == 1.0 && says.contains("(arb.stream.chain.50us.cpu_graph)"), "{says}");
     }
 }
