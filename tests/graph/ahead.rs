@@ -86,9 +86,9 @@ pub(crate) fn steps_are_enqueued_behind_their_producers(device: &Device) -> Outc
 type Gone = (Vec<(u16, Vec<u8>)>, Vec<(String, (u64, u64, u64))>);
 
 /// host -> a stream module that forwards to two -> one resident, one on a stream -> a stream module that joins them -> host.
-fn split_and_join(device: &Device, mode: Mode, slots: u32, records: u64) -> Result<(Gone, u64), Error> {
+fn split_and_join(device: &Device, mode: Mode, ahead: bool, slots: u32, records: u64) -> Result<(Gone, u64), Error> {
     let mut graph = Builder::new(device.clone());
-    graph.mode(mode);
+    graph.mode(mode).ahead(ahead);
     let host = graph.host("host")?;
     let split = graph.steps("split", StreamOptions::default())?;
     let left = graph.resident("left", builtin::RELAY)?;
@@ -137,14 +137,15 @@ fn split_and_join(device: &Device, mode: Mode, slots: u32, records: u64) -> Resu
     Ok(((came, counters), stats.steps_ahead))
 }
 
-/// Records, their order and the counters are those of device-arbitrated mode, with short mailboxes too.
+/// Records, their order and the counters are those of device-arbitrated mode, with short mailboxes too, and without steps ahead.
 pub(crate) fn steps_ahead_change_no_result(device: &Device) -> Outcome {
     let records = if device.info().ordinal.is_some() { 20_000 } else { 2000 };
-    for slots in [1, 8] {
+    for (slots, on) in [(1, true), (8, true), (2, false)] {
         let (ours, ahead) =
-            split_and_join(device, Mode::Cpu, slots, records).map_err(|e| format!("{slots} slots: {e}"))?;
-        let (twins, none) = split_and_join(&Device::twin(), Mode::Device, slots, records).map_err(text)?;
-        expect(ahead > 0 && none == 0, || format!("{slots} slots: {ahead} ahead, and {none} where there are none"))?;
+            split_and_join(device, Mode::Cpu, on, slots, records).map_err(|e| format!("{slots} slots: {e}"))?;
+        let (twins, none) = split_and_join(&Device::twin(), Mode::Device, on, slots, records).map_err(text)?;
+        let fine = (ahead > 0) == on && none == 0;
+        expect(fine, || format!("{slots} slots: {ahead} ahead ({on}), and {none} where there are none"))?;
         expect(ours.1 == twins.1, || format!("{slots} slots: {:?}, not {:?}", ours.1, twins.1))?;
         for (n, record) in ours.0.iter().enumerate() {
             let from = n as u64 / 2; // each record came by both ways, in turn
