@@ -26,8 +26,10 @@ template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 s
     const warp_lanes lanes;
     serve_state state = serve_begin(lanes, a, server);
     linger_state at;
-    for (served what = served::grant; what != served::left;) {
-        what = serve_turn<Handlers, Taps>(lanes, a, server, state, at);
+    for (;;) {
+        const served what = serve_turn<Handlers, Taps>(lanes, a, server, state, at);
+        if (lanes.any(what == served::left))
+            return;
         if (what == served::nothing && at.module == no_module)
             await_look(lanes, a);
     }
@@ -40,7 +42,7 @@ template <class Handlers> WM_INLINED void arbiter_block(const wm_arbiter_args& a
     arbiter a(args);
     const block_lanes block;
     const warp_lanes lanes;
-    const u32 warp = block.rank() / 32;
+    const u32 warp = lanes.in_block();
     const u32 first_scanner_warp = first_server_warp + args.servers, journal_warp = first_scanner_warp + args.scanners;
     // Somebody may be waiting for a launch that goes on, and those before it had the same arguments.
     const bool same = args.magic == WM_ABI_MAGIC && args.resume != 0;

@@ -191,6 +191,9 @@ struct warp_lanes {
     static constexpr u32 width() {
         return 32;
     }
+    u32 in_block() const {
+        return host::block::current().rank() / 32;
+    }
     void sync() const {
         host::block::current().gather_warp(0, host::barrier);
     }

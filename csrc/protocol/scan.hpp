@@ -106,9 +106,11 @@ WM_FN void scan_words(L lanes, arbiter& a, const watch_list& w, u32 first, early
     }
     if (!lanes.any(news != 0))
         return;
-    // News is rare, and one copy of what follows is short.
+    // News is rare, and one copy of what follows is short. The lanes go round together.
     WM_ROLLED
-    for (; news != 0; news &= news - 1) {
+    for (; lanes.any(news != 0); news &= news - 1) {
+        if (news == 0)
+            continue;
         const u32 k = lowest_bit(news), i = first + k * lanes.width() + lanes.rank();
         u64 word = now[0];
         WM_UNROLLED

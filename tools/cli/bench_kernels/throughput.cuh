@@ -54,7 +54,7 @@ struct place_in_grid {
     u32 pair, warp;
     bool producer;
     WM_DEV place_in_grid(u32 per_block, u32 apart) {
-        const u32 w = threadIdx.x / 32;
+        const u32 w = warp_lanes{}.in_block();
         producer = w < per_block;
         const u32 block = producer ? blockIdx.x : (blockIdx.x + gridDim.x - apart) % gridDim.x;
         pair = block * per_block + (producer ? w : w - per_block);
