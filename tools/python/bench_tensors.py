@@ -10,11 +10,14 @@ element), for tensors of 1 KiB to 1 GiB, each beside the same with a bare record
   event    torch.cuda.Event and wait_event, nothing handed
   copy     the same with a copy of the tensor in device memory
   queue    torch.multiprocessing queues to another process and back, half of it
+  deliver  the host posts it to a stream module that has it copied to a fixed address (Runtime.deliver), and takes the
+           answer: the whole way there and back; beside a copy of the tensor, by events on the device
 """
 
 import argparse
 import json
 import os
+import struct
 import sys
 import time
 
@@ -234,6 +237,51 @@ def queues(torch, tensors, rounds=60):
     return found
 
 
+def deliveries(torch, tensor, rounds=60):
+    """Microseconds from posting a tensor to the answer of a step that it was delivered to; and of a copy of it alone."""
+    graph = warpmail.Builder("cuda")
+    graph.budget(idle_spin="never")
+    pool, host = graph.pool(1 << 20), graph.host("host")
+    model = graph.steps("model", pushes=[(4, 9)], spin=None)
+    there, back = graph.mailbox(host, model), graph.mailbox(model, host)
+    runtime = graph.build()
+    target = torch.zeros_like(tensor)
+    runtime.deliver(model, target)
+    answer = torch.as_tensor(runtime.step_output(model), device="cuda")[:4].view(torch.float32)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        answer.copy_(target[-1:])
+    stream.synchronize()
+    body = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.cuda.graph(body, stream=stream, capture_error_mode="thread_local"):
+        answer.copy_(target[-1:])
+    runtime.body(model, graph=body, always=True)
+    sender, receiver = runtime.sender(there), runtime.receiver(back)
+    found, copies = [], []
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    for n in range(20):
+        with torch.cuda.stream(stream):
+            begin.record()
+            target.copy_(tensor)
+            end.record()
+        end.synchronize()
+        copies.append(begin.elapsed_time(end) * 1000)
+    with runtime:
+        for n in range(rounds):
+            tensor.fill_(n + 1)
+            torch.cuda.synchronize()
+            since = time.perf_counter_ns()
+            sender.post(tensor, stream=-1)
+            record = receiver.take(timeout=30)
+            found.append((time.perf_counter_ns() - since) / 1000)
+            if record.payload != struct.pack("f", n + 1):
+                sys.exit(f"bench_tensors: delivery {n} gave {record.payload!r}")
+    if not torch.equal(target, tensor):
+        sys.exit("bench_tensors: what was delivered is not the tensor")
+    pool.collect()
+    return found[rounds // 3 :], copies[5:]
+
+
 def measure(torch):
     """Times of each thing: {(way, what): [us]}, rounds in turns so that all see the same machine."""
     streams = Streams(torch)
@@ -258,6 +306,8 @@ def measure(torch):
                 ring(100)
                 times.setdefault(("steps.cpu" if mode else "steps", name), []).extend(ring(400) for _ in range(ROUNDS))
             del ring
+    for name, tensor in tensors.items():
+        times["deliver", name], times["deliver.copy", name] = deliveries(torch, tensor)
     for name, found in queues(torch, tensors).items():
         times["queue", name] = found
     return times
@@ -291,10 +341,14 @@ def rows_of(times, common):
                      "p99": found and round(at(found, 0.99), 4), "p999": None, **common})  # fmt: skip
 
     for (way, what), found in times.items():
-        row(f"tensor.{way}.{what}", median[way, what], "us", median.get((way, "record")), found)
+        floor = median.get((f"{way}.copy", what)) or median.get((way, "record"))
+        row(f"tensor.{way}.{what}", median[way, what], "us", floor, found)
     for way in ("ends", "relay", "steps", "relay.cpu", "steps.cpu"):
         row(f"tensor.size_ratio.{way}", median[way, "1GiB"] / median[way, "1KiB"], "ratio")
         row(f"tensor.hop_ratio.{way}", median[way, "1GiB"] / median[way, "record"], "ratio")
+    gigabytes = lambda us: SIZES["1GiB"] / us / 1000  # what the way there and back takes by itself is the short one's
+    spent, copied = (median[way, "1GiB"] - median[way, "1KiB"] for way in ("deliver", "deliver.copy"))
+    row("tensor.deliver.rate", gigabytes(spent), "GB/s", gigabytes(copied))
     ours = ("ends", "relay", "steps")
     row("tensor.size_ratio", max(median[way, "1GiB"] / median[way, "1KiB"] for way in ours), "ratio")
     row("tensor.hop_ratio", max(median[way, "1GiB"] / median[way, "record"] for way in ours), "ratio")
@@ -316,7 +370,8 @@ def main():
     }  # fmt: skip
     rows = rows_of(times, common)
     for r in rows:
-        beside = f"{r['ratio']:>8.3f} of the record's" if r["ratio"] is not None else ""
+        floor = "copy's" if ".deliver." in r["id"] else "record's"
+        beside = f"{r['ratio']:>8.3f} of the {floor}" if r["ratio"] is not None else ""
         print(f"{r['id']:<28} {r['value']:>10.2f} {r['unit']:<6}{beside}")
     if options.json:
         with open(options.json, "w") as file:

@@ -12,6 +12,9 @@
 //   warpmail::lease_check(lanes, leases, tensor), lease_release(...), tensor_part(...)  // tensors by pointer:
 //   lease.hpp
 //
+// Where the warps of a block do different things, choose by warp_lanes{}.in_block() and not by threadIdx.x / 32, of
+// which the compiler does not know that it is the same for all lanes of a warp (lanes.hpp has what that costs).
+//
 // A handler set for the arbiter is a struct with a static `step`; see warpmail/handler.hpp.
 #ifndef WARPMAIL_DEVICE_HPP
 #define WARPMAIL_DEVICE_HPP
