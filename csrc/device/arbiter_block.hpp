@@ -26,10 +26,8 @@ template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 s
     const warp_lanes lanes;
     serve_state state = serve_begin(lanes, a, server);
     linger_state at;
-    for (;;) {
-        const served what = serve_turn<Handlers, Taps>(lanes, a, server, state, at);
-        if (lanes.any(what == served::left))
-            return;
+    for (served what = served::grant; what != served::left;) {
+        what = serve_turn<Handlers, Taps>(lanes, a, server, state, at);
         if (what == served::nothing && at.module == no_module)
             await_look(lanes, a);
     }

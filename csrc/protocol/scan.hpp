@@ -108,17 +108,19 @@ WM_FN void scan_words(L lanes, arbiter& a, const watch_list& w, u32 first, early
         return;
     // News is rare, and one copy of what follows is short. The lanes go round together.
     WM_ROLLED
-    for (; lanes.any(news != 0); news &= news - 1) {
-        if (news == 0)
-            continue;
-        const u32 k = lowest_bit(news), i = first + k * lanes.width() + lanes.rank();
-        u64 word = now[0];
-        WM_UNROLLED
-        for (u32 j = 1; j < Ahead; j++)
-            word = j == k ? now[j] : word;
-        take_news(a, w.what[i], word, w.scope);
-        // RELEASE, acquired in `park`: who sees that this was seen sees the look bit too.
-        store_release_cta(&w.seen[i], folded(index_in(word, w.scope)));
+    for (; Ahead == 1 || lanes.any(news != 0); news &= news - 1) {
+        if (news != 0) {
+            const u32 k = Ahead == 1 ? 0 : lowest_bit(news), i = first + k * lanes.width() + lanes.rank();
+            u64 word = now[0];
+            WM_UNROLLED
+            for (u32 j = 1; j < Ahead; j++)
+                word = j == k ? now[j] : word;
+            take_news(a, w.what[i], word, w.scope);
+            // RELEASE, acquired in `park`: who sees that this was seen sees the look bit too.
+            store_release_cta(&w.seen[i], folded(index_in(word, w.scope)));
+        }
+        if (Ahead == 1)
+            return;
     }
 }
 
