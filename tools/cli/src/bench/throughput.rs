@@ -250,10 +250,10 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     let one = Shape { pairs: 1, per_sm: 1, apart: 1, stride: 256, slots: 1024 };
     let naive = bench.naive(200_000, args.rounds)? * 1e3;
     for (id, kernel, apart, records) in [
-        ("throughput.pair", "move_256_batches", 1, 4_000_000),
-        ("throughput.pair.apart", "move_256_batches", half, 4_000_000),
+        ("throughput.pair", "move_256", 1, 4_000_000),
+        ("throughput.pair.apart", "move_256", half, 4_000_000),
         ("throughput.pair.ordered", "move_256_ordered", 1, 4_000_000),
-        ("throughput.pair.ahead", "move_256", 1, 4_000_000),
+        ("throughput.pair.batches", "move_256_batches", 1, 4_000_000),
         ("throughput.pair.wide", "move_256_wide", 1, 4_000_000),
         ("throughput.pair.words", "move_256_words", 1, 4_000_000),
         ("throughput.pair.unbatched", "move_256_single", 1, 400_000),
