@@ -816,10 +816,12 @@ pub struct wm_gate_state {
     pub write_idx: [u64; 8usize],
     pub read_seen: [u64; 8usize],
     pub delivered: u64,
+    pub asked: u64,
+    pub verdict: u64,
     pub journalled: u64,
     pub journal_read: u64,
     pub tapped: [wm_tap_counts; 16usize],
-    pub pad0: [u8; 88usize],
+    pub pad0: [u8; 72usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -839,10 +841,12 @@ const _: () = {
     ["Offset of field: wm_gate_state::write_idx"][::core::mem::offset_of!(wm_gate_state, write_idx) - 144usize];
     ["Offset of field: wm_gate_state::read_seen"][::core::mem::offset_of!(wm_gate_state, read_seen) - 208usize];
     ["Offset of field: wm_gate_state::delivered"][::core::mem::offset_of!(wm_gate_state, delivered) - 272usize];
-    ["Offset of field: wm_gate_state::journalled"][::core::mem::offset_of!(wm_gate_state, journalled) - 280usize];
-    ["Offset of field: wm_gate_state::journal_read"][::core::mem::offset_of!(wm_gate_state, journal_read) - 288usize];
-    ["Offset of field: wm_gate_state::tapped"][::core::mem::offset_of!(wm_gate_state, tapped) - 296usize];
-    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 552usize];
+    ["Offset of field: wm_gate_state::asked"][::core::mem::offset_of!(wm_gate_state, asked) - 280usize];
+    ["Offset of field: wm_gate_state::verdict"][::core::mem::offset_of!(wm_gate_state, verdict) - 288usize];
+    ["Offset of field: wm_gate_state::journalled"][::core::mem::offset_of!(wm_gate_state, journalled) - 296usize];
+    ["Offset of field: wm_gate_state::journal_read"][::core::mem::offset_of!(wm_gate_state, journal_read) - 304usize];
+    ["Offset of field: wm_gate_state::tapped"][::core::mem::offset_of!(wm_gate_state, tapped) - 312usize];
+    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 568usize];
 };
 impl Default for wm_gate_state {
     fn default() -> Self {

@@ -317,8 +317,8 @@ impl Builder {
 
     /// Sends the records of a mailbox to the journal, see [`Runtime::journal`]: where a resident module takes or else gives
     /// them, or, where neither end is one, where a stream module of [`Self::steps`] gives or else takes them. A mailbox between
-    /// others is refused: nothing of the runtime's sees its records. An arbiter that journals has a warp for that, so it has at
-    /// most 8 servers, unless it is on the CPU.
+    /// others is refused: nothing of the runtime's sees its records. An arbiter whose servers journal has a warp for that, so it has
+    /// at most 8 of them, unless it is on the CPU.
     pub fn tap(&mut self, mailbox: MailboxId, tap: Tap) -> Result<&mut Self> {
         let plan = self.mailboxes.get_mut(mailbox.index()).ok_or_else(|| {
             Error::refused(
@@ -425,8 +425,15 @@ impl Builder {
 
     /// Free slots that its step needs in its ring; 0 if no tap of its blocks.
     pub(crate) fn steps_journal_need(&self, module: usize) -> u32 {
-        let blocks = self.tapped_by_steps(module).any(|m| m.tap == Tap::Block);
-        if blocks { self.tapped_by_steps(module).count() as u32 } else { 0 }
+        if self.tapped_by_steps(module).all(|m| m.tap != Tap::Block) {
+            return 0;
+        }
+        let gives = |m: &&MailboxPlan| m.producer as usize == module;
+        let (given, all) = (self.tapped_by_steps(module).filter(gives).count(), self.tapped_by_steps(module).count());
+        let taken = all - given;
+        // With the rule *any* a step takes one record.
+        let any = self.modules[module].rule() == abi::WM_RULE_ANY;
+        (given + if any { taken.min(1) } else { taken }) as u32
     }
 
     /// Free slots that a step needs in its server's ring; 0 if no tap blocks.
@@ -508,10 +515,13 @@ impl Builder {
             let rule = format!("at most {most_servers} where records are journalled, for which it needs a warp");
             return Err(Error::refused(format!("{} servers", self.budget.servers), rule));
         }
-        if self.journal_need() > self.journal_slots {
+        let of_steps = self.modules.iter().enumerate().map(|(id, m)| (m.name.as_str(), self.steps_journal_need(id)));
+        let (who, need) = of_steps
+            .fold(("a resident module", self.journal_need()), |most, one| if one.1 > most.1 { one } else { most });
+        if need > self.journal_slots {
             return Err(Error::refused(
                 format!("journal rings of {} slots", self.journal_slots),
-                format!("one step may journal {} records: set journal_slots to that at least", self.journal_need()),
+                format!("one step of {who} may journal {need} records: set journal_slots to that at least"),
             ));
         }
         self.check_steps()?;

@@ -43,7 +43,7 @@ pub(crate) struct Memory {
     pub(crate) host_handles: Vec<abi::wm_mailbox>,
     /// Handles with addresses as the device uses them.
     pub(crate) handles: Vec<abi::wm_mailbox>,
-    /// Of the journal, one for each server, as the host uses them.
+    /// Of the journal, one for each server if they tap anything, and for each stream module that does; as the host uses them.
     pub(crate) journal_rings: Vec<abi::wm_ring>,
     pub(crate) module_names: Vec<String>,
     pub(crate) mailbox_names: Vec<String>,

@@ -113,7 +113,7 @@ pub enum Tap {
     Off,
     /// They do; those that find the ring full are left out, and counted ([`MailboxStats::tap_dropped`](crate::MailboxStats)).
     Drop,
-    /// They do, all of them: while the ring is full the arbiter grants no steps.
+    /// They do, all of them: while the ring is full the arbiter grants no steps, or the stream module whose it is takes none.
     Block,
 }
 

@@ -153,6 +153,35 @@ WM_FN u32 delivery_check(L lanes, const wm_step_head& head, const wm_tensor& t, 
     return outcome == delivery_fine && !(counts && is_wanted(t, r, d)) ? WM_REJECT_CONTENT : outcome;
 }
 
+constexpr u64 verdict_given = 1ull << 63, verdict_held = 1ull << 62;
+constexpr u64 verdict_ns = 1000000000; // longest wait for it
+
+// The same for several parts, of which the first to ask finds out and the others wait for it: it is running, whichever
+// of them are. Loads of one word over the bus from many SMs come one after the other, a microsecond each.
+template <class L>
+WM_FN u32 delivery_verdict(L lanes, wm_gate_state& s, const wm_step_head& head, const wm_tensor& t,
+                           const wm_delivery& d, tensor_runs& r, bool& held) {
+    const u32 asked = lanes.broadcast(lanes.rank() == 0 ? static_cast<u32>(add_ordered_gpu(&s.asked, 1)) : 0, 0);
+    if (asked == 0) {
+        const u32 outcome = delivery_check(lanes, head, t, d, r, held);
+        if (lanes.rank() == 0) // RELEASE, acquired by the other parts
+            store_release_gpu(&s.verdict, verdict_given | (held ? verdict_held : 0) | outcome);
+        return outcome;
+    }
+    u32 outcome = WM_REJECT_LEASE;
+    if (lanes.rank() == 0) {
+        u64 word = 0;
+        wait_until(one_lane{}, verdict_ns, [&] {
+            word = load_acquire_gpu(&s.verdict);
+            return word != 0;
+        });
+        held = (word & verdict_held) != 0;
+        outcome = word != 0 ? static_cast<u32>(word) : outcome;
+    }
+    outcome = lanes.broadcast(outcome, 0);
+    return outcome == delivery_fine && !runs_of(t, d.to, r) ? WM_REJECT_CONTENT : outcome;
+}
+
 // Part `part` of `parts`, by all lanes of one. Ordering: the body, which comes behind it on the stream, sees the copy;
 // the memory that the tensor lay in is used again only after all parts have read it.
 template <class L> WM_FN void gate_deliver(L lanes, u32 part, u32 parts, const wm_gate_args& g, const wm_delivery& d) {
@@ -162,8 +191,9 @@ template <class L> WM_FN void gate_deliver(L lanes, u32 part, u32 parts, const w
         return; // a launch without records, or the record is another input's
     const wm_tensor& t = *reinterpret_cast<const wm_tensor*>(payload_of(buffer_of(g, d.input)));
     tensor_runs runs = {};
-    bool held;
-    u32 outcome = delivery_check(lanes, head, t, d, runs, held);
+    bool held = false;
+    u32 outcome =
+        parts == 1 ? delivery_check(lanes, head, t, d, runs, held) : delivery_verdict(lanes, s, head, t, d, runs, held);
     if (outcome == delivery_fine)
         copy_part(t, runs, d.to, u64{part} * lanes.width() + lanes.rank(), u64{parts} * lanes.width()); // D2
     lanes.sync();
@@ -174,9 +204,11 @@ template <class L> WM_FN void gate_deliver(L lanes, u32 part, u32 parts, const w
     const u64 done = add_ordered_gpu(&s.delivered, one) + one;
     if (static_cast<u32>(done) != parts)
         return;
-    s.delivered = 0;
-    // A lease that a host ends under a copy: not all parts found it alike.
-    if (outcome == delivery_fine && done >> WM_DELIVERY_SHIFT != 0)
+    s.delivered = s.asked = s.verdict = 0;
+    // A lease that a host has ended under the copy, or parts that did not learn of the verdict.
+    bool still;
+    if (outcome == delivery_fine &&
+        (done >> WM_DELIVERY_SHIFT != 0 || (parts != 1 && lease_check_one(d.leases, t, runs.reach, still) != WM_OK)))
         outcome = WM_REJECT_LEASE;
     if (held && lease_release(one_lane{}, d.leases, t) != WM_OK && outcome == delivery_fine) // D4
         outcome = WM_REJECT_LEASE;

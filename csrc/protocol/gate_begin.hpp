@@ -169,7 +169,7 @@ WM_FN bool gate_wait(L lanes, const wm_gate_args& g, wm_gate_state& s, const gat
         room = room || gate_has_room(lanes, g, s);
         can = can || gate_can_journal(lanes, g, s);
         bool late = lanes.any(now - since >= (granted ? g.arrival_ns : g.spin_ns));
-        if (looks == 0 && !granted)
+        if (looks == 0 && (!granted || !can))
             late = gate_is_stopped(lanes, g);
         const bool may_park =
             late && looks != 0 && !granted && g.parks && has_next_door(lanes, g, v.credits, v.launches);
@@ -190,7 +190,8 @@ WM_FN bool gate_wait(L lanes, const wm_gate_args& g, wm_gate_state& s, const gat
 // The gate. Returns whether the launch is live, the same to all lanes. Ordering: what the producers of the records
 // wrote before they pushed is visible to the body.
 //
-// Between the grant and the body it stores nothing over the bus: a fence, and the end of the kernel, would wait for it.
+// Between the grant and the body it stores nothing over the bus, but for records that are journalled where they are
+// taken: a fence, and the end of the kernel, would wait for it.
 // A module that never parks has the next launch begin without a ring in any case, and says so first; for one that parks
 // the gate's end does.
 template <bool Plain, class L> WM_FN bool gate_begin(L lanes, const wm_gate_args& g) {

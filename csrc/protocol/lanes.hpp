@@ -86,9 +86,10 @@ struct warp_lanes {
     WM_FN static constexpr u32 width() {
         return 32;
     }
-    // Which warp of its block this is; for choosing what a warp does. threadIdx.x / 32 is the same number, but the
-    // compiler does not know that it is the same for all lanes: behind a branch on it each shuffle and vote asks first
-    // whether the warp is still whole, which took a third to a half of the speed of pushing and popping in batches.
+    // Which warp of its one-dimensional block this is, asked by all lanes; for choosing what a warp does. threadIdx.x /
+    // 32 is the same number, but the compiler does not know that it is the same for all lanes: behind a branch on it
+    // each shuffle and vote asks first whether the warp is still whole, which took a third to a half of the speed of
+    // pushing and popping in batches.
     WM_FN u32 in_block() const {
 #if defined(__CUDA_ARCH__)
         return broadcast(threadIdx.x / 32, 0);

@@ -90,7 +90,7 @@ typedef int32_t wm_status;
 /* Whether the records of a mailbox go to the journal, and what happens when the journal is full. */
 #define WM_TAP_NONE 0u
 #define WM_TAP_DROP 1u  /* the record is not journalled, and counted */
-#define WM_TAP_BLOCK 2u /* the arbiter grants nothing until there is room */
+#define WM_TAP_BLOCK 2u /* who journals it runs no step until there is room */
 /* In the word of a mailbox, beside the policy: only records of one type go, which is in the upper half. */
 #define WM_TAP_POLICY 3u
 #define WM_TAP_TYPED_BIT 2u
@@ -436,11 +436,11 @@ typedef struct wm_module_stats {
  */
 typedef struct wm_step_plan {
     uint64_t mailboxes;        /* wm_mailbox[n_mailboxes], host memory: the handles that steps use */
-    uint64_t journals;         /* wm_ring[servers], host memory: likewise; 0: nothing is tapped */
+    uint64_t journals;         /* wm_ring[servers], host memory: likewise; 0: servers tap nothing */
     uint64_t module_stats;     /* wm_module_stats[n_modules], device memory */
     uint64_t module_stats_out; /* wm_module_stats[n_modules], pinned */
     uint64_t tap_counts;       /* wm_tap_counts[n_mailboxes], pinned */
-    uint64_t durable;          /* uint64_t[n_mailboxes], pinned; 0: nothing is tapped */
+    uint64_t durable;          /* uint64_t[n_mailboxes], pinned; 0: servers tap nothing */
     uint64_t marks;            /* wm_server_mark[servers], pinned; 0: nobody enqueues behind grants */
     uint64_t only_due;         /* not 0: a grant is given when its records are there, and never behind another */
 } wm_step_plan;
@@ -472,7 +472,7 @@ typedef struct wm_step_args {
     wm_mailbox ends[WM_MAX_ENDS];
     uint64_t written[WM_MAX_ENDS];  /* indices when it was granted */
     uint64_t consumed[WM_MAX_ENDS]; /* likewise */
-    wm_ring journal;                /* ring of the server that was granted it; header 0: nothing is tapped */
+    wm_ring journal;                /* ring of the server that was granted it; header 0: servers tap nothing */
     uint32_t scratch_bytes;         /* a multiple of 16 */
     uint32_t journal_stage_bytes;   /* a multiple of 16 */
     uint32_t journal_need;          /* as in wm_arbiter_args */
@@ -520,10 +520,12 @@ typedef struct wm_gate_state {
     uint64_t read_seen[WM_MAX_OUTPUTS]; /* and how far their consumers were */
     uint64_t delivered;                 /* blocks of the running delivery that have done, and above WM_DELIVERY_SHIFT
                                            those of them that could not */
+    uint64_t asked;                     /* of the same delivery: blocks that have asked whether it can be made */
+    uint64_t verdict;                   /* and the answer, which the first of them has found; 0: it has not yet */
     uint64_t journalled;                /* records put into the module's ring */
     uint64_t journal_read;              /* read_idx of the ring when it was last looked at */
     wm_tap_counts tapped[WM_MAX_ENDS];  /* of the ends that are tapped here; the same in wm_gate_args.tap_counts */
-    uint8_t pad0[5 * WM_LINE_BYTES - 552];
+    uint8_t pad0[5 * WM_LINE_BYTES - 568];
 } wm_gate_state;
 #define WM_DELIVERY_SHIFT 32u
 
@@ -621,7 +623,7 @@ typedef struct wm_arbiter_args {
     uint64_t device_bell;       /* wm_bell, device memory */
     uint64_t host_bell;         /* wm_bell, pinned */
     uint64_t doors;             /* wm_doorbell[WM_DOORS], pinned */
-    uint64_t journals;          /* wm_ring[servers], device memory: journal rings; 0: nothing is tapped */
+    uint64_t journals;          /* wm_ring[servers], device memory: journal rings; 0: servers tap nothing */
     uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;           /* uint64_t[n_mailboxes], pinned: see wm_durable */
     uint64_t image;             /* device memory for what the arbiter knows, between two launches; wm_host_lay_out */

@@ -180,7 +180,9 @@ impl Memory {
             for (row, mailbox) in rows(module) {
                 let handle = self.handles[mailbox as usize];
                 args.ends[row] = if is_cpu { super::as_far_end(handle) } else { handle };
-                if !graph.taps(id, mailbox) {
+                // What a module gives to itself is journalled once: where it gives it.
+                let gives = graph.mailboxes[mailbox as usize].producer as usize == id;
+                if !graph.taps(id, mailbox) || gives != (row >= abi::WM_MAX_INPUTS as usize) {
                     args.ends[row].tap = abi::WM_TAP_NONE;
                 }
                 args.buffers[row] = arena + d.buffers[row];

@@ -176,7 +176,8 @@ class Runtime:
 
         `target`: an object with `__dlpack__` on the runtime's device, without gaps; only tensors of its type and shape are
         delivered. Others are counted (`stats()`), and their steps push nothing. Nobody but the body uses the target while
-        steps run; what a stream still writes there is waited for before the start. The runtime keeps the memory.
+        steps run; what a stream still writes there is waited for before the start. The runtime keeps the memory
+        as long as it, its senders and its receivers are there, and until the next call into this package.
         """
 
     def step_input(self, module: Module, input: int = 0) -> StepBuffer:
