@@ -20,15 +20,16 @@ IFS=, read -ra archs <<<"${WARPMAIL_CUDA_ARCHS:-80,87,90,100}"
 printf '%-30s %-6s %9s %6s %6s %6s\n' kernel arch registers stack spills shared
 # All at once, as many as there are processors; each leaves what ptxas said, or why it failed.
 jobs=()
-for source in csrc/device/warpmail.cu tools/cli/handlers/*.cu; do
+for source in csrc/device/warpmail.cu csrc/device/gates.cu tools/cli/handlers/*.cu; do
     [ -f "$source" ] || continue
     for arch in "${archs[@]}"; do
         jobs+=("$source $arch ${#jobs[@]}")
     done
 done
 compile() {
-    local source=$1 arch=$2 job=$3
-    "$nvcc" -std=c++17 -O3 -cubin -arch="sm_$arch" -Icsrc/include -Icsrc -Itools/cli -Xptxas -v \
+    local source=$1 arch=$2 job=$3 linked=()
+    if [ "$source" = csrc/device/gates.cu ]; then linked=(-rdc=true); fi # with the device runtime
+    "$nvcc" "${linked[@]}" -std=c++17 -O3 -cubin -arch="sm_$arch" -Icsrc/include -Icsrc -Itools/cli -Xptxas -v \
         -o "$scratch/$job.cubin" "$source" 2>"$scratch/$job.log" || touch "$scratch/$job.failed"
 }
 export -f compile
