@@ -14,7 +14,7 @@ use bytemuck::Zeroable;
 
 use crate::abi;
 use crate::backend::{Door, Pinned};
-use crate::device::{Device, DeviceBuffer};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{MailboxId, StatePlan};
 use crate::options::{MailboxOptions, Mode};
@@ -50,8 +50,7 @@ pub(crate) struct Memory {
     /// Address and size of each module's state.
     pub(crate) states: Vec<(u64, usize)>,
     pub(crate) state_plan: StatePlan,
-    _keep: Vec<DeviceBuffer>,
-    /// What callers want to be kept as long.
+    /// Buffers and whatever else callers want to be kept as long.
     kept: Mutex<Vec<Box<dyn Any + Send>>>,
     /// Where the graph's tensors come from; kept for readers on the device.
     pub(crate) pool: Option<Pool>,
@@ -122,7 +121,6 @@ impl Memory {
             mailbox_names: Vec::new(),
             states: Vec::new(),
             state_plan: StatePlan::default(),
-            _keep: Vec::new(),
             kept: Mutex::default(),
             pool: None,
             tensor_taps: Vec::new(),
@@ -516,7 +514,6 @@ impl Drop for Memory {
     fn drop(&mut self) {
         if self.abandoned.load(Ordering::Acquire) {
             tracing::warn!(bytes = self.arena.1, "memory of a stuck arbiter is kept");
-            std::mem::take(&mut self._keep).into_iter().for_each(std::mem::forget);
             std::mem::forget(std::mem::take(self.kept.get_mut().unwrap_or_else(PoisonError::into_inner)));
             std::mem::forget(self.device.clone());
             std::mem::forget(self.pool.take());

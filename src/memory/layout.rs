@@ -205,7 +205,7 @@ impl Memory {
             args = memory.cpu_args(args, cpu, &pinned);
         }
         memory.order = memory.order_of(&graph)?;
-        memory._keep = graph.keep;
+        graph.keep.into_iter().for_each(|buffer| memory.keep(Box::new(buffer)));
         memory.state_plan = graph.state;
         memory.tensor_taps = graph.mailboxes.iter().map(|m| m.tap_tensors).collect();
         memory.pool = graph.pool;

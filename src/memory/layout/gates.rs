@@ -154,8 +154,8 @@ impl Memory {
             args.rule = module.rule();
             args.scope = if is_cpu { abi::WM_SCOPE_SYS } else { abi::WM_SCOPE_GPU };
             args.parks = u32::from(steps.spin.is_some() && !is_cpu);
-            let may_wait = graph.ahead || !is_cpu;
-            args.ahead = u32::from(may_wait && !module.inputs.iter().any(|&m| is_pinned(graph, m)));
+            let may_step_ahead = graph.ahead || !is_cpu;
+            args.ahead = u32::from(may_step_ahead && !module.inputs.iter().any(|&m| is_pinned(graph, m)));
             let pinned_output = module.outputs.iter().any(|&m| is_pinned(graph, m));
             args.out_scope = if pinned_output || is_cpu { abi::WM_SCOPE_SYS } else { abi::WM_SCOPE_GPU };
             args.word = if is_cpu { base + p.word } else { arena + d.word };
