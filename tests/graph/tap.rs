@@ -380,16 +380,20 @@ fn a_sink_fails_all(device: &Device, panics: bool) -> Outcome {
     let (mut runtime, mut sender, _receiver) = chain(device, Tap::Block, 64, least_servers(device)).map_err(text)?;
     runtime.journal(Trial { panics, ..Trial::new(Duration::ZERO, 0) }).map_err(text)?;
     runtime.start().map_err(text)?;
+    sender_is_told(&mut sender)?;
+    expect(runtime.stop(BOUND).is_err(), || "stop says nothing of it".into())
+}
+
+/// Pushes until the runtime says that its journal has failed.
+pub(crate) fn sender_is_told(sender: &mut Sender) -> Outcome {
     let begin = Instant::now();
-    let told = loop {
+    loop {
         match sender.push(1, &[0; 8], Duration::from_millis(50)) {
-            Err(Error::Failed(reason)) => break reason,
+            Err(Error::Failed(why)) => return expect(why.contains("the disk is gone"), || why.clone()),
             _ if begin.elapsed() > BOUND => return Err("nobody was told".into()),
             _ => {}
         }
-    };
-    expect(told.contains("the disk is gone"), || told.clone())?;
-    expect(runtime.stop(BOUND).is_err(), || "stop says nothing of it".into())
+    }
 }
 
 pub(crate) fn modules_see_what_is_durable(device: &Device) -> Outcome {

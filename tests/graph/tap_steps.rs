@@ -11,7 +11,7 @@ use warpmail::{
 use warpmail_testkit::ring_record;
 
 use crate::flow::echo;
-use crate::tap::{Folder, Trial};
+use crate::tap::{Folder, Trial, sender_is_told};
 use crate::{BOUND, Outcome, expect, text};
 
 fn forward() -> Body {
@@ -272,15 +272,7 @@ pub(crate) fn end_with_their_sink(device: &Device) -> Outcome {
         chain(device, &StreamOptions::default(), MailboxOptions::slots(8), Tap::Block, what, false).map_err(text)?;
     runtime.journal(Trial::new(Duration::ZERO, 2)).map_err(text)?;
     runtime.start().map_err(text)?;
-    let begin = std::time::Instant::now();
-    let told = loop {
-        match sender.push(1, &[0; 8], Duration::from_millis(50)) {
-            Err(Error::Failed(reason)) => break reason,
-            _ if begin.elapsed() > BOUND => return Err("nobody was told".into()),
-            _ => {}
-        }
-    };
-    expect(told.contains("the disk is gone"), || told.clone())?;
+    sender_is_told(&mut sender)?;
     expect(runtime.stop(BOUND).is_err(), || "stop says nothing of it".into())?;
 
     let mut graph = Builder::new(device.clone());
