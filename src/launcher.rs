@@ -21,7 +21,7 @@ use crate::wait::deadline;
 const AHEAD: u64 = 2;
 /// The same for an arbiter that never parks: who waits for everything waits for the running launch and these.
 const AHEAD_HOT: u64 = 1;
-/// The same while records are served.
+/// The most while records are served: twice as many more as were used from one turn to the next.
 const AHEAD_BUSY: u64 = 12;
 /// sm_share_ppm of all of an SM's time.
 const WHOLE_SHARE: u32 = 1_000_000;
@@ -29,6 +29,8 @@ const WHOLE_SHARE: u32 = 1_000_000;
 const TICK_FIRST: Duration = Duration::from_micros(100);
 /// How long none of the launches may begin before that is a state with a name.
 const NO_ROOM: Duration = Duration::from_secs(1);
+/// The longest tick while nothing happens, where the pacer does not wake it sooner.
+const QUIET: Duration = Duration::from_millis(10);
 /// How often it looks while there is no room for a launch.
 const TICK_NO_ROOM: Duration = Duration::from_millis(10);
 /// How often the driver is asked whether the launches are well; more often costs processor time.
@@ -72,7 +74,11 @@ pub(crate) struct Launcher {
     grants: u64,
     /// The same of senders that found it parked.
     woken: u64,
+    /// Launches that news used up from one turn to the next, the most of late.
+    used: u64,
     granted: Instant,
+    /// Launches that had begun at the last turn.
+    seen: u64,
     /// A launch has begun: the arguments are good.
     proven: bool,
     /// How often it looks while nothing happens, unless the pacer wakes it earlier.
@@ -97,10 +103,14 @@ impl Launcher {
         max_wait: Option<Duration>,
     ) -> Self {
         let residency = Duration::from_nanos(args.residency_ns);
-        let quiet = max_wait.filter(|_| args.idle_spin_ns != 0).unwrap_or(residency / 4);
-        let quiet = quiet.clamp(Duration::from_micros(50), Duration::from_millis(10));
+        let quiet = match max_wait.filter(|_| args.idle_spin_ns != 0) {
+            // The pacer wakes this thread: its own tick must not come right before that each time.
+            Some(wait) if wait <= QUIET => 2 * wait,
+            Some(_) => QUIET,
+            None => (residency / 4).clamp(Duration::from_micros(50), QUIET),
+        };
         let (at_once, asked) = (true, Instant::now());
-        let (grants, woken, granted, proven) = (0, 0, asked, false);
+        let (grants, woken, used, granted, seen, proven) = (0, 0, 0, asked, 0, false);
         let (due, max_wait) = ((0, asked), max_wait.unwrap_or(UNPACED));
         Launcher {
             memory,
@@ -111,7 +121,9 @@ impl Launcher {
             at_once,
             grants,
             woken,
+            used,
             granted,
+            seen,
             proven,
             quiet,
             watch: None,
@@ -183,11 +195,26 @@ impl Launcher {
         self.parks() && self.args.sm_share_ppm < WHOLE_SHARE
     }
 
-    /// Launches to keep ahead while records are served. Each pacing lets all of them go, which sm_share must allow.
+    /// Launches to keep ahead while records are served. Each pacing lets all of them go: that holds the SM, who has news just
+    /// then waits for the next one, and sm_share must allow it.
     fn ahead_busy(&self) -> u64 {
         let share = f64::from(self.args.sm_share_ppm) / f64::from(WHOLE_SHARE);
         let fit = (share * TICK_SHARED.as_secs_f64() / LAUNCH_COST.as_secs_f64()).ceil() as u64;
-        if self.is_shared() { (AHEAD + fit).min(AHEAD_BUSY) } else { AHEAD_BUSY }
+        let wanted = (AHEAD + 2 * self.used).min(AHEAD_BUSY);
+        if self.is_shared() { (AHEAD + fit).min(wanted) } else { wanted }
+    }
+
+    /// What happened since the last turn.
+    fn look_for_news(&mut self, telemetry: &abi::wm_telemetry) {
+        let woken = self.memory.woken();
+        let grants = telemetry.grants.saturating_sub(std::mem::replace(&mut self.grants, telemetry.grants));
+        let senders = woken.saturating_sub(std::mem::replace(&mut self.woken, woken));
+        if grants + senders > 0 {
+            self.granted = Instant::now();
+        }
+        // Those that the pacer let go give no grants.
+        let begun = telemetry.launches.saturating_sub(std::mem::replace(&mut self.seen, telemetry.launches));
+        self.used = begun.min(grants.max(senders)).max(self.used - self.used.div_ceil(8));
     }
 
     /// D2: opens the door of the launch that is due, if its time has come and the door has been cleared. The arbiter told its
@@ -227,11 +254,7 @@ impl Launcher {
                 return Err(Error::Failed(why.into()));
             }
         }
-        let woken = self.memory.woken();
-        let news = telemetry.grants != std::mem::replace(&mut self.grants, telemetry.grants);
-        if woken != std::mem::replace(&mut self.woken, woken) || news {
-            self.granted = Instant::now();
-        }
+        self.look_for_news(&telemetry);
         if self.parks() {
             self.clear_doors(telemetry.launches);
             self.open_due(&telemetry);

@@ -297,19 +297,19 @@ WM_FN bool has_room(const arbiter& a, u32 m, u32 records) {
 }
 
 // The firing rule, and credit. All lanes get the same answer: lane i < WM_MAX_INPUTS looks at input i, the next ones at
-// the outputs.
-template <class L> WM_FN bool may_step(L lanes, const arbiter& a, const module_brief& mod) {
+// the outputs. `found`: the module has one input, and a record is known to be there.
+template <class L> WM_FN bool may_step(L lanes, const arbiter& a, const module_brief& mod, bool found = false) {
     if (mod.kind != WM_KIND_RESIDENT)
         return false;
     // Most modules are of this shape, and this is on the way of every record: a few loads, the same for all lanes.
     if (mod.n_inputs == 1 && mod.n_outputs <= 1)
-        return lanes.any(has_record(a, mod.inputs[0]) &&
+        return lanes.any((found ? !is_quarantined(a, mod.inputs[0]) : has_record(a, mod.inputs[0])) &&
                          (mod.n_outputs == 0 || has_room(a, mod.outputs[0], mod.out_records)));
     u32 ready = 0, lacking = 0;
     for (u32 i = lanes.rank(); i < WM_MAX_INPUTS + WM_MAX_OUTPUTS; i += lanes.width()) {
         const u32 o = i - WM_MAX_INPUTS;
         if (i < mod.n_inputs)
-            ready += has_record(a, mod.inputs[i]);
+            ready += found ? !is_quarantined(a, mod.inputs[i]) : has_record(a, mod.inputs[i]);
         else if (i >= WM_MAX_INPUTS && o < mod.n_outputs)
             lacking += !has_room(a, mod.outputs[o], mod.out_records);
     }

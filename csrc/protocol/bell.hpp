@@ -35,17 +35,17 @@ WM_FN void ring(const wm_bell* bell, u64 parked) {
 }
 
 // By one thread of a device end, after its slots. The exchange's answer is used at once: a warp that goes on to wait
-// for a reply would wait longer for that. Which door to ring at is looked up beside the exchange, so that the way to a
-// parked arbiter is one way to L2 and not three; that may be an old answer, so it is looked up again.
+// for a reply would wait longer for that. Whether to ring, and at which door, is looked up before the exchange, so that
+// the way to a parked arbiter is one load; that may be an old answer, so it is looked up again behind the exchange.
 WM_FN void publish_from_device(u64* word, u64 idx, u64 bell) {
     if (bell == 0)
         return store_relaxed_gpu(word, device_word(idx));
     const wm_bell* b = at<const wm_bell>(bell);
-    const u64 before = exchange_relaxed_gpu(word, device_word(idx));                     // R1
     const u64 early = load_relaxed_gpu(&b->parked), doors = load_relaxed_gpu(&b->doors); // R1a
+    const u64 before = exchange_relaxed_gpu(word, device_word(idx));                     // R1
+    if (early)
+        open_door(doors, early - 1); // R1b
     if (before & WM_PARK_BIT) {
-        if (early)
-            open_door(doors, early - 1);                 // R1b
         fence_acquire(WM_SCOPE_GPU);                     // ACQUIRE of P3: `parked` is at least as new as the bit
         const u64 parked = load_relaxed_gpu(&b->parked); // R2
         if (parked != early)

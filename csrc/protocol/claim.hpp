@@ -90,8 +90,11 @@ template <class L> WM_FN void await_look(L lanes, const arbiter& a) {
     }
 }
 
-// Takes module `i` for this server if its rule and credit hold: sets its owned bit, clears its look bit, evaluates.
-template <class L> WM_FN bool try_own(L lanes, arbiter& a, u32* look, u32 i) {
+// Takes module `i` for this server if its rule and credit hold: sets its owned bit, clears its look bit, evaluates. A
+// record that is seen at its input counts even if it has not been told of: a launch that news has woken need not wait
+// for its scan.
+template <class L>
+WM_FN bool try_own(L lanes, arbiter& a, u32* look, u32 i, const glance<L>& at_input, found_records<L>& found) {
     const u32 bit = 1u << (i % 32);
     u32 got = 0;
     if (lanes.rank() == 0 && (or_acquire_cta(&a.owned[i / 32], bit) & bit) == 0) { // ACQUIRE of disown
@@ -101,8 +104,9 @@ template <class L> WM_FN bool try_own(L lanes, arbiter& a, u32* look, u32 i) {
     if (lanes.broadcast(got, 0) == 0)
         return false;
     lanes.sync();
-    if (may_be_granted(lanes, a, a.modules[i]))
+    if (may_be_granted(lanes, a, a.modules[i], at_input.take(lanes, a, i, found)))
         return true;
+    found = {};
     if (lanes.rank() == 0)
         clear_release_cta(&a.owned[i / 32], bit);
     return false;
@@ -137,9 +141,8 @@ template <class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state, foun
         if (lanes.rank() == 0)
             store_relaxed_cta(&a.cursor[c], i + 1 < a.args.n_modules ? i + 1 : 0);
         const glance<L> at_input(lanes, a, i); // its way to L2 is that of what follows
-        if (try_own(lanes, a, look, i)) {
+        if (try_own(lanes, a, look, i, at_input, found)) {
             state.fair = fair;
-            at_input.take(lanes, a, i, found);
             return i;
         }
     }

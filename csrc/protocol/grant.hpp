@@ -120,10 +120,10 @@ template <class L> WM_FN u32 grantable(L lanes, arbiter& a, module_brief& mod, b
 }
 
 // Whether a module may run, or be granted steps, now; or whether its gates are to be told that they may step ahead no
-// more. By whoever owns it.
-template <class L> WM_FN bool may_be_granted(L lanes, arbiter& a, module_brief& mod) {
+// more. By whoever owns it. `found` as in may_step.
+template <class L> WM_FN bool may_be_granted(L lanes, arbiter& a, module_brief& mod, bool found) {
     if (mod.kind != WM_KIND_STREAM)
-        return may_step(lanes, a, mod);
+        return may_step(lanes, a, mod, found);
     bool sound;
     return grantable(lanes, a, mod, sound) != 0 || (!sound && mod.ahead != 0);
 }

@@ -66,6 +66,17 @@ template <class L> WM_FN bool park(L lanes, arbiter& a) {
     return !lanes.any(news) && !has_looks(lanes, a);                                       // P6
 }
 
+// The arbiter parks: what was granted last is likely to be what it is woken for, so servers of the next launch look
+// there at once, while its scan is still under way.
+template <class L> WM_FN void expect_again(L lanes, const arbiter& a) {
+    for (u32 c = lanes.rank(); a.args.n_modules != 0 && c < classes_of(a); c += lanes.width()) {
+        const u32 next = load_relaxed_cta(&a.cursor[c]), last = (next ? next : a.args.n_modules) - 1;
+        if (a.modules[last].kind == WM_KIND_RESIDENT && a.modules[last].n_inputs == 1)
+            mark(a, last);
+    }
+    lanes.sync();
+}
+
 // Says that the next launch should begin at once.
 template <class L> WM_FN void leave_wanted(L lanes, arbiter& a) {
     if (lanes.rank() == 0) {

@@ -37,7 +37,10 @@ template <class L> struct found_records {
 // One thread has no use for it.
 template <class L> struct glance {
     WM_FN glance(L, const arbiter&, u32 /*module*/) {}
-    WM_FN void take(L, const arbiter&, u32 /*module*/, found_records<L>&) const {}
+    // Whether there is a record, and it counts although no scan may have told of it: one from outside the arbiter.
+    WM_FN bool take(L, const arbiter&, u32 /*module*/, found_records<L>&) const {
+        return false;
+    }
 };
 
 // Status, length and type in one word: what a called function returns without a place in memory.
@@ -138,36 +141,39 @@ WM_DEV wm_status plain_wait(warp_consumer<>& end, fragment<1>& f, fragment_meta&
 }
 
 template <> struct glance<warp_lanes> {
-    WM_DEV glance(warp_lanes lanes, const arbiter& a, u32 module) : word_(0), idx_(0), slots_log2_(0), open_(false) {
+    WM_DEV glance(warp_lanes lanes, const arbiter& a, u32 module)
+        : word_(0), idx_(0), slots_log2_(0), open_(false), outside_(false) {
         const module_brief& mod = a.modules[module];
         const u32 m = mod.inputs[0];
         const mailbox_brief box = brief_in(a.boxes, m);
         open_ = mod.kind == WM_KIND_RESIDENT && mod.n_inputs == 1 && (box.flags & brief_plain_in) != 0;
         if (!open_)
             return;
+        outside_ = (box.flags & brief_outside) != 0;
         slots_log2_ = box.slots_log2;
         idx_ = load_relaxed_cta(&a.consumed[m]);
         word_ = load_relaxed_gpu(slot_at(plain_row(a.rows[m].header, slots_log2_), idx_) + lanes.rank());
     }
     // By the module's owner. What was loaded before that is the next record if its index still is, and its tags.
-    WM_DEV void take(warp_lanes lanes, const arbiter& a, u32 module, found_records<warp_lanes>& found) const {
+    WM_DEV bool take(warp_lanes lanes, const arbiter& a, u32 module, found_records<warp_lanes>& found) const {
         if (!open_)
-            return;
+            return false;
         const u64 idx = load_relaxed_cta(&a.consumed[a.modules[module].inputs[0]]);
         if (!lanes.all(idx == idx_ && is_fresh(word_, lap_tag(idx, slots_log2_))))
-            return;
+            return false;
         const u64 word[1] = {word_};
         const arrival<1> record(word);
         found.words = record.payload();
         found.meta = record.meta();
         found.held = 0;
         found.bits = 1;
+        return outside_;
     }
 
 private:
     u64 word_, idx_;
     u32 slots_log2_;
-    bool open_;
+    bool open_, outside_;
 };
 
 // The lane's words of the slots from index `from` on, all asked for at once: one by one, each would take a way to L2.

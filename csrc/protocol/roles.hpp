@@ -190,6 +190,8 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     keep_end(lanes, a, k, worked);
     if (k.reason == WM_EXIT_PARK && !park(lanes, a))
         k.reason = WM_EXIT_NEWS;
+    if (k.reason == WM_EXIT_PARK)
+        expect_again(lanes, a);
     if (can_park(a.args) && (k.reason == WM_EXIT_NEWS || k.reason == WM_EXIT_RESIDENCY))
         leave_wanted(lanes, a);
     if (k.reason == WM_EXIT_CLOSED)

@@ -4,6 +4,7 @@
 //! current context stays what it was.
 
 mod copies;
+mod doors;
 mod events;
 mod gates;
 mod launches;
@@ -28,6 +29,7 @@ use crate::probe::{BackendKind, probe};
 use crate::stats::Footprint;
 use crate::stream::Body;
 
+use doors::Doors;
 use launches::{CudaLaunches, threads_of};
 use libraries::{Library, allow_shared};
 use steps::Steps;
@@ -115,6 +117,15 @@ impl Stream {
         .result()
         .map_err(driver("cuStreamCreateWithPriority"))?;
         Ok(Stream(stream))
+    }
+
+    /// Whether everything on it has ended. The context has been entered.
+    fn is_empty(&self) -> Result<bool> {
+        // SAFETY: a stream of the context that the caller has entered.
+        match unsafe { sys::cuStreamQuery(self.0) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            other => other.result().map(|()| true).map_err(driver("cuStreamQuery")),
+        }
     }
 }
 
@@ -340,7 +351,9 @@ impl Backend for Cuda {
             multiprocessors: self.info.multiprocessors,
         });
         let (context, stream) = (self.context.clone(), Stream::urgent()?);
-        Ok(Box::new(CudaLaunches { context, library, function, stream, shared, footprint, running: 0 }))
+        let bell_end = args.device_bell + size_of::<abi::wm_bell>() as u64;
+        let doors = if args.idle_spin_ns == 0 { None } else { Some(Doors::new(context.clone(), bell_end)?) };
+        Ok(Box::new(CudaLaunches { context, library, function, stream, doors, shared, footprint, running: 0 }))
     }
 
     fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>> {

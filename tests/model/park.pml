@@ -202,12 +202,17 @@ leave:
 /* A device end: R1 exchange the readiness word; R2 if it carried the park bit, see which door; R3 ring. */
 proctype device_end(byte me) {
     byte k = 0, p, early = 0;
-    bit was_parked;
+    bit was_parked, rung = 0;
     do
     :: k < PUSHES ->
 #ifdef EARLY_RING
-        /* R1a under way together with the exchange: what it says may be older than the bit */
+        /* R1a before the exchange: what it says may be older than the bit. R1b rings in any case, before the exchange has acted
+           or after it: too old a credit costs a launch that finds nothing */
         early = memory[PARKED_DEVICE];
+        if
+        :: early != 0 -> door[(early - 1) % DOORS] = 1; rung = 1
+        :: true
+        fi;
 #endif
 #ifdef PLANT_LOAD_EARLY
         p = memory[PARKED_DEVICE];
@@ -218,25 +223,24 @@ proctype device_end(byte me) {
 #else
         atomic { word[me]++; was_parked = parked_bit[me]; parked_bit[me] = 0 };
 #endif
+#ifdef EARLY_RING
+        if
+        :: early != 0 && !rung -> door[(early - 1) % DOORS] = 1
+        :: else
+        fi;
+#endif
         if
         :: was_parked ->
-#ifdef EARLY_RING
-            /* R1b rings in any case: too old a credit costs a launch that finds nothing */
-            if
-            :: early != 0 -> door[(early - 1) % DOORS] = 1
-            :: else
-            fi;
-#endif
 #ifndef PLANT_LOAD_EARLY
             p = memory[PARKED_DEVICE];
 #endif
             if
-            :: p != 0 -> door[(p - 1) % DOORS] = 1
+            :: p != 0 && p != early -> door[(p - 1) % DOORS] = 1
             :: else
             fi
         :: else
         fi;
-        atomic { p = 0; early = 0; k++ }
+        atomic { p = 0; early = 0; rung = 0; k++ }
     :: else -> break
     od;
     ends_done++

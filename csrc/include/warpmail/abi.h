@@ -285,7 +285,7 @@ typedef struct wm_doorbell {
 
 /*
  * What an end that has news needs to know of an arbiter that may be parked. One in device memory for device ends, one
- * in pinned memory for host ends; `parked` is written by the arbiter alone.
+ * in pinned memory for host ends; `parked` is written by the arbiter alone. The host copies within the last 32 bytes.
  */
 typedef struct wm_bell {
     uint64_t parked; /* 0: it runs; else 1 + the number of the credit whose door is to be opened */

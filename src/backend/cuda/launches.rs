@@ -1,15 +1,16 @@
-//! The persistent kernel's launches: on a stream of their own, each behind a wait of the front end's for its door.
+//! The persistent kernel's launches: on a stream of their own, each behind a wait of the front end's for its door (doors.rs).
 
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
 use cudarc::driver::{result, sys};
 
+use super::doors::Doors;
 use super::libraries::Library;
 use super::{Context, Stream, driver, relax_captures};
 use crate::abi::wm_arbiter_args;
 use crate::backend::{Door, Launches};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::stats::Footprint;
 use crate::wait::deadline;
 
@@ -23,6 +24,8 @@ pub(super) struct CudaLaunches {
     pub(super) library: Library,
     pub(super) function: sys::CUfunction,
     pub(super) stream: Stream,
+    /// Of an arbiter that parks.
+    pub(super) doors: Option<Doors>,
     pub(super) shared: usize,
     pub(super) footprint: Option<Footprint>,
     /// Enqueued since the stream was last seen empty.
@@ -43,13 +46,11 @@ impl Launches for CudaLaunches {
 
     fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()> {
         let _entered = self.context.enter()?;
+        self.running += 1; // the wait, if not the launch
         if let Some(door) = door {
-            let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
-            // SAFETY: an aligned word of mapped pinned memory, which lives until this launch has been collected. The pacer
-            // opens every door within max_wait. Memory is little endian: the low half of the door's word is 0 or 1.
-            unsafe { sys::cuStreamWaitValue32_v2(self.stream.0, door.device, 1, flags) }
-                .result()
-                .map_err(driver("cuStreamWaitValue32"))?;
+            let doors =
+                self.doors.as_ref().ok_or_else(|| Error::Failed("an arbiter without doors waits for one".into()))?;
+            doors.hold(self.stream.0, door)?;
         }
         let mut args = *args;
         let mut params = [(&raw mut args).cast::<c_void>()];
@@ -66,19 +67,13 @@ impl Launches for CudaLaunches {
                 &mut params,
             )
         };
-        self.running += 1; // the wait, if not the launch
         launched.map_err(driver("cuLaunchKernel"))
     }
 
     fn outstanding(&mut self) -> Result<usize> {
         let _entered = self.context.enter()?;
-        // SAFETY: the stream belongs to this context.
-        match unsafe { sys::cuStreamQuery(self.stream.0) } {
-            sys::CUresult::CUDA_ERROR_NOT_READY => {}
-            other => {
-                other.result().map_err(driver("cuStreamQuery"))?;
-                self.running = 0;
-            }
+        if self.stream.is_empty()? && self.doors.as_ref().map_or(Ok(true), Doors::is_past)? {
+            self.running = 0;
         }
         Ok(self.running)
     }
