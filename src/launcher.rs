@@ -14,6 +14,7 @@ use crate::abi::{self, wm_arbiter_args};
 use crate::backend::Launches;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
+use crate::pacer::Pace;
 use crate::wait::deadline;
 
 /// Launches kept in the queue that have not begun, while nothing happens: the next one begins when one ends, or when its
@@ -29,10 +30,12 @@ const WHOLE_SHARE: u32 = 1_000_000;
 const TICK_FIRST: Duration = Duration::from_micros(100);
 /// How long none of the launches may begin before that is a state with a name.
 const NO_ROOM: Duration = Duration::from_secs(1);
-/// The longest tick while nothing happens, where the pacer does not wake it sooner.
+/// The longest tick while nothing happens.
 const QUIET: Duration = Duration::from_millis(10);
 /// How often it looks while there is no room for a launch.
 const TICK_NO_ROOM: Duration = Duration::from_millis(10);
+/// The part of its period that this thread may be late with pacing before the pacer's does it.
+const LATE: u32 = 4;
 /// How often the driver is asked whether the launches are well; more often costs processor time.
 const ASK: Duration = Duration::from_millis(50);
 /// Longer than any max_wait: there is no pacer.
@@ -81,7 +84,7 @@ pub(crate) struct Launcher {
     seen: u64,
     /// A launch has begun: the arguments are good.
     proven: bool,
-    /// How often it looks while nothing happens, unless the pacer wakes it earlier.
+    /// How often it looks while nothing happens.
     quiet: Duration,
     /// Launches wait here, not on the device: how soon to look at their doors.
     watch: Option<Duration>,
@@ -93,6 +96,9 @@ pub(crate) struct Launcher {
     due: (u64, Instant),
     /// No launch waits longer for its time: the pacer would let it in.
     max_wait: Duration,
+    pace: Arc<Pace>,
+    /// When the last turn to open doors was taken here.
+    paced: Instant,
 }
 
 impl Launcher {
@@ -101,14 +107,11 @@ impl Launcher {
         args: wm_arbiter_args,
         launches: Box<dyn Launches>,
         max_wait: Option<Duration>,
+        pace: Arc<Pace>,
     ) -> Self {
         let residency = Duration::from_nanos(args.residency_ns);
-        let quiet = match max_wait.filter(|_| args.idle_spin_ns != 0) {
-            // The pacer wakes this thread: its own tick must not come right before that each time.
-            Some(wait) if wait <= QUIET => 2 * wait,
-            Some(_) => QUIET,
-            None => (residency / 4).clamp(Duration::from_micros(50), QUIET),
-        };
+        let quiet = max_wait.filter(|_| args.idle_spin_ns != 0).unwrap_or(residency / 4);
+        let quiet = quiet.clamp(Duration::from_micros(50), QUIET);
         let (at_once, asked) = (true, Instant::now());
         let (grants, woken, used, granted, seen, proven) = (0, 0, 0, asked, 0, false);
         let (due, max_wait) = ((0, asked), max_wait.unwrap_or(UNPACED));
@@ -131,6 +134,8 @@ impl Launcher {
             begun: (0, asked),
             due,
             max_wait,
+            pace,
+            paced: asked,
         }
     }
 
@@ -144,9 +149,16 @@ impl Launcher {
                 self.memory.fail(e.to_string());
                 running = false;
             }
+            let period = self.pace.period();
+            if self.until_pace().is_zero() {
+                self.pace.take_turn();
+                self.paced = Instant::now();
+            }
+            self.pace.expect_within(self.until_pace()); // exactly, while the driver may keep this thread
             outcome = if running { self.top_up() } else { Ok(()) };
+            self.pace.expect_within(self.until_pace() + period / LATE);
             match commands.try_recv() {
-                // Whoever sends a command unparks this thread, and so does the pacer; a channel would spin first.
+                // Whoever sends a command unparks this thread; a channel would spin first.
                 Err(TryRecvError::Empty) => {
                     std::thread::park_timeout(self.tick());
                 }
@@ -169,16 +181,21 @@ impl Launcher {
         }
     }
 
+    /// Until this thread's turn to open doors.
+    fn until_pace(&self) -> Duration {
+        self.pace.period().saturating_sub(self.paced.elapsed())
+    }
+
     fn tick(&self) -> Duration {
         let own = match (self.proven, self.is_busy()) {
-            _ if self.memory.is_waiting() => return TICK_NO_ROOM,
+            _ if self.memory.is_waiting() => TICK_NO_ROOM,
             (false, _) => TICK_FIRST,
             (true, true) if self.is_shared() => TICK_SHARED.min(self.quiet),
             (true, true) => TICK_BUSY.min(self.quiet),
             (true, false) => self.quiet,
         };
         let due = self.due.1.checked_duration_since(Instant::now()).unwrap_or(own);
-        self.watch.map_or(own, |watch| watch.min(own)).min(due)
+        self.watch.map_or(own, |watch| watch.min(own)).min(due).min(self.until_pace())
     }
 
     /// Whether launches that park are used up by wake-ups.

@@ -20,7 +20,7 @@ use crate::journal::{Drain, JournalStats, Sink};
 use crate::launcher::{Command, Launcher};
 use crate::memory::Memory;
 use crate::options::{Mode, Rule};
-use crate::pacer::Pacer;
+use crate::pacer::{Pace, Pacer};
 use crate::port::{Pause, Receiver, Sender};
 use crate::stats::{Footprint, Stats};
 use crate::tensor::Pool;
@@ -360,6 +360,7 @@ impl Runtime {
         }
         self.check_bodies()?;
         self.make_passes()?;
+        let pace = Pace::new(self.memory.clone(), self.max_wait)?;
         let launches = match (self.state, self.launches.take()) {
             (State::Ready, Some(launches)) => launches,
             _ => return Err(Error::State("start: the runtime has been started before; build a new one".into())),
@@ -367,13 +368,13 @@ impl Runtime {
         let span = tracing::info_span!("start", device = %self.device().info().name);
         let _entered = span.enter();
         let (commands, inbox) = channel::unbounded();
-        let launcher = Launcher::new(self.memory.clone(), self.args, launches, self.max_wait);
+        let launcher = Launcher::new(self.memory.clone(), self.args, launches, self.max_wait, pace.clone());
         let thread = std::thread::Builder::new()
             .name("warpmail-launcher".into())
             .spawn(move || launcher.run(&inbox))
             .map_err(|e| Error::Unavailable { what: "a thread for the launcher", reason: e.to_string() })?;
         self.memory.set_launcher(thread.thread());
-        let pacer = Pacer::start(self.memory.clone(), self.max_wait, thread.thread().clone());
+        let pacer = Pacer::start(pace);
         self.commands = Some(commands);
         self.thread = Some(thread);
         self.state = State::Running;

@@ -41,11 +41,11 @@ impl Launches for CudaLaunches {
     }
 
     fn adopt_thread(&mut self) -> Result<()> {
+        std::mem::forget(self.context.enter()?); // for `launch`: it stays entered as long as the thread lives
         relax_captures()
     }
 
     fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()> {
-        let _entered = self.context.enter()?;
         self.running += 1; // the wait, if not the launch
         if let Some(door) = door {
             let doors =
