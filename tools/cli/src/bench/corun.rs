@@ -1,6 +1,6 @@
-//! `park.corun.*`: what an arbiter costs its neighbours. A matrix product of cuBLAS, a copy through device memory and a chain of
-//! small kernels (launched one by one, and as a captured graph), each beside an arbiter and, with the arbiter quiesced, alone:
-//! pairs in turns, so that clocks and heat are the same.
+//! `park.corun.*`: what an arbiter costs its neighbours. A matrix product of cuBLAS, a copy through device memory, a chain of
+//! small kernels (launched one by one, and as a captured graph), and small copies to the device and from it that are waited for,
+//! each beside an arbiter and, with the arbiter quiesced, alone: pairs in turns, so that clocks and heat are the same.
 
 pub(super) mod cause;
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cudarc::cublas::sys as cublas;
 use warpmail::{Builder, Device, DeviceBuffer, HandlerImage, MailboxOptions, Mode, Runtime, SpinBudget, builtin};
 
-use super::gpu::{Graph, Kernel, Kernels, Stream, Timer, arg};
+use super::gpu::{Graph, Kernel, Kernels, Mapped, Stream, Timer, arg};
 use super::{median, text};
 
 const BOUND: Duration = Duration::from_secs(5);
@@ -22,6 +22,9 @@ const COPY: usize = 1 << 30;
 /// Rows and columns of a layer of the chain, and its layers.
 const LAYER: usize = 4096;
 const LAYERS: usize = 256;
+/// Small copies of one piece, and bytes of one to the device.
+const COPIES: usize = 64;
+const UPLOAD: usize = 4096;
 /// How long one measurement takes, about.
 const SPAN_MS: f64 = 15.0;
 
@@ -132,6 +135,7 @@ struct Neighbours<'a> {
     stream: Stream,
     timer: Timer,
     memory: [DeviceBuffer; 2],
+    pinned: Mapped,
     blas: Result<Blas, String>,
     /// Found once: looking a kernel up takes the driver's lock.
     copy: Kernel,
@@ -150,8 +154,8 @@ impl<'a> Neighbours<'a> {
         }
         kernels.wait(stream)?;
         let (copy, layer) = (kernels.get("corun_stream", 0)?, kernels.get("corun_decode", 0)?);
-        let blas = Blas::new(stream);
-        let mut neighbours = Neighbours { kernels, stream, timer, memory, blas, copy, layer, chain: None };
+        let (blas, pinned) = (Blas::new(stream), Mapped::new(UPLOAD / 8)?);
+        let mut neighbours = Neighbours { kernels, stream, timer, memory, pinned, blas, copy, layer, chain: None };
         neighbours.chain = Some(kernels.capture(stream, || neighbours.enqueue("decode"))?);
         Ok(neighbours)
     }
@@ -167,20 +171,31 @@ impl<'a> Neighbours<'a> {
                 let params = &mut [arg(&mut from), arg(&mut to), arg(&mut n)];
                 self.kernels.launch(self.copy, 8 * self.kernels.multiprocessors, 512, 0, self.stream, params)
             }
+            // What a loop of inference does between two steps: each waits for its copy.
+            "upload" => (0..COPIES).try_for_each(|_| self.kernels.copy_in(to, &self.pinned, UPLOAD, self.stream)),
+            "readback" => (0..COPIES).try_for_each(|_| {
+                self.enqueue_layer(0)?;
+                self.kernels.copy_out(&self.pinned, to, 8, self.stream)
+            }),
             "decode_graph" => self.chain.as_ref().map_or(Ok(()), |chain| chain.launch(self.stream)),
-            _ => {
-                let layers = COPY / (4 * LAYER * LAYER);
-                for layer in 0..LAYERS {
-                    // From one vector to the other and back, weights from all over the memory.
-                    let (a, b) = (to, to + 4 * LAYER as u64);
-                    let (mut x, mut y) = if layer % 2 == 0 { (a, b) } else { (b, a) };
-                    let (mut weights, mut columns) = (from + (layer % layers * 4 * LAYER * LAYER) as u64, LAYER as u32);
-                    let params = &mut [arg(&mut weights), arg(&mut x), arg(&mut y), arg(&mut columns)];
-                    self.kernels.launch(self.layer, LAYER as u32 / 8, 256, 0, self.stream, params)?;
-                }
-                Ok(())
-            }
+            _ => (0..LAYERS).try_for_each(|layer| self.enqueue_layer(layer)),
         }
+    }
+
+    /// Makes a copy the first thing that a stream does: waits for words are then a copy engine's.
+    fn first_copy(&self, stream: Stream) -> Result<(), String> {
+        self.kernels.copy_in(self.memory[1].address(), &self.pinned, 8, stream)
+    }
+
+    /// A layer of the chain: from one vector to the other and back, weights from all over the memory.
+    fn enqueue_layer(&self, layer: usize) -> Result<(), String> {
+        let [from, to] = [self.memory[0].address(), self.memory[1].address()];
+        let layers = COPY / (4 * LAYER * LAYER);
+        let (a, b) = (to, to + 4 * LAYER as u64);
+        let (mut x, mut y) = if layer.is_multiple_of(2) { (a, b) } else { (b, a) };
+        let (mut weights, mut columns) = (from + (layer % layers * 4 * LAYER * LAYER) as u64, LAYER as u32);
+        let params = &mut [arg(&mut weights), arg(&mut x), arg(&mut y), arg(&mut columns)];
+        self.kernels.launch(self.layer, LAYER as u32 / 8, 256, 0, self.stream, params)
     }
 
     /// Milliseconds that `times` pieces take, on the device's clock.
@@ -265,7 +280,7 @@ pub(super) fn measure(device: &Device, pairs: usize, watts: &dyn Fn() -> Option<
     let kernels = Kernels::load(device)?;
     let neighbours = Neighbours::new(device, &kernels)?;
     let (mut coruns, mut missing) = (Vec::new(), Vec::new());
-    for neighbour in ["gemm", "stream", "decode", "decode_graph"] {
+    for neighbour in ["gemm", "stream", "decode", "decode_graph", "upload", "readback"] {
         if let ("gemm", Err(reason)) = (neighbour, &neighbours.blas) {
             missing.push(format!("park.corun.gemm: not available: {reason}"));
             continue;

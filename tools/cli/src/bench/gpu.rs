@@ -105,6 +105,24 @@ impl Kernels {
         Ok(Stream(stream))
     }
 
+    /// Copies the first `bytes` of pinned memory to the device, or back, and waits.
+    pub(crate) fn copy_in(&self, to: u64, from: &Mapped, bytes: usize, stream: Stream) -> Result<(), String> {
+        assert!(bytes <= from.words * 8);
+        // SAFETY: both have so many bytes, and the copy is waited for.
+        unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.host.cast(), bytes, stream.0) }
+            .result()
+            .map_err(failed("cuMemcpyHtoDAsync"))?;
+        self.wait(stream)
+    }
+    pub(crate) fn copy_out(&self, to: &Mapped, from: u64, bytes: usize, stream: Stream) -> Result<(), String> {
+        assert!(bytes <= to.words * 8);
+        // SAFETY: as above.
+        unsafe { sys::cuMemcpyDtoHAsync_v2(to.host.cast(), from, bytes, stream.0) }
+            .result()
+            .map_err(failed("cuMemcpyDtoHAsync"))?;
+        self.wait(stream)
+    }
+
     /// What `enqueue` puts into a stream, as a graph.
     pub(crate) fn capture(
         &self,

@@ -24,11 +24,13 @@ enum Beside {
     /// No runtime: a stream of the bench's own that waits for a word of pinned memory, as a parked arbiter's does; of the
     /// usual priority, or of the least or the most urgent one.
     Waiting(Option<bool>),
+    /// The same on the channel of a copy engine, which is how the arbiter's wait for a door stands.
+    CopyEngine,
     /// No runtime: one warp that polls such a word.
     Resident,
 }
 
-const BESIDE: [(&str, Beside); 9] = [
+const BESIDE: [(&str, Beside); 10] = [
     ("absent", Beside::Absent),
     ("quiesced", Beside::Quiesced),
     ("parked", Beside::Parked(Duration::from_millis(10))),
@@ -37,6 +39,7 @@ const BESIDE: [(&str, Beside); 9] = [
     ("waiting_stream", Beside::Waiting(None)),
     ("waiting_stream_least", Beside::Waiting(Some(false))),
     ("waiting_stream_urgent", Beside::Waiting(Some(true))),
+    ("waiting_copy_engine", Beside::CopyEngine),
     ("resident_warp", Beside::Resident),
 ];
 const FORMS: [(&str, &str); 2] = [("", "decode"), (".graph", "decode_graph")];
@@ -107,7 +110,7 @@ fn beside(
     device: &Device,
     neighbours: &Neighbours<'_>,
     what: Beside,
-    streams: &[Stream; 3],
+    streams: &[Stream; 4],
 ) -> Result<[f64; 2], String> {
     let kernels = neighbours.kernels;
     let (moment, usual) = (Some(Duration::from_micros(1)), SpinBudget::default().max_wait);
@@ -120,6 +123,7 @@ fn beside(
             let stream = streams[urgent.map_or(0, |urgent| 1 + usize::from(urgent))];
             beside_word(neighbours, stream, |word| kernels.wait_for_value(stream, word))
         }
+        Beside::CopyEngine => beside_word(neighbours, streams[3], |word| kernels.wait_for_value(streams[3], word)),
         Beside::Resident => beside_word(neighbours, streams[0], |mut word| {
             let (kernel, mut ns) = (kernels.get("corun_resident", 0)?, LONGEST_NS);
             kernels.launch(kernel, 1, 32, 0, streams[0], &mut [arg(&mut word), arg(&mut ns)])
@@ -129,7 +133,8 @@ fn beside(
 
 pub(super) fn measure(device: &Device, neighbours: &Neighbours<'_>, pairs: usize) -> Result<Vec<Chain>, String> {
     let kernels = neighbours.kernels;
-    let streams = [kernels.stream()?, kernels.stream_of(false)?, kernels.stream_of(true)?];
+    let streams = [kernels.stream()?, kernels.stream_of(false)?, kernels.stream_of(true)?, kernels.stream_of(true)?];
+    neighbours.first_copy(streams[3])?;
     let mut rows = Vec::new();
     for (name, what) in BESIDE {
         let mut times: [[Vec<f64>; 2]; 2] = Default::default(); // of each form: beside, alone
