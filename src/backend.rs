@@ -164,6 +164,8 @@ pub(crate) struct Door {
     pub(crate) device: u64,
     /// Where the host sees it.
     pub(crate) host: u64,
+    /// It is expected to be opened soon: to be let in quickly matters more than what the wait costs others.
+    pub(crate) soon: bool,
 }
 
 /// Copies off the device that run beside everything else: no call waits for a kernel.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 
 use crate::abi::{self, wm_arbiter_args};
-use crate::backend::Launches;
+use crate::backend::{Door, Launches};
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::pacer::Pace;
@@ -34,8 +34,12 @@ const NO_ROOM: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(10);
 /// How often it looks while there is no room for a launch.
 const TICK_NO_ROOM: Duration = Duration::from_millis(10);
-/// The part of its period that this thread may be late with pacing before the pacer's does it.
+/// What is left from one turn to the next of how many launches were used up: nothing, after some 45 without any.
+const FADING: f64 = 0.95;
+/// The part of its period that this thread may be late with pacing before the pacer's does it, and the part that it may come
+/// early, so that it is not about to be late when it enters the driver.
 const LATE: u32 = 4;
+const EARLY: u32 = 16;
 /// How often the driver is asked whether the launches are well; more often costs processor time.
 const ASK: Duration = Duration::from_millis(50);
 /// Longer than any max_wait: there is no pacer.
@@ -78,7 +82,7 @@ pub(crate) struct Launcher {
     /// The same of senders that found it parked.
     woken: u64,
     /// Launches that news used up from one turn to the next, the most of late.
-    used: u64,
+    used: f64,
     granted: Instant,
     /// Launches that had begun at the last turn.
     seen: u64,
@@ -113,7 +117,7 @@ impl Launcher {
         let quiet = max_wait.filter(|_| args.idle_spin_ns != 0).unwrap_or(residency / 4);
         let quiet = quiet.clamp(Duration::from_micros(50), QUIET);
         let (at_once, asked) = (true, Instant::now());
-        let (grants, woken, used, granted, seen, proven) = (0, 0, 0, asked, 0, false);
+        let (grants, woken, used, granted, seen, proven) = (0, 0, 0.0, asked, 0, false);
         let (due, max_wait) = ((0, asked), max_wait.unwrap_or(UNPACED));
         Launcher {
             memory,
@@ -150,7 +154,7 @@ impl Launcher {
                 running = false;
             }
             let period = self.pace.period();
-            if self.until_pace().is_zero() {
+            if self.until_pace() <= period / EARLY {
                 self.pace.take_turn();
                 self.paced = Instant::now();
             }
@@ -187,8 +191,10 @@ impl Launcher {
     }
 
     fn tick(&self) -> Duration {
+        if self.memory.is_waiting() {
+            return TICK_NO_ROOM.min(self.until_pace());
+        }
         let own = match (self.proven, self.is_busy()) {
-            _ if self.memory.is_waiting() => TICK_NO_ROOM,
             (false, _) => TICK_FIRST,
             (true, true) if self.is_shared() => TICK_SHARED.min(self.quiet),
             (true, true) => TICK_BUSY.min(self.quiet),
@@ -217,7 +223,7 @@ impl Launcher {
     fn ahead_busy(&self) -> u64 {
         let share = f64::from(self.args.sm_share_ppm) / f64::from(WHOLE_SHARE);
         let fit = (share * TICK_SHARED.as_secs_f64() / LAUNCH_COST.as_secs_f64()).ceil() as u64;
-        let wanted = (AHEAD + 2 * self.used).min(AHEAD_BUSY);
+        let wanted = (AHEAD + 2 * (self.used - 0.1).ceil() as u64).min(AHEAD_BUSY);
         if self.is_shared() { (AHEAD + fit).min(wanted) } else { wanted }
     }
 
@@ -231,7 +237,7 @@ impl Launcher {
         }
         // Those that the pacer let go give no grants.
         let begun = telemetry.launches.saturating_sub(std::mem::replace(&mut self.seen, telemetry.launches));
-        self.used = begun.min(grants.max(senders)).max(self.used - self.used.div_ceil(8));
+        self.used = (begun.min(grants.max(senders)) as f64).max(self.used * FADING);
     }
 
     /// D2: opens the door of the launch that is due, if its time has come and the door has been cleared. The arbiter told its
@@ -290,7 +296,8 @@ impl Launcher {
             if self.args.resume == 0 {
                 self.memory.refresh_headers()?;
             }
-            let door = self.parks().then(|| self.memory.door_of(n));
+            let soon = self.is_busy();
+            let door = self.parks().then(|| Door { soon, ..self.memory.door_of(n) });
             if door.is_some() {
                 if self.args.resume == 0 {
                     self.memory.set_door(n, true);

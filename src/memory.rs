@@ -286,7 +286,7 @@ impl Memory {
     /// A credit's door, as the device's front end sees it, and a thread.
     pub(crate) fn door_of(&self, credit: u64) -> Door {
         let at = self.door(credit) as u64;
-        Door { device: self.pinned.device + at, host: self.pinned.host as u64 + at }
+        Door { device: self.pinned.device + at, host: self.pinned.host as u64 + at, soon: false }
     }
 
     /// Opens (anybody may) or clears (only the launcher may, when the credit before on this door has begun) a door.

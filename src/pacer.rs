@@ -74,6 +74,12 @@ impl Pace {
     /// From now on the pacer's thread takes the next turn if this is not said again within `wait`, and then each of the following
     /// ones.
     pub(crate) fn expect_within(&self, wait: Duration) {
+        if !self.stopped.load(Ordering::Acquire) {
+            self.set_timer(wait);
+        }
+    }
+
+    fn set_timer(&self, wait: Duration) {
         let spec = |d: Duration| Timespec { tv_sec: d.as_secs() as i64, tv_nsec: i64::from(d.subsec_nanos()) };
         let timer = Itimerspec { it_interval: spec(self.period()), it_value: spec(wait.max(Duration::from_nanos(1))) };
         // It fails for times that are none, and these are of a budget that was checked.
@@ -84,16 +90,20 @@ impl Pace {
 
     /// Names a handler that has been running for suspiciously long, once.
     fn watch(&self) {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if watched.at.elapsed() < WATCH {
-            return;
-        }
-        watched.at = Instant::now();
+        let is_known = {
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            if watched.at.elapsed() < WATCH {
+                return;
+            }
+            watched.at = Instant::now();
+            watched.warned
+        };
         let slow = self.memory.stats().serving.into_iter().find(|s| s.for_ns > SUSPICIOUS.as_nanos() as u64);
-        if let (Some(slow), false) = (&slow, watched.warned) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).warned = slow.is_some();
+        // The subscriber is the application's, and may take its time: without the lock, so that the other thread goes on.
+        if let (Some(slow), false) = (slow, is_known) {
             tracing::warn!(module = %slow.module, for_ms = slow.for_ns / 1_000_000, "a handler has not returned yet");
         }
-        watched.warned = slow.is_some();
     }
 }
 
@@ -133,7 +143,7 @@ impl Pacer {
 impl Drop for Pacer {
     fn drop(&mut self) {
         self.pace.stopped.store(true, Ordering::Release);
-        self.pace.expect_within(Duration::ZERO);
+        self.pace.set_timer(Duration::ZERO);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // it waits for nothing but the timer
         }

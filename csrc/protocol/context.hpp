@@ -110,8 +110,8 @@ public:
             return 0;
         give_back();
         const u32 m = module_.inputs[input];
-        const u64 waiting = lanes.broadcast(pending(arbiter_, m), 0);
-        most = waiting < most ? static_cast<u32>(waiting) : most;
+        const u64 known = lanes.broadcast(waiting(input), 0);
+        most = known < most ? static_cast<u32>(known) : most;
         const mailbox_brief box = brief_in(arbiter_.boxes, m);
         if (Taps && (box.tap >> WM_TAP_TYPED_BIT & 1)) // each has to be looked at
             return 0;

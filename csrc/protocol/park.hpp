@@ -67,11 +67,13 @@ template <class L> WM_FN bool park(L lanes, arbiter& a) {
 }
 
 // The arbiter parks: what was granted last is likely to be what it is woken for, so servers of the next launch look
-// there at once, while its scan is still under way.
+// there at once, while its scan is still under way. Only where nothing waits: what a step has left is no news.
 template <class L> WM_FN void expect_again(L lanes, const arbiter& a) {
     for (u32 c = lanes.rank(); a.args.n_modules != 0 && c < classes_of(a); c += lanes.width()) {
         const u32 next = load_relaxed_cta(&a.cursor[c]), last = (next ? next : a.args.n_modules) - 1;
-        if (a.modules[last].kind == WM_KIND_RESIDENT && a.modules[last].n_inputs == 1)
+        const module_brief& mod = a.modules[last];
+        if (mod.priority == c && mod.kind == WM_KIND_RESIDENT && mod.n_inputs == 1 && pending(a, mod.inputs[0]) == 0 &&
+            !is_quarantined(a, mod.inputs[0]))
             mark(a, last);
     }
     lanes.sync();

@@ -152,12 +152,14 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
         here = here || module != WM_GRANT_LEFT;
     }
     busy = lanes.any(busy);
-    const bool looked = has_looked(a); // before has_looks: what the first look found is seen there
+    // Before has_looks: what the first look found is seen there. Until then bits may be no more than what is expected.
+    const bool looked = lanes.broadcast(has_looked(a) ? 1u : 0u, 0) != 0;
+    const bool looks = has_looks(lanes, a) && looked;
     const u64 granted = granted_so_far(lanes, a);
     const u64 now = lanes.broadcast(now_ns(), 0);
     // To leave in the middle of work, because the residency is over, and to come back to it, is part of that work.
     const bool worked = granted != k.granted_before, leaving = k.reason == WM_EXIT_RESIDENCY && worked;
-    const bool idle = !busy && granted == k.granted && !leaving && !has_looks(lanes, a);
+    const bool idle = !busy && granted == k.granted && !leaving && !looks;
     u64 spent = now - k.now_ns;
     if (k.beginning_ns == 0 && k.now_ns == k.begin_ns) {
         k.beginning_ns = spent; // accounted for when it is known what for

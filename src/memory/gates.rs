@@ -134,7 +134,7 @@ impl Memory {
 
     pub(crate) fn gate_door(&self, gate: usize, credit: u64) -> Door {
         let at = self.gate_door_at(gate, credit) as u64;
-        Door { device: self.pinned.device + at, host: self.pinned.host as u64 + at }
+        Door { device: self.pinned.device + at, host: self.pinned.host as u64 + at, soon: false }
     }
 
     pub(crate) fn gate_door_is_open(&self, gate: usize, credit: u64) -> bool {

@@ -121,7 +121,7 @@ impl Runtime {
                 return Err(Error::refused(format!("mailbox {}", mailbox.name), rule));
             }
             if self.memory.is_inside(id) && mailbox.written != mailbox.consumed {
-                let records = mailbox.written - mailbox.consumed;
+                let records = mailbox.written.abs_diff(mailbox.consumed);
                 return Ok(Some(format!("mailbox {} with {records} records", mailbox.name)));
             }
         }

@@ -1,8 +1,10 @@
 //! Waiting for doors. The front end looks at a word that a compute channel waits for every 7 to 8 µs once it has put the channel
-//! aside, and at one that a copy engine's channel waits for all the time, as long as it is the only one there (docs/parking.md has
-//! the figures). So the wait for a door of the arbiter's stands in a stream of its own, whose channel is a copy engine's because
-//! what it did first was a copy, and what the door lets in stands behind an event of that stream. Stream modules wait on their own
-//! streams (gates.rs): several waits on a copy engine would take turns.
+//! aside, and at one that a copy engine's channel waits for all the time, as long as it is the only one there; and a compute channel
+//! that waits for an event is let in at once, at a price for kernels that others launch one by one (docs/parking.md has the
+//! figures). So a door of the arbiter's that is expected to be opened soon is waited for in a stream of its own, whose channel is a
+//! copy engine's because what it did first was a copy, and what the door lets in stands behind an event of that stream. Where
+//! nothing is expected the wait stands in the launches' own stream, which costs nobody anything. Stream modules wait there too
+//! (gates.rs): several waits on a copy engine would take turns.
 
 use std::sync::Arc;
 
@@ -38,12 +40,16 @@ impl Doors {
 
     /// What is enqueued on `stream` from now on waits for the door. The context has been entered, and the stream is of it.
     pub(super) fn hold(&self, stream: sys::CUstream, door: Door) -> Result<()> {
+        let aside = if door.soon { self.stream.0 } else { stream };
         let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
         // SAFETY: an aligned word of mapped pinned memory, which lives until what is behind it has ended and `is_past` has said
         // so. The pacer opens every door within max_wait. Memory is little endian: the low half of the door's word is 0 or 1.
-        unsafe { sys::cuStreamWaitValue32_v2(self.stream.0, door.device, 1, flags) }
+        unsafe { sys::cuStreamWaitValue32_v2(aside, door.device, 1, flags) }
             .result()
             .map_err(driver("cuStreamWaitValue32"))?;
+        if !door.soon {
+            return Ok(());
+        }
         self.opened.record(self.stream.0)?;
         self.opened.hold(stream)
     }
