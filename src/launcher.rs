@@ -1,4 +1,4 @@
-//! The thread that keeps the arbiter running: it enqueues launches ahead of need, and does nothing else.
+//! The thread that keeps the arbiter running: it opens doors in time (pacer.rs) and enqueues launches ahead of need.
 //!
 //! With parking, a launch is a *credit*: it waits for its door. Doors are cleared far ahead, so that a launch can leave
 //! although the next one is not enqueued yet. The steps C1-C4, Q1-Q2 and S1-S4 are those of the model

@@ -177,7 +177,7 @@ fn too_few(stream_modules: usize, connections: usize) -> Option<String> {
     })
 }
 
-/// Of the arbiter's launches, and of copies.
+/// Of the arbiter's launches, and of copies and what waits beside them.
 const OTHER_CONNECTIONS: usize = 2;
 /// The driver's.
 const USUAL_CONNECTIONS: usize = 8;

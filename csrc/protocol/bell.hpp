@@ -4,10 +4,10 @@
 // model tests/model/park.pml, whose step names stand here: R1-R3 for device ends, H1-H3 for host ends.
 //
 // No wake-up is lost, whoever is slow:
-//   a device end    its readiness word is exchanged, and the parking arbiter sets a bit in the same word. One of the
-//   two
-//                   comes first: either the end finds the bit and rings, or the arbiter finds the new index and stays.
-//   a host end      host and device share no read-modify-write. Each stores, fences and loads what the other stores.
+//   a device end  its readiness word is exchanged, and the parking arbiter sets a bit in the same word. One of the two
+//                 comes first: either the end finds the bit and rings, or the arbiter finds the new index and stays.
+//                 Besides, it rings at once where it sees that the arbiter is parked.
+//   a host end    host and device share no read-modify-write. Each stores, fences and loads what the other stores.
 // Ringing is storing 1 into a door. Late or double rings only start a launch that finds nothing to do.
 #ifndef WARPMAIL_PROTOCOL_BELL_HPP
 #define WARPMAIL_PROTOCOL_BELL_HPP

@@ -3,10 +3,11 @@
 // Leaving the SM until somebody has news, and leaving it for a moment. The keeper does it, when no server is left. The
 // other half is bell.hpp; the two together are the model tests/model/park.pml, whose step names stand here.
 //
-// Launch n uses credit n: the stream waits for door n % WM_DOORS and then starts the kernel. A launch that parks leaves
-// the next door closed and says which it is; one that leaves for any other reason says that the next launch is wanted,
-// and opens its door if the launcher has cleared it already; else the launcher opens it. One that has overdrawn its
-// share leaves closed: it announces nothing, so nobody rings, and the launcher opens the door when the time has come.
+// Launch n uses credit n: the kernel starts when the front end finds door n % WM_DOORS open, and the launch before
+// ended. A launch that parks leaves the next door closed and says which it is; one that leaves for any other reason
+// says that the next launch is wanted, and opens its door if the launcher has cleared it already; else the launcher
+// opens it. One that has overdrawn its share leaves closed: it announces nothing, so nobody rings, and the launcher
+// opens the door when the time has come.
 #ifndef WARPMAIL_PROTOCOL_PARK_HPP
 #define WARPMAIL_PROTOCOL_PARK_HPP
 

@@ -1,7 +1,7 @@
 //! CUDA through the driver API. The only module that calls cudarc, besides the probe.
 //!
 //! Every call runs with the device's primary context pushed on the calling thread and popped after, so that a caller's own
-//! current context stays what it was.
+//! current context stays what it was. The launcher's thread, which is the runtime's own, keeps it.
 
 mod copies;
 mod doors;

@@ -63,6 +63,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("short_residency_loses_nothing", flow::short_residency_loses_nothing),
     ("pushes_to_a_parked_arbiter_arrive", park::pushes_to_a_parked_arbiter_arrive),
     ("pushes_to_an_adaptive_arbiter_arrive", park::pushes_to_an_adaptive_arbiter_arrive),
+    ("what_is_left_is_not_granted_again", park::what_is_left_is_not_granted_again),
     ("the_host_may_watch_the_doors", park::the_host_may_watch_the_doors),
     ("adaptive_arbiters_poll_less", park::adaptive_arbiters_poll_less),
     ("sm_share_is_a_limit", park::sm_share_is_a_limit),

@@ -140,6 +140,37 @@ pub(crate) fn the_host_may_watch_the_doors(device: &Device) -> Outcome {
     runtime.stop(BOUND).map_err(text)
 }
 
+/// A record that its module does not take is no news for the launches that the pacer lets go.
+pub(crate) fn what_is_left_is_not_granted_again(device: &Device) -> Outcome {
+    let mut graph = Builder::new(device.clone());
+    let max_wait = Duration::from_millis(2);
+    graph.budget(SpinBudget { max_wait, ..parking(Duration::from_micros(20), servers(device)) }).map_err(text)?;
+    let host = graph.host("host").map_err(text)?;
+    let idle = graph.resident("idle", ModuleOptions::handler(kit::IDLE)).map_err(text)?;
+    let there = graph.mailbox(host, idle, MailboxOptions::slots(4)).map_err(text)?;
+    let mut runtime = graph.build(kit::image()).map_err(text)?;
+    let mut sender = runtime.sender(there).map_err(text)?;
+    runtime.start().map_err(text)?;
+    sender.push(1, b"never taken", BOUND).map_err(text)?;
+    let vain = || runtime.stats().modules[1].rejects.no_progress;
+    let launches_until = |what: &str, done: &dyn Fn(u64) -> bool| -> Outcome {
+        let begin = Instant::now();
+        while !done(runtime.stats().launches) {
+            expect(begin.elapsed() < BOUND, || format!("{what}: {:?}", runtime.stats()))?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    };
+    launches_until("never granted", &|_| vain() > 0)?;
+    let first = runtime.stats().launches;
+    launches_until("no launches", &|now| now >= first + 8)?;
+    let (before, since) = (vain(), runtime.stats().launches);
+    launches_until("no more launches", &|now| now >= since + 20)?;
+    let after = vain();
+    runtime.stop(BOUND).map_err(text)?;
+    expect(before == after, || format!("granted in vain {} times more in 20 launches", after - before))
+}
+
 /// Where news comes later than after idle_spin, polling is in vain, and an adaptive arbiter learns it.
 pub(crate) fn adaptive_arbiters_poll_less(device: &Device) -> Outcome {
     one_of_several(device, less_is_polled)

@@ -199,7 +199,7 @@ leave:
     goto end_waiting
 }
 
-/* A device end: R1 exchange the readiness word; R2 if it carried the park bit, see which door; R3 ring. */
+/* A device end: R1 exchange the readiness word; R2 if it carried the park bit, see which door; R3 ring. R1a, R1b: see bell.hpp. */
 proctype device_end(byte me) {
     byte k = 0, p, early = 0;
     bit was_parked, rung = 0;

@@ -1,10 +1,8 @@
 //! Waiting for doors. The front end looks at a word that a compute channel waits for every 7 to 8 µs once it has put the channel
-//! aside, and at one that a copy engine's channel waits for all the time, as long as it is the only one there; and a compute channel
-//! that waits for an event is let in at once, at a price for kernels that others launch one by one (docs/parking.md has the
-//! figures). So a door of the arbiter's that is expected to be opened soon is waited for in a stream of its own, whose channel is a
-//! copy engine's because what it did first was a copy, and what the door lets in stands behind an event of that stream. Where
-//! nothing is expected the wait stands in the launches' own stream, which costs nobody anything. Stream modules wait there too
-//! (gates.rs): several waits on a copy engine would take turns.
+//! aside; a channel that waits for an event is let in sooner, at a price for kernels that others launch one by one (docs/parking.md
+//! has the figures, and those of a copy engine's channel). So a door of the arbiter's that is expected to be opened soon is waited
+//! for in a stream of its own, and what the door lets in stands behind an event of that stream. Where nothing is expected the wait
+//! stands in the launches' own stream, which costs nobody anything. Stream modules wait there too (gates.rs).
 
 use std::sync::Arc;
 

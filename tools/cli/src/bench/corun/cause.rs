@@ -21,10 +21,10 @@ enum Beside {
     /// A parked arbiter, and how often the pacer lets its launches go.
     Parked(Duration),
     Hot,
-    /// No runtime: a stream of the bench's own that waits for a word of pinned memory, as a parked arbiter's does; of the
+    /// No runtime: a stream of the bench's own that waits for a word of pinned memory, as a parked arbiter's does where no records come; of the
     /// usual priority, or of the least or the most urgent one.
     Waiting(Option<bool>),
-    /// The same on the channel of a copy engine, which is how the arbiter's wait for a door stands.
+    /// The same on the channel of a copy engine, which is half of how an arbiter's stands while records come.
     CopyEngine,
     /// No runtime: one warp that polls such a word.
     Resident,
