@@ -81,11 +81,11 @@ pub(crate) struct Launcher {
     grants: u64,
     /// The same of senders that found it parked.
     woken: u64,
-    /// Launches that news used up from one turn to the next, the most of late.
-    used: f64,
     granted: Instant,
     /// Launches that had begun at the last turn.
     seen: u64,
+    /// Launches that news used up from one turn to the next, the most of late.
+    used: f64,
     /// A launch has begun: the arguments are good.
     proven: bool,
     /// How often it looks while nothing happens.

@@ -22,11 +22,14 @@ pub(super) struct Doors {
     opened: Event,
 }
 
-/// Bytes of the first copy.
+/// Bytes of the copy that the stream begins with.
 const COPIED: u64 = 16;
 
 impl Doors {
     /// `end`: of a struct in device memory whose last bytes, twice `COPIED`, are padding. The context has been entered.
+    ///
+    /// It begins with a copy, which puts a stream's waits on a copy engine's channel; whether they are still there when the stream
+    /// has run empty in between is not known (docs/parking.md).
     pub(super) fn new(context: Arc<Context>, end: u64) -> Result<Self> {
         let doors = Doors { opened: Event::new(context.clone())?, context, stream: Stream::urgent()? };
         // SAFETY: nobody looks at padding, and the caller's memory outlives what is behind these doors.

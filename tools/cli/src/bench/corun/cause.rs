@@ -24,7 +24,7 @@ enum Beside {
     /// No runtime: a stream of the bench's own that waits for a word of pinned memory, as a parked arbiter's does where no records come; of the
     /// usual priority, or of the least or the most urgent one.
     Waiting(Option<bool>),
-    /// The same on the channel of a copy engine, which is half of how an arbiter's stands while records come.
+    /// The same in a stream that began with a copy, so that a copy engine's channel waits.
     CopyEngine,
     /// No runtime: one warp that polls such a word.
     Resident,
