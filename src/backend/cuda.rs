@@ -351,8 +351,7 @@ impl Backend for Cuda {
             multiprocessors: self.info.multiprocessors,
         });
         let (context, stream) = (self.context.clone(), Stream::urgent()?);
-        let bell_end = args.device_bell + size_of::<abi::wm_bell>() as u64;
-        let doors = if args.idle_spin_ns == 0 { None } else { Some(Doors::new(context.clone(), bell_end)?) };
+        let doors = if args.idle_spin_ns == 0 { None } else { Some(Doors::new(context.clone())?) };
         Ok(Box::new(CudaLaunches { context, library, function, stream, doors, shared, footprint, running: 0 }))
     }
 

@@ -1,6 +1,6 @@
-//! Waiting for doors. The front end looks at a word that a compute channel waits for every 7 to 8 µs once it has put the channel
-//! aside; a channel that waits for an event is let in sooner, at a price for kernels that others launch one by one (docs/parking.md
-//! has the figures, and those of a copy engine's channel). So a door of the arbiter's that is expected to be opened soon is waited
+//! Waiting for doors. The front end looks at a word that a channel waits for every 7 to 8 µs once it has put the channel aside,
+//! where the channel has a kernel behind the wait; what stands behind an event of another stream, in which nothing but waits is
+//! enqueued, is let in sooner, at a price for kernels that others launch one by one (docs/parking.md has the figures). So a door of the arbiter's that is expected to be opened soon is waited
 //! for in a stream of its own, and what the door lets in stands behind an event of that stream. Where nothing is expected the wait
 //! stands in the launches' own stream, which costs nobody anything. Stream modules wait there too (gates.rs).
 
@@ -22,21 +22,11 @@ pub(super) struct Doors {
     opened: Event,
 }
 
-/// Bytes of the copy that the stream begins with.
-const COPIED: u64 = 16;
-
 impl Doors {
-    /// `end`: of a struct in device memory whose last bytes, twice `COPIED`, are padding. The context has been entered.
-    ///
-    /// It begins with a copy, which puts a stream's waits on a copy engine's channel; whether they are still there when the stream
-    /// has run empty in between is not known (docs/parking.md).
-    pub(super) fn new(context: Arc<Context>, end: u64) -> Result<Self> {
-        let doors = Doors { opened: Event::new(context.clone())?, context, stream: Stream::urgent()? };
-        // SAFETY: nobody looks at padding, and the caller's memory outlives what is behind these doors.
-        unsafe { sys::cuMemcpyDtoDAsync_v2(end - COPIED, end - 2 * COPIED, COPIED as usize, doors.stream.0) }
-            .result()
-            .map_err(driver("cuMemcpyDtoDAsync"))?;
-        Ok(doors)
+    /// The context has been entered. Nothing is ever copied on the stream: one that had begun with a copy, and did nothing more, made
+    /// kernels of others that are launched one by one 4 % slower, and opened doors later (docs/parking.md).
+    pub(super) fn new(context: Arc<Context>) -> Result<Self> {
+        Ok(Doors { opened: Event::new(context.clone())?, context, stream: Stream::urgent()? })
     }
 
     /// What is enqueued on `stream` from now on waits for the door. The context has been entered, and the stream is of it.

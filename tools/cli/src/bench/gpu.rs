@@ -201,6 +201,20 @@ impl Kernels {
             .map_err(failed("cuStreamWaitValue32"))
     }
 
+    /// Puts what is enqueued on `behind` from now on behind what is on `front`.
+    pub(crate) fn put_behind(&self, front: Stream, behind: Stream) -> Result<(), String> {
+        let event =
+            result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).map_err(failed("cuEventCreate"))?;
+        // SAFETY: both streams belong to this context and are never destroyed; the driver keeps an event that is waited for.
+        unsafe {
+            let recorded = sys::cuEventRecord(event, front.0).result().map_err(failed("cuEventRecord"));
+            let held = recorded.and_then(|()| {
+                sys::cuStreamWaitEvent(behind.0, event, 0).result().map_err(failed("cuStreamWaitEvent"))
+            });
+            held.and(sys::cuEventDestroy_v2(event).result().map_err(failed("cuEventDestroy")))
+        }
+    }
+
     /// Has the copy engine bring bytes from the beginning of a buffer to pinned memory, in the stream's order.
     pub(crate) fn copy_to_pinned(
         &self,

@@ -85,10 +85,18 @@ impl Bench {
     }
 
     /// The front end alone: from a store to the first instruction of a kernel of so many threads and bytes of shared memory
-    /// behind a wait for it.
-    fn front_end(&self, idle: Duration, rounds: u32, (threads, shared): (u32, u32)) -> Result<Vec<f64>, String> {
+    /// behind a wait for it. `aside`: the wait stands in a stream of its own, and the kernel behind an event of that, as an
+    /// arbiter's launches do while records come.
+    fn front_end(
+        &self,
+        idle: Duration,
+        rounds: u32,
+        (threads, shared): (u32, u32),
+        aside: bool,
+    ) -> Result<Vec<f64>, String> {
         let door = Mapped::new(64)?;
         let behind = self.kernels.stream()?;
+        let waiting = if aside { self.kernels.stream_of(true)? } else { behind };
         let (ping, answer) = (self.kernels.get("door_ping", 0)?, self.kernels.get("door_answer", shared as usize)?);
         let (mut at, mut answered) = (door.device(), self.words.address() + 64);
         let (mut idle_ns, mut to, mut faults) =
@@ -97,7 +105,10 @@ impl Bench {
         for _ in 0..rounds {
             door.store(0, 0);
             self.words.upload(0, &[0; 192]).map_err(text)?;
-            self.kernels.wait_for_value(behind, door.device())?;
+            self.kernels.wait_for_value(waiting, door.device())?;
+            if aside {
+                self.kernels.put_behind(waiting, behind)?;
+            }
             self.kernels.launch(answer, 1, threads, shared, behind, &mut [arg(&mut answered)])?;
             let params = &mut [arg(&mut at), arg(&mut answered), arg(&mut idle_ns), arg(&mut to), arg(&mut faults)];
             let pinged = self.kernels.launch(ping, 1, 1, 0, self.stream, params);
@@ -131,17 +142,20 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     for (i, &micros) in args.idle.iter().enumerate() {
         let idle = Duration::from_micros(micros);
         let suffix = if i == 0 { String::new() } else { format!(".idle_{micros}us") };
-        let floor = percentiles(&bench.front_end(idle, args.rounds.min(100), (32, 0))?)?;
+        let rounds = args.rounds.min(100);
+        let floor = percentiles(&bench.front_end(idle, rounds, (32, 0), false)?)?;
+        let aside = percentiles(&bench.front_end(idle, rounds, (32, 0), true)?)?;
         bar.inc(1);
         let mut parked = bench.answerer(parking(5))?;
         // As large as the arbiter's block, with nothing in it.
         let block = parked.runtime.footprint().map_or((288, 16384), |f| (f.threads, f.shared_bytes));
         let [answer, first, began, ready, granted] = bench.wake(&parked, idle, args.rounds)?;
         parked.runtime.stop(BOUND).map_err(text)?;
-        let block = percentiles(&bench.front_end(idle, args.rounds.min(100), block)?)?;
+        let block = percentiles(&bench.front_end(idle, rounds, block, false)?)?;
         bar.inc(1);
         let (first, answer) = (percentiles(&first)?, percentiles(&answer)?);
         figures.add(&format!("park.front_end{suffix}"), floor[0], "ns", None).spread(floor);
+        figures.add(&format!("park.front_end.aside{suffix}"), aside[0], "ns", Some(floor[0])).spread(aside);
         figures.add(&format!("park.front_end.block{suffix}"), block[0], "ns", Some(floor[0])).spread(block);
         figures.add(&format!("park.wake{suffix}"), first[0], "ns", Some(floor[0])).spread(first);
         figures.add(&format!("park.wake.answer{suffix}"), answer[0], "ns", Some(floor[0])).spread(answer);

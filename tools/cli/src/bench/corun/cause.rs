@@ -26,11 +26,13 @@ enum Beside {
     Waiting(Option<bool>),
     /// The same in a stream that began with a copy, so that a copy engine's channel waits.
     CopyEngine,
+    /// The same in a stream of its own, and another stream behind an event of that, as an arbiter's launches wait while records come.
+    Event,
     /// No runtime: one warp that polls such a word.
     Resident,
 }
 
-const BESIDE: [(&str, Beside); 10] = [
+const BESIDE: [(&str, Beside); 11] = [
     ("absent", Beside::Absent),
     ("quiesced", Beside::Quiesced),
     ("parked", Beside::Parked(Duration::from_millis(10))),
@@ -40,6 +42,7 @@ const BESIDE: [(&str, Beside); 10] = [
     ("waiting_stream_least", Beside::Waiting(Some(false))),
     ("waiting_stream_urgent", Beside::Waiting(Some(true))),
     ("waiting_copy_engine", Beside::CopyEngine),
+    ("waiting_event", Beside::Event),
     ("resident_warp", Beside::Resident),
 ];
 const FORMS: [(&str, &str); 2] = [("", "decode"), (".graph", "decode_graph")];
@@ -110,7 +113,7 @@ fn beside(
     device: &Device,
     neighbours: &Neighbours<'_>,
     what: Beside,
-    streams: &[Stream; 4],
+    streams: &[Stream; 5],
 ) -> Result<[f64; 2], String> {
     let kernels = neighbours.kernels;
     let (moment, usual) = (Some(Duration::from_micros(1)), SpinBudget::default().max_wait);
@@ -124,6 +127,10 @@ fn beside(
             beside_word(neighbours, stream, |word| kernels.wait_for_value(stream, word))
         }
         Beside::CopyEngine => beside_word(neighbours, streams[3], |word| kernels.wait_for_value(streams[3], word)),
+        Beside::Event => beside_word(neighbours, streams[2], |word| {
+            kernels.wait_for_value(streams[4], word)?;
+            kernels.put_behind(streams[4], streams[2])
+        }),
         Beside::Resident => beside_word(neighbours, streams[0], |mut word| {
             let (kernel, mut ns) = (kernels.get("corun_resident", 0)?, LONGEST_NS);
             kernels.launch(kernel, 1, 32, 0, streams[0], &mut [arg(&mut word), arg(&mut ns)])
@@ -133,7 +140,8 @@ fn beside(
 
 pub(super) fn measure(device: &Device, neighbours: &Neighbours<'_>, pairs: usize) -> Result<Vec<Chain>, String> {
     let kernels = neighbours.kernels;
-    let streams = [kernels.stream()?, kernels.stream_of(false)?, kernels.stream_of(true)?, kernels.stream_of(true)?];
+    let urgent = || kernels.stream_of(true);
+    let streams = [kernels.stream()?, kernels.stream_of(false)?, urgent()?, urgent()?, urgent()?];
     neighbours.first_copy(streams[3])?;
     let mut rows = Vec::new();
     for (name, what) in BESIDE {
