@@ -79,6 +79,7 @@ pub struct Builder {
     pub(crate) host_doors: bool,
     pub(crate) lingers: bool,
     pub(crate) ahead: bool,
+    pub(crate) beside: u64,
     pub(crate) static_order: bool,
     pub(crate) held: Arc<AtomicBool>,
     pub(crate) journal_slots: u32,
@@ -103,6 +104,7 @@ impl Builder {
             host_doors: false,
             lingers: false,
             ahead: true,
+            beside: 0,
             static_order: false,
             held: Arc::default(),
             journal_slots: 1024,
@@ -139,6 +141,16 @@ impl Builder {
     /// compare with, and less work where records often take another way than they might. Nothing else changes.
     pub fn ahead(&mut self, on: bool) -> &mut Self {
         self.ahead = on;
+        self
+    }
+
+    /// A stream of the device (`CUstream`, `cudaStream_t`) whose kernels are to notice nothing of a parked arbiter, also where they
+    /// are small and launched one by one; the legacy default stream unless told otherwise. A wait of the front end costs those on its
+    /// own side of it something each (docs/parking.md), so [`Self::build`] looks for a stream on the other one: it puts a few
+    /// launches of microseconds on this stream, if nothing else is on it and nobody captures it. What cannot be told is left to
+    /// chance. The stream must exist until then; on the twin, and where the CPU arbitrates, this changes nothing.
+    pub fn beside(&mut self, stream: u64) -> &mut Self {
+        self.beside = stream;
         self
     }
 

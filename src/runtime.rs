@@ -136,9 +136,9 @@ impl Runtime {
         let max_wait = (parks && graph.has_pacer).then_some(graph.budget.max_wait);
         let host_doors = graph.host_doors || !graph.device.info().stream_memory_operations;
         let (budget, short_queues) = (graph.budget.clone(), graph.short_queues);
-        let (held, journal_threads) = (graph.held.clone(), graph.journal_threads);
+        let (held, journal_threads, beside) = (graph.held.clone(), graph.journal_threads, graph.beside);
         let (memory, args) = Memory::of_graph(graph)?;
-        let mut launches = memory.device().backend.load(&image, &args)?;
+        let mut launches = memory.device().backend.load(&image, &args, beside)?;
         if host_doors && memory.mode() == Mode::Device {
             launches = Box::new(HostDoors::new(launches, held));
         }

@@ -10,6 +10,7 @@ mod gates;
 mod launches;
 mod libraries;
 mod notes;
+mod sides;
 mod steps;
 mod tensors;
 
@@ -32,6 +33,7 @@ use crate::stream::Body;
 use doors::Doors;
 use launches::{CudaLaunches, threads_of};
 use libraries::{Library, allow_shared};
+use sides::Chosen;
 use steps::Steps;
 
 fn driver(call: &'static str) -> impl Fn(DriverError) -> Error {
@@ -86,6 +88,8 @@ pub(crate) struct Cuda {
     intake: std::sync::OnceLock<Stream>,
     /// Loaded when the first stream module needs them.
     gates: std::sync::OnceLock<std::sync::Arc<gates::Kernels>>,
+    /// Made for the first arbiter of the device's own; one looks at a time.
+    sides: std::sync::Mutex<Option<sides::Sides>>,
 }
 
 /// A stream that does not synchronise with the legacy stream.
@@ -102,8 +106,7 @@ impl Stream {
         result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream).map_err(driver("cuStreamCreate"))
     }
 
-    /// The same with the device's most urgent priority: a stream of the usual one that waits for a word was seen to slow
-    /// small kernels that others launch one by one (docs/figures.md, `park.chain.waiting_stream`).
+    /// The same with the device's most urgent priority.
     fn urgent() -> Result<Self> {
         let (mut least, mut most, mut stream) = (0, 0, std::ptr::null_mut());
         // SAFETY: writes two integers.
@@ -164,11 +167,30 @@ impl Cuda {
             notes: notes::Notes::default(),
             intake: std::sync::OnceLock::new(),
             gates: std::sync::OnceLock::new(),
+            sides: std::sync::Mutex::default(),
         })
     }
 
     fn ordinal(&self) -> u32 {
         self.info.ordinal.unwrap_or(0)
+    }
+
+    /// The streams of an arbiter. The context has been entered.
+    fn streams(&self, beside: u64) -> Result<Chosen> {
+        let any = || Ok(Chosen { launches: Stream::urgent()?, doors: Stream::urgent()? });
+        if !self.info.stream_memory_operations {
+            return any();
+        }
+        let mut sides = self.sides.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let found = match &mut *sides {
+            Some(sides) => sides.choose(beside as sys::CUstream),
+            none => sides::Sides::new(self.context.clone())
+                .and_then(|sides| none.insert(sides).choose(beside as sys::CUstream)),
+        };
+        found.or_else(|error| {
+            tracing::debug!(%error, "the sides of the front end could not be told");
+            any()
+        })
     }
 
     /// Runs `copy` on the copying stream and waits for it.
@@ -304,7 +326,7 @@ impl Backend for Cuda {
         Ok(Box::new(copies::CudaCopies::new(self.context.clone())?))
     }
 
-    fn load(&self, image: &HandlerImage, args: &wm_arbiter_args) -> Result<Box<dyn Launches>> {
+    fn load(&self, image: &HandlerImage, args: &wm_arbiter_args, beside: u64) -> Result<Box<dyn Launches>> {
         let fatbin = image.fatbin.clone().ok_or_else(|| Error::Unavailable {
             what: "a CUDA kernel for this handler set",
             reason: image.missing.to_string(),
@@ -350,8 +372,8 @@ impl Backend for Cuda {
             blocks_per_sm: blocks as u32,
             multiprocessors: self.info.multiprocessors,
         });
-        let (context, stream) = (self.context.clone(), Stream::urgent()?);
-        let doors = if args.idle_spin_ns == 0 { None } else { Some(Doors::new(context.clone())?) };
+        let (context, Chosen { launches: stream, doors }) = (self.context.clone(), self.streams(beside)?);
+        let doors = Doors::new(context.clone(), doors)?;
         Ok(Box::new(CudaLaunches { context, library, function, stream, doors, shared, footprint, running: 0 }))
     }
 

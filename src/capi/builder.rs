@@ -298,6 +298,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             host_doors: builder.host_doors,
             lingers: builder.lingers,
             ahead: builder.ahead,
+            beside: builder.beside,
             static_order: builder.static_order,
             held: builder.held.clone(),
             journal_slots: builder.journal_slots,

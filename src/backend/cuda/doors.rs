@@ -25,8 +25,8 @@ pub(super) struct Doors {
 impl Doors {
     /// The context has been entered. Nothing is ever copied on the stream: one that had begun with a copy, and did nothing more, made
     /// kernels of others that are launched one by one 4 % slower, and opened doors later (docs/parking.md).
-    pub(super) fn new(context: Arc<Context>) -> Result<Self> {
-        Ok(Doors { opened: Event::new(context.clone())?, context, stream: Stream::urgent()? })
+    pub(super) fn new(context: Arc<Context>, stream: Stream) -> Result<Self> {
+        Ok(Doors { opened: Event::new(context.clone())?, context, stream })
     }
 
     /// What is enqueued on `stream` from now on waits for the door. The context has been entered, and the stream is of it.

@@ -10,7 +10,7 @@ use super::libraries::Library;
 use super::{Context, Stream, driver, relax_captures};
 use crate::abi::wm_arbiter_args;
 use crate::backend::{Door, Launches};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::stats::Footprint;
 use crate::wait::deadline;
 
@@ -24,8 +24,7 @@ pub(super) struct CudaLaunches {
     pub(super) library: Library,
     pub(super) function: sys::CUfunction,
     pub(super) stream: Stream,
-    /// Of an arbiter that parks.
-    pub(super) doors: Option<Doors>,
+    pub(super) doors: Doors,
     pub(super) shared: usize,
     pub(super) footprint: Option<Footprint>,
     /// Enqueued since the stream was last seen empty.
@@ -48,9 +47,7 @@ impl Launches for CudaLaunches {
     fn launch(&mut self, args: &wm_arbiter_args, door: Option<Door>) -> Result<()> {
         self.running += 1; // the wait, if not the launch
         if let Some(door) = door {
-            let doors =
-                self.doors.as_ref().ok_or_else(|| Error::Failed("an arbiter without doors waits for one".into()))?;
-            doors.hold(self.stream.0, door)?;
+            self.doors.hold(self.stream.0, door)?;
         }
         let mut args = *args;
         let mut params = [(&raw mut args).cast::<c_void>()];
@@ -72,7 +69,7 @@ impl Launches for CudaLaunches {
 
     fn outstanding(&mut self) -> Result<usize> {
         let _entered = self.context.enter()?;
-        if self.stream.is_empty()? && self.doors.as_ref().map_or(Ok(true), Doors::is_past)? {
+        if self.stream.is_empty()? && self.doors.is_past()? {
             self.running = 0;
         }
         Ok(self.running)

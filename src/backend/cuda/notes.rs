@@ -82,16 +82,24 @@ impl Notes {
     }
 }
 
-/// An event of outside cannot be part of a capture, and one that is recorded in a capture stands for nothing outside.
-fn refuse_captured(stream: u64) -> Result<()> {
+/// Whether a stream is being captured, or tied to one that is.
+pub(super) fn is_captured(stream: u64) -> Result<bool> {
     let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
     // SAFETY: the caller says that this is a stream. Asking invalidates no capture.
     let answer = unsafe { sys::cuStreamIsCapturing(stream as sys::CUstream, &mut status) };
     // The legacy stream while a stream is captured that it is tied to.
     let is_tied = answer == sys::CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
     if is_tied || (answer.result().is_ok() && status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) {
+        return Ok(true);
+    }
+    answer.result().map(|()| false).map_err(driver("cuStreamIsCapturing"))
+}
+
+/// An event of outside cannot be part of a capture, and one that is recorded in a capture stands for nothing outside.
+fn refuse_captured(stream: u64) -> Result<()> {
+    if is_captured(stream)? {
         let what = "a tensor's order cannot be taken from, or given to, a stream that is being captured";
         return Err(Error::State(format!("{what}: post, wait and release before the capture, or when it has ended")));
     }
-    answer.result().map_err(driver("cuStreamIsCapturing"))
+    Ok(())
 }

@@ -226,8 +226,9 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn start(device: &Device, state: &State) -> Result<Self, String> {
+    fn start(device: &Device, state: &State, beside: Stream) -> Result<Self, String> {
         let mut graph = Builder::new(device.clone());
+        graph.beside(beside.raw() as u64);
         graph.mode(Mode::Device).budget(state.budget.clone()).map_err(text)?;
         let host = graph.host("host").map_err(text)?;
         let sink = graph.resident("sink", builtin::DISCARD).map_err(text)?;
@@ -303,7 +304,7 @@ fn one(
     pairs: usize,
     watts: &dyn Fn() -> Option<f64>,
 ) -> Result<Corun, String> {
-    let mut loaded = Loaded::start(device, state)?;
+    let mut loaded = Loaded::start(device, state, neighbours.stream)?;
     let (mut ratios, mut beside, mut alone, mut power) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut held, mut there) = (0, Duration::ZERO);
     for pair in 0..pairs {

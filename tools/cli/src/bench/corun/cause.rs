@@ -87,7 +87,7 @@ fn beside_runtime(
     quiesced: bool,
 ) -> Result<[f64; 2], String> {
     let budget = SpinBudget { idle_spin, max_wait, ..SpinBudget::default() };
-    let mut loaded = Loaded::start(device, &State { name: "", budget, rate: 0 })?;
+    let mut loaded = Loaded::start(device, &State { name: "", budget, rate: 0 }, neighbours.stream)?;
     let times = match quiesced {
         true => loaded.runtime.quiesce(BOUND, |_| chain(neighbours)).map_err(text)?,
         false => chain(neighbours),
