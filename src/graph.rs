@@ -146,8 +146,8 @@ impl Builder {
 
     /// A stream of the device (`CUstream`, `cudaStream_t`) whose kernels are to notice nothing of a parked arbiter, also where they
     /// are small and launched one by one; the legacy default stream unless told otherwise. A wait of the front end costs those on its
-    /// own side of it something each (docs/parking.md), so [`Self::build`] looks for a stream on the other one: it puts a few
-    /// launches of microseconds on this stream, if nothing else is on it and nobody captures it. What cannot be told is left to
+    /// own side of it something each (docs/parking.md), so [`Self::build`] looks for a stream on the other one: for some milliseconds it
+    /// puts launches of a fifth of one on this stream, if nothing else is on it and nobody captures it. What cannot be told is left to
     /// chance. The stream must exist until then; on the twin, and where the CPU arbitrates, this changes nothing.
     pub fn beside(&mut self, stream: u64) -> &mut Self {
         self.beside = stream;

@@ -218,6 +218,14 @@ pub(super) unsafe extern "C" fn warpmail_builder_mode(builder: *mut warpmail_bui
 }
 
 #[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_builder_beside(builder: *mut warpmail_builder, stream: u64) -> i32 {
+    enter(|| {
+        table::hold(builder)?.beside(stream);
+        Ok(OK)
+    })
+}
+
+#[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn warpmail_builder_static_order(builder: *mut warpmail_builder, on: u32) -> i32 {
     enter(|| {
         if on > 1 {

@@ -106,6 +106,7 @@ pub(crate) fn rules_are_told(on: &Device) -> Outcome {
     ok(unsafe { warpmail_builder_static_order(b, 1) })?;
     is(unsafe { warpmail_builder_build(b, image, &mut null_mut()) }, WARPMAIL_REFUSED, &["static order", "resident"])?;
     ok(unsafe { warpmail_builder_static_order(b, 0) })?;
+    ok(unsafe { warpmail_builder_beside(b, 0) })?;
     // One builder, two runtimes; and it goes on.
     let first = handle(|out| unsafe { warpmail_builder_build(b, image, out) })?;
     let mode = made(9, |m| unsafe { warpmail_runtime_mode(first, m) })?;

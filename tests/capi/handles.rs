@@ -26,13 +26,14 @@ const DEVICE: [Call<warpmail_device>; 5] = calls![
     warpmail_pool_new(std::ptr::null(), &mut null_mut()),
     warpmail_device_destroy(),
 ];
-const BUILDER: [Call<warpmail_builder>; 12] = calls![
+const BUILDER: [Call<warpmail_builder>; 13] = calls![
     warpmail_builder_resident(NAME, std::ptr::null(), &mut 0),
     warpmail_builder_host(NAME, &mut 0),
     warpmail_builder_stream(NAME, &mut 0),
     warpmail_builder_steps(NAME, std::ptr::null(), &mut 0),
     warpmail_builder_mode(0),
     warpmail_builder_static_order(0),
+    warpmail_builder_beside(0),
     warpmail_builder_mailbox(0, 0, std::ptr::null(), &mut 0),
     warpmail_builder_state_memory(0, NAME, 4096, 8, &mut 0),
     warpmail_builder_pointer(0, 0, 0),

@@ -135,6 +135,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("runtimes_of_different_sizes_at_once", life::runtimes_of_different_sizes_at_once),
     ("no_room_is_a_state", faults::no_room_is_a_state),
     ("a_full_device_is_waited_for", room::a_full_device_is_waited_for),
+    ("a_neighbour_is_left_alone", room::a_neighbour_is_left_alone),
     ("stuck_handler_is_named", faults::stuck_handler_is_named),
     ("wrong_types_and_lengths_are_counted", faults::wrong_types_and_lengths_are_counted),
     ("no_progress_is_counted", faults::no_progress_is_counted),

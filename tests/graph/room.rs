@@ -107,3 +107,36 @@ pub(crate) fn a_full_device_is_waited_for(device: &Device) -> Outcome {
     }
     runtime.stop(BOUND).map_err(text)
 }
+
+/// An arbiter is built and runs beside a stream that is idle, busy, or being captured: the capture gets nothing of it, and the build
+/// does not wait for what the stream does.
+pub(crate) fn a_neighbour_is_left_alone(device: &Device) -> Outcome {
+    let filler = device.info().ordinal.map(|_| Filler::new(device)).transpose()?;
+    let pass = || {
+        let mut graph = Builder::new(device.clone());
+        graph.mode(Mode::Device).beside(filler.as_ref().map_or(7, Filler::raw_stream));
+        let servers = if filler.is_some() { 6 } else { 1 };
+        let budget = SpinBudget { idle_spin: Some(Duration::from_micros(50)), servers, ..SpinBudget::default() };
+        graph.budget(budget).map_err(text)?;
+        let host = graph.host("host").map_err(text)?;
+        let relay = graph.resident("relay", builtin::RELAY).map_err(text)?;
+        let there = graph.mailbox(host, relay, MailboxOptions::slots(8)).map_err(text)?;
+        let back = graph.mailbox(relay, host, MailboxOptions::slots(8)).map_err(text)?;
+        let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+        let (mut sender, mut receiver) = (runtime.sender(there).map_err(text)?, runtime.receiver(back).map_err(text)?);
+        runtime.start().map_err(text)?;
+        echo(&mut sender, &mut receiver, 0, 99)?;
+        runtime.stop(BOUND).map_err(text)
+    };
+    pass()?;
+    let Some(filler) = &filler else { return pass() };
+    let nodes = filler.capture(pass)?;
+    expect(nodes == 0, || format!("{nodes} nodes of somebody else's in a captured graph"))?;
+    // All is loaded by now. The stream is busy, and no SM has room for an arbiter until its kernel has ended by itself.
+    filler.fill(filler::LONGEST)?;
+    let begin = Instant::now();
+    pass()?;
+    expect(filler.is_over()?, || "the arbiter ran although the device was full".into())?;
+    eprintln!("built beside a full device, and ran {:?} later", begin.elapsed());
+    pass()
+}

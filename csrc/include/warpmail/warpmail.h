@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that an older program could notice. */
-#define WARPMAIL_API_VERSION 6u
+#define WARPMAIL_API_VERSION 7u
 
 /* Statuses: those of wm_status in abi.h, and these. */
 typedef wm_status warpmail_status;
@@ -362,6 +362,11 @@ warpmail_status warpmail_builder_mode(warpmail_builder* builder, uint32_t mode);
  * CUDA graph for all, launched again for each record; in CPU-arbitrated mode only. A build refuses a graph whose order
  * is not fixed with the name of the module and the rule; docs/arbitration.md has them. 0: not, as before any call. */
 warpmail_status warpmail_builder_static_order(warpmail_builder* builder, uint32_t on);
+/* Names a stream of the device (a CUstream; 0: the legacy default stream, as before any call) whose kernels are to
+ * notice nothing of a parked arbiter, also where they are small and launched one by one: the front end has sides, and
+ * the arbiter then waits on another (docs/parking.md). A build puts some launches on it, a few milliseconds in all, if
+ * nothing else is on it and nobody captures it. It must exist until the last build. */
+warpmail_status warpmail_builder_beside(warpmail_builder* builder, uint64_t stream);
 /* Sets the limits on the arbiter. */
 warpmail_status warpmail_builder_budget(warpmail_builder* builder, const warpmail_budget* budget);
 /* Checks the graph as a whole, allocates, loads the handler set. Nothing runs yet. The builder stays as it is: it may

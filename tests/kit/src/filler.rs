@@ -102,6 +102,30 @@ impl Filler {
         .map_err(failed("cuLaunchKernel"))
     }
 
+    /// The stream that it runs on, as the driver names it.
+    pub fn raw_stream(&self) -> u64 {
+        self.stream as u64
+    }
+
+    /// Captures the stream while something else is done; how many nodes that has made.
+    pub fn capture(&self, meanwhile: impl FnOnce() -> Result<(), String>) -> Result<usize, String> {
+        self.enter()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream belongs to this context.
+        unsafe { sys::cuStreamBeginCapture_v2(self.stream, mode) }.result().map_err(failed("cuStreamBeginCapture"))?;
+        let done = meanwhile();
+        self.enter()?;
+        let (mut graph, mut nodes) = (std::ptr::null_mut(), 0);
+        // SAFETY: ends what was begun; the graph is this function's, and asked before it is destroyed.
+        unsafe {
+            sys::cuStreamEndCapture(self.stream, &mut graph).result().map_err(failed("cuStreamEndCapture"))?;
+            let counted = sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut nodes).result();
+            sys::cuGraphDestroy(graph).result().map_err(failed("cuGraphDestroy"))?;
+            counted.map_err(failed("cuGraphGetNodes"))?;
+        }
+        done.map(|()| nodes)
+    }
+
     /// Whether it has left.
     pub fn is_over(&self) -> Result<bool, String> {
         self.enter()?;

@@ -98,14 +98,23 @@ impl Builder {
 #[pymethods]
 impl Builder {
     #[new]
-    #[pyo3(signature = (device = "best", *, mode = None, static_order = false))]
-    fn new(py: Python<'_>, device: &str, mode: Option<&str>, static_order: bool) -> PyResult<Self> {
+    #[pyo3(signature = (device = "best", *, mode = None, static_order = false, beside = None))]
+    fn new(
+        py: Python<'_>,
+        device: &str,
+        mode: Option<&str>,
+        static_order: bool,
+        beside: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
         let device = py.allow_threads(|| device_of(device))?;
         let mut inner = warpmail::Builder::new(device);
         if let Some(mode) = mode {
             inner.mode(mode.parse::<Mode>().map_err(raise)?);
         }
         inner.static_order(static_order);
+        if let Some(stream) = beside {
+            inner.beside(crate::streams::handle(stream)?);
+        }
         let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(Builder { serial, inner: Some(inner) })
     }

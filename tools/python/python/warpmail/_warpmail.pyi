@@ -54,13 +54,20 @@ class Builder:
     """Collects modules and mailboxes, checks them, and makes a `Runtime`."""
 
     def __init__(
-        self, device: str = "best", *, mode: Optional[Literal["device", "cpu"]] = None, static_order: bool = False
+        self,
+        device: str = "best",
+        *,
+        mode: Optional[Literal["device", "cpu"]] = None,
+        static_order: bool = False,
+        beside: Any = None,
     ) -> None:
         """`device`: 'best' (a GPU if it can be used, else the twin), 'twin', 'cuda' or 'cuda:N'.
 
         `mode`: who arbitrates; unless given, what WARPMAIL_MODE says, or 'device'.
         `static_order`: the steps of all stream modules run in passes, one captured graph for all, with mode 'cpu' alone; a graph
-        whose order is not fixed is refused with the module and the rule. See docs/arbitration.md."""
+        whose order is not fixed is refused with the module and the rule. See docs/arbitration.md.
+        `beside`: a torch.cuda.Stream, or a CUstream as a number, whose small kernels are to notice nothing of a parked arbiter; the
+        legacy default stream, which is PyTorch's, unless given. See docs/parking.md."""
 
     def budget(
         self,
