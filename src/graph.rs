@@ -79,7 +79,7 @@ pub struct Builder {
     pub(crate) host_doors: bool,
     pub(crate) lingers: bool,
     pub(crate) ahead: bool,
-    pub(crate) beside: u64,
+    pub(crate) beside: Option<u64>,
     pub(crate) static_order: bool,
     pub(crate) held: Arc<AtomicBool>,
     pub(crate) journal_slots: u32,
@@ -104,7 +104,7 @@ impl Builder {
             host_doors: false,
             lingers: false,
             ahead: true,
-            beside: 0,
+            beside: None,
             static_order: false,
             held: Arc::default(),
             journal_slots: 1024,
@@ -144,13 +144,17 @@ impl Builder {
         self
     }
 
-    /// A stream of the device (`CUstream`, `cudaStream_t`) whose kernels are to notice nothing of a parked arbiter, also where they
-    /// are small and launched one by one; the legacy default stream unless told otherwise. A wait of the front end costs those on its
-    /// own side of it something each (docs/parking.md), so [`Self::build`] looks for a stream on the other one: for some milliseconds it
-    /// puts launches of a fifth of one on this stream, if nothing else is on it and nobody captures it. What cannot be told is left to
-    /// chance. The stream must exist until then; on the twin, and where the CPU arbitrates, this changes nothing.
-    pub fn beside(&mut self, stream: u64) -> &mut Self {
-        self.beside = stream;
+    /// A stream (`CUstream`, `cudaStream_t`; 0: the legacy default stream, PyTorch's) whose kernels are to notice nothing of a parked
+    /// arbiter, also where they are small and launched one by one. A wait of the front end costs those on its own side of it something
+    /// each (docs/parking.md), so [`Self::build`] finds out on which side this stream is, by about sixteen launches of a fifth of a
+    /// millisecond on it, and has the arbiter wait on the other. It leaves that to chance unless a stream is named, and where the
+    /// stream has other work or is being captured when it looks. On the twin, and where the CPU arbitrates, this changes nothing.
+    ///
+    /// # Safety
+    /// A stream of the device's primary context that exists until the last build. During a build nobody begins to capture it, and nobody
+    /// has work on it that waits for what is enqueued there later; the same of all blocking streams, if it is the legacy default stream.
+    pub unsafe fn beside(&mut self, stream: u64) -> &mut Self {
+        self.beside = Some(stream);
         self
     }
 

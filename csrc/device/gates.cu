@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// The kernels around a stream module's body, a warp each but the copy. Linked with the device runtime, for the
-// conditional node.
+// The kernels around a stream module's body, a warp each but the copy, and two that find out where a stream waits.
+// Linked with the device runtime, for the conditional node.
 #include <cuda_device_runtime_api.h>
 
 #include "protocol/deliver.hpp"

@@ -176,16 +176,15 @@ impl Cuda {
     }
 
     /// The streams of an arbiter. The context has been entered.
-    fn streams(&self, beside: u64) -> Result<Chosen> {
+    fn streams(&self, beside: Option<u64>) -> Result<Chosen> {
         let any = || Ok(Chosen { launches: Stream::urgent()?, doors: Stream::urgent()? });
         if !self.info.stream_memory_operations {
             return any();
         }
         let mut sides = self.sides.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let found = match &mut *sides {
-            Some(sides) => sides.choose(beside as sys::CUstream),
-            none => sides::Sides::new(self.context.clone())
-                .and_then(|sides| none.insert(sides).choose(beside as sys::CUstream)),
+            Some(sides) => sides.choose(beside),
+            none => sides::Sides::new(self.context.clone()).and_then(|sides| none.insert(sides).choose(beside)),
         };
         found.or_else(|error| {
             tracing::debug!(%error, "the sides of the front end could not be told");
@@ -326,7 +325,7 @@ impl Backend for Cuda {
         Ok(Box::new(copies::CudaCopies::new(self.context.clone())?))
     }
 
-    fn load(&self, image: &HandlerImage, args: &wm_arbiter_args, beside: u64) -> Result<Box<dyn Launches>> {
+    fn load(&self, image: &HandlerImage, args: &wm_arbiter_args, beside: Option<u64>) -> Result<Box<dyn Launches>> {
         let fatbin = image.fatbin.clone().ok_or_else(|| Error::Unavailable {
             what: "a CUDA kernel for this handler set",
             reason: image.missing.to_string(),

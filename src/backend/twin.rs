@@ -133,7 +133,7 @@ impl Backend for Twin {
         Ok(Box::new(HostCopies))
     }
 
-    fn load(&self, image: &HandlerImage, _args: &wm_arbiter_args, _beside: u64) -> Result<Box<dyn Launches>> {
+    fn load(&self, image: &HandlerImage, _args: &wm_arbiter_args, _beside: Option<u64>) -> Result<Box<dyn Launches>> {
         let entry = image.twin;
         // SAFETY: the runtime keeps every table that `args` names alive until this launch has been collected.
         let arbiter = move |args: &wm_arbiter_args| launched(unsafe { entry(args) });

@@ -220,7 +220,8 @@ pub(super) unsafe extern "C" fn warpmail_builder_mode(builder: *mut warpmail_bui
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn warpmail_builder_beside(builder: *mut warpmail_builder, stream: u64) -> i32 {
     enter(|| {
-        table::hold(builder)?.beside(stream);
+        // SAFETY: as the header asks of the caller.
+        unsafe { table::hold(builder)?.beside(stream) };
         Ok(OK)
     })
 }

@@ -362,10 +362,12 @@ warpmail_status warpmail_builder_mode(warpmail_builder* builder, uint32_t mode);
  * CUDA graph for all, launched again for each record; in CPU-arbitrated mode only. A build refuses a graph whose order
  * is not fixed with the name of the module and the rule; docs/arbitration.md has them. 0: not, as before any call. */
 warpmail_status warpmail_builder_static_order(warpmail_builder* builder, uint32_t on);
-/* Names a stream of the device (a CUstream; 0: the legacy default stream, as before any call) whose kernels are to
- * notice nothing of a parked arbiter, also where they are small and launched one by one: the front end has sides, and
- * the arbiter then waits on another (docs/parking.md). A build puts some launches on it, a few milliseconds in all, if
- * nothing else is on it and nobody captures it. It must exist until the last build. */
+/* Names a stream (a CUstream; 0: the legacy default stream) whose kernels are to notice nothing of a parked arbiter,
+ * also where they are small and launched one by one: the front end has sides, and the arbiter then waits on another
+ * (docs/parking.md). A build finds out where this stream is by about sixteen launches of a fifth of a millisecond on
+ * it, if it has no other work and nobody captures it. It is one of the device's primary context and exists until the
+ * last build; during a build nobody begins to capture it, and no work on it waits for what is enqueued there later (for
+ * the legacy default stream: nor on any blocking stream). Unless it is called the side is left to chance. */
 warpmail_status warpmail_builder_beside(warpmail_builder* builder, uint64_t stream);
 /* Sets the limits on the arbiter. */
 warpmail_status warpmail_builder_budget(warpmail_builder* builder, const warpmail_budget* budget);

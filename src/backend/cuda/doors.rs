@@ -1,8 +1,8 @@
-//! Waiting for doors. The front end looks at a word that a channel waits for every 7 to 8 µs once it has put the channel aside,
-//! where the channel has a kernel behind the wait; what stands behind an event of another stream, in which nothing but waits is
-//! enqueued, is let in sooner, at a price for kernels that others launch one by one (docs/parking.md has the figures). So a door of the arbiter's that is expected to be opened soon is waited
-//! for in a stream of its own, and what the door lets in stands behind an event of that stream. Where nothing is expected the wait
-//! stands in the launches' own stream, which costs nobody anything. Stream modules wait there too (gates.rs).
+//! Waiting for doors. A launch behind a wait of its own stream begins when the front end has come round to it, 3 to 11 µs after the
+//! store; one behind an event of a stream on the other side of the front end (sides.rs) begins after 3.5, and standing there costs others something
+//! (docs/parking.md has the figures). So a door of the arbiter's that is expected to be opened soon is waited for aside, in a
+//! stream of its own, and what the door lets in stands behind an event of that stream. Where nothing is expected the wait stands
+//! in the launches' own stream, which is on the side where it costs the neighbour nothing. Stream modules wait there too (gates.rs).
 
 use std::sync::Arc;
 
@@ -23,8 +23,7 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    /// The context has been entered. Nothing is ever copied on the stream: one that had begun with a copy, and did nothing more, made
-    /// kernels of others that are launched one by one 4 % slower, and opened doors later (docs/parking.md).
+    /// `stream`: for the waits that stand aside, on another side than the launches. The context has been entered.
     pub(super) fn new(context: Arc<Context>, stream: Stream) -> Result<Self> {
         Ok(Doors { opened: Event::new(context.clone())?, context, stream })
     }

@@ -34,8 +34,8 @@ const LATE: Duration = Duration::from_millis(2);
 /// Of pinned memory: what `front` waits for, and how long it took, each in a line of its own.
 const PAGE: usize = 4096;
 const TOOK: usize = 256;
-/// Of device memory: when the answer began.
-const BEGAN: usize = 256;
+/// Of device memory: when the answers began, a word for each of the last times, so that a late one is nobody else's.
+const BEGAN: usize = 4096;
 
 /// What it takes to find out; made once for a device.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) struct Sides {
     began: u64,
     /// Number of the last time; the words say which one they are of.
     turn: u64,
-    /// A kernel may still store its answer, until the next `choose`, and whether that ever was so.
+    /// A kernel of this `choose` may still store its answer; of any of them.
     is_late: bool,
     was_late: bool,
 }
@@ -134,7 +134,7 @@ impl Sides {
 
     /// Two streams for an arbiter beside a stream of somebody else's. Where nothing can be told, any two; takes a few
     /// milliseconds, and bounded in any case. The context has been entered.
-    pub(super) fn choose(&mut self, neighbour: sys::CUstream) -> Result<Chosen> {
+    pub(super) fn choose(&mut self, neighbour: Option<u64>) -> Result<Chosen> {
         let _relaxed = Relaxed::new()?;
         // One that still waits for room would store an older number over a newer one.
         self.is_late = !self.asking.is_empty()?;
@@ -146,8 +146,8 @@ impl Sides {
         while told && times.len() < OTHERS {
             let other = candidates.add()?;
             told = self.touch(other)?;
-            let time = if told { self.time(other, first)? } else { None };
-            let second = if times.len() == 1 { self.time(other, candidates.0[1].0)? } else { None };
+            let time = if told { self.time(other, first, false)? } else { None };
+            let second = if times.len() == 1 { self.time(other, candidates.0[1].0, false)? } else { None };
             let Some(time) = time else { break };
             times.push(time);
             same = same.max(time).max(second.unwrap_or(0));
@@ -158,12 +158,17 @@ impl Sides {
         let far = other_side(&times, same);
         let doors = match far {
             Some(at) => candidates.0.swap_remove(1 + at),
-            None => Stream::urgent()?,
+            None => {
+                candidates.add()?;
+                candidates.0.swap_remove(candidates.0.len() - 1)
+            }
         };
         let mut chosen = Chosen { launches: candidates.0.swap_remove(0), doors };
         let mut beside = [None, None];
-        if far.is_some() && self.is_free(neighbour)? {
-            beside = [self.time(chosen.launches.0, neighbour)?, self.time(chosen.doors.0, neighbour)?];
+        if let (Some(neighbour), Some(_)) = (neighbour, far) {
+            // A stream of another context, for one, cannot be told.
+            let mut time = |front: &Stream| self.time(front.0, neighbour as sys::CUstream, true).ok().flatten();
+            beside = [time(&chosen.launches), time(&chosen.doors)];
         }
         if let [Some(launches), Some(doors)] = beside
             && doors + APART <= launches
@@ -174,18 +179,27 @@ impl Sides {
         Ok(chosen)
     }
 
-    /// Whether nothing keeps the stream busy and nobody captures it.
-    fn is_free(&self, stream: sys::CUstream) -> Result<bool> {
-        Ok(!is_captured(stream as u64)? && Stream(stream).is_empty()?)
-    }
-
     /// How long a word takes to let a kernel on `behind` in, behind an event of `front`, nanoseconds: the second longest of
-    /// some times. None: too long to tell.
-    fn time(&mut self, front: sys::CUstream, behind: sys::CUstream) -> Result<Option<u64>> {
-        let mut times = [0; TIMES];
-        for time in &mut times {
-            let Some(one) = self.once(front, behind)? else { return Ok(None) };
-            *time = one;
+    /// some times. None: too long to tell. `foreign`: `behind` is somebody else's, who may use it or capture it.
+    fn time(&mut self, front: sys::CUstream, behind: sys::CUstream, foreign: bool) -> Result<Option<u64>> {
+        let (mut times, mut taken) = ([0; TIMES], 0);
+        for _ in 0..2 * TIMES {
+            if foreign && (is_captured(behind as u64)? || !Stream(behind).is_empty()?) {
+                return Ok(None);
+            }
+            // Where the host was slow the kernel may have stored the word too soon.
+            let (time, in_time) = self.once(front, behind)?;
+            let Some(time) = time else { return Ok(None) };
+            if in_time {
+                times[taken] = time;
+                taken += 1;
+            }
+            if taken == TIMES {
+                break;
+            }
+        }
+        if taken < TIMES {
+            return Ok(None);
         }
         times.sort_unstable();
         Ok(Some(times[TIMES - 2]))
@@ -193,10 +207,12 @@ impl Sides {
 
     /// The stream's first launch, which is what puts it on a side. Whether it has ended in time.
     fn touch(&mut self, stream: sys::CUstream) -> Result<bool> {
+        self.turn += 1;
         self.answer(stream)?;
         let begin = Instant::now();
         while !Stream(stream).is_empty()? {
             if begin.elapsed() > LATE {
+                self.set_late();
                 return Ok(false);
             }
             std::hint::spin_loop();
@@ -204,30 +220,39 @@ impl Sides {
         Ok(true)
     }
 
-    fn once(&mut self, front: sys::CUstream, behind: sys::CUstream) -> Result<Option<u64>> {
+    fn set_late(&mut self) {
+        (self.is_late, self.was_late) = (true, true);
+    }
+
+    /// One time, and whether the host was quick enough for it to count.
+    fn once(&mut self, front: sys::CUstream, behind: sys::CUstream) -> Result<(Option<u64>, bool)> {
         if self.is_late {
-            return Ok(None);
+            return Ok((None, false));
         }
         self.turn += 1;
         let turn = self.turn;
-        let asked = self.enqueue(front, behind).and_then(|()| self.ask());
         let begin = Instant::now();
+        // First the kernel that stores the word: then whatever is enqueued behind the wait ends, also where a call of the driver's
+        // waits for somebody else's, who waits for all that has been enqueued.
+        self.ask()?;
+        let enqueued = self.enqueue(front, behind);
+        let in_time = begin.elapsed() < SETTLED / 2;
         let mut took = 0;
-        while asked.is_ok() && took >> 32 != turn && begin.elapsed() < SETTLED + 3 * LATE {
+        while took >> 32 != turn && begin.elapsed() < SETTLED + 3 * LATE {
             std::hint::spin_loop();
             took = self.word(TOOK).load(Ordering::Acquire);
         }
-        self.word(0).store(turn, Ordering::Release); // in any case: nothing stays behind it
-        asked?;
         let ns = took & u64::from(u32::MAX);
-        self.is_late = took >> 32 != turn || ns >= LATE.as_nanos() as u64;
-        self.was_late |= self.is_late;
-        Ok((!self.is_late).then_some(ns))
+        if enqueued.is_err() || took >> 32 != turn || ns >= LATE.as_nanos() as u64 {
+            self.set_late();
+        }
+        enqueued?;
+        Ok(((!self.is_late).then_some(ns), in_time))
     }
 
     fn enqueue(&self, front: sys::CUstream, behind: sys::CUstream) -> Result<()> {
         let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
-        // SAFETY: an aligned word of mapped memory that outlives the wait: whoever comes here stores it. Memory is little endian.
+        // SAFETY: an aligned word of mapped memory that is kept where `ask` may not have stored it in time. Memory is little endian.
         unsafe { sys::cuStreamWaitValue32_v2(front, self.device, self.turn as u32, flags) }
             .result()
             .map_err(driver("cuStreamWaitValue32"))?;
@@ -237,20 +262,24 @@ impl Sides {
     }
 
     fn answer(&self, stream: sys::CUstream) -> Result<()> {
-        let mut began = self.began;
+        let mut began = self.began_at();
         // SAFETY: the kernel takes an address, of memory that is kept until it has ended.
         unsafe { result::launch_kernel(self.answer, (1, 1, 1), (32, 1, 1), 0, stream, &mut [(&raw mut began).cast()]) }
             .map_err(driver("cuLaunchKernel"))
     }
 
     fn ask(&self) -> Result<()> {
-        let (mut door, mut began, mut took) = (self.device, self.began, self.device + TOOK as u64);
+        let (mut door, mut began, mut took) = (self.device, self.began_at(), self.device + TOOK as u64);
         let (mut turn, mut settle, mut late) = (self.turn, SETTLED.as_nanos() as u64, LATE.as_nanos() as u64);
         let mut params = [&mut door, &mut began, &mut took, &mut turn, &mut settle, &mut late]
             .map(|param| std::ptr::from_mut(param).cast());
         // SAFETY: the kernel takes these six words; it ends by itself, and what it stores to is kept until then.
         unsafe { result::launch_kernel(self.ask, (1, 1, 1), (32, 1, 1), 0, self.asking.0, &mut params) }
             .map_err(driver("cuLaunchKernel"))
+    }
+
+    fn began_at(&self) -> u64 {
+        self.began + self.turn % (BEGAN / 8) as u64 * 8
     }
 
     fn word(&self, at: usize) -> &AtomicU64 {

@@ -107,7 +107,7 @@ impl Backend for Slow {
     fn copies(&self) -> Result<Box<dyn Copies>> {
         self.twin.copies()
     }
-    fn load(&self, image: &HandlerImage, args: &wm_arbiter_args, beside: u64) -> Result<Box<dyn Launches>> {
+    fn load(&self, image: &HandlerImage, args: &wm_arbiter_args, beside: Option<u64>) -> Result<Box<dyn Launches>> {
         self.twin.load(image, args, beside)
     }
     fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>> {

@@ -118,12 +118,13 @@ impl Filler {
         let (mut graph, mut nodes) = (std::ptr::null_mut(), 0);
         // SAFETY: ends what was begun; the graph is this function's, and asked before it is destroyed.
         unsafe {
-            sys::cuStreamEndCapture(self.stream, &mut graph).result().map_err(failed("cuStreamEndCapture"))?;
+            let ended = sys::cuStreamEndCapture(self.stream, &mut graph).result().map_err(failed("cuStreamEndCapture"));
+            done.and(ended)?;
             let counted = sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut nodes).result();
             sys::cuGraphDestroy(graph).result().map_err(failed("cuGraphDestroy"))?;
             counted.map_err(failed("cuGraphGetNodes"))?;
         }
-        done.map(|()| nodes)
+        Ok(nodes)
     }
 
     /// Whether it has left.

@@ -113,7 +113,8 @@ impl Builder {
         }
         inner.static_order(static_order);
         if let Some(stream) = beside {
-            inner.beside(crate::streams::handle(stream)?);
+            // SAFETY: as the docstring asks of the caller.
+            unsafe { inner.beside(crate::streams::handle(stream)?) };
         }
         let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(Builder { serial, inner: Some(inner) })

@@ -228,7 +228,8 @@ struct Loaded {
 impl Loaded {
     fn start(device: &Device, state: &State, beside: Stream) -> Result<Self, String> {
         let mut graph = Builder::new(device.clone());
-        graph.beside(beside.raw() as u64);
+        // SAFETY: a stream of the bench's own in that context, which is never destroyed.
+        unsafe { graph.beside(beside.raw() as u64) };
         graph.mode(Mode::Device).budget(state.budget.clone()).map_err(text)?;
         let host = graph.host("host").map_err(text)?;
         let sink = graph.resident("sink", builtin::DISCARD).map_err(text)?;
