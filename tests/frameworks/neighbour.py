@@ -70,6 +70,7 @@ class Arbiter:
         library.builder_new(device, c.byref(graph))
         budget = Budget(c.sizeof(Budget), 6, RESIDENCY_MS * 1_000_000, idle_spin_ns, max_wait_ns, 1.0)
         library.builder_budget(graph, c.byref(budget))
+        library.builder_beside(graph, c.c_uint64(0))  # the legacy default stream, which is PyTorch's
         library.builder_host(graph, b"host", c.byref(host))
         options = ModuleOptions(c.sizeof(ModuleOptions), 0, 0, 32, 0, 0, None, 0)
         library.builder_resident(graph, b"relay", c.byref(options), c.byref(relay))
