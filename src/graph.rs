@@ -148,7 +148,8 @@ impl Builder {
     /// arbiter, also where they are small and launched one by one. A wait of the front end costs those on its own side of it something
     /// each (docs/parking.md), so [`Self::build`] finds out on which side this stream is, by about sixteen launches of a fifth of a
     /// millisecond on it, and has the arbiter wait on the other. It leaves that to chance unless a stream is named, and where the
-    /// stream has other work or is being captured when it looks. On the twin, and where the CPU arbitrates, this changes nothing.
+    /// stream has other work or is being captured when it looks. It does not hold while records come, until a tenth of a second after the
+    /// last, nor for the waits of stream modules. On the twin, and where the CPU arbitrates, this changes nothing.
     ///
     /// # Safety
     /// A stream of the device's primary context that exists until the last build. During a build nobody begins to capture it, and nobody

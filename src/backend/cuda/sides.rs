@@ -2,7 +2,7 @@
 //! the ones this was measured on, and a stream's channel is on one of them from its first launch on. A wait costs kernels that
 //! others launch one by one on the same side something each, and nobody on the other; a launch behind an event of the other side
 //! begins sooner than behind one of its own (docs/parking.md has the figures). No call tells a stream's side, so it is found out:
-//! by how long a word stored by the host takes to let a kernel in that stands behind an event of another stream.
+//! by how long a word takes to let a kernel in that stands behind an event of another stream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,7 @@ const OTHERS: usize = 5;
 const TIMES: usize = 8;
 /// Until the front end has put both channels aside.
 const SETTLED: Duration = Duration::from_micros(200);
-/// By how much the times of two pairs differ when one is on one side and the other is not, nanoseconds: less than half of it.
+/// By how much the times of two pairs differ when one is on one side and the other is not, nanoseconds: less than that.
 const APART: u64 = 1000;
 /// An answer that takes longer says that the device, or the neighbour, has other things to do.
 const LATE: Duration = Duration::from_millis(2);
