@@ -63,7 +63,8 @@ pub(crate) trait Backend: Send + Sync + std::fmt::Debug {
     /// Copies of the journal's own, off the device.
     fn copies(&self) -> Result<Box<dyn Copies>>;
     /// Loads a handler set and touches its kernel, so that no launch loads anything. With a plan in `args` the arbiter will
-    /// run on the CPU, and the set's steps on the device. `beside`: the stream, if there is one, whose kernels are to notice the least of it.
+    /// run on the CPU, and the set's steps on the device. `beside`: the stream, if there is one, whose kernels are to notice
+    /// the least of it.
     fn load(&self, image: &HandlerImage, args: &wm_arbiter_args, beside: Option<u64>) -> Result<Box<dyn Launches>>;
     /// The steps of a stream module; loads and captures what they need.
     fn steps(&self, plan: StepPlan, body: Body) -> Result<Box<dyn StepQueue>>;

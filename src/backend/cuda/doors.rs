@@ -1,8 +1,9 @@
-//! Waiting for doors. A launch behind a wait of its own stream begins when the front end has come round to it, 3 to 11 µs after the
-//! store; one behind an event of a stream on the other side of the front end (sides.rs) begins after 3.5, and standing there costs others something
-//! (docs/parking.md has the figures). So a door of the arbiter's that is expected to be opened soon is waited for aside, in a
-//! stream of its own, and what the door lets in stands behind an event of that stream. Where nothing is expected the wait stands
-//! in the launches' own stream, which is on the side where it costs the neighbour nothing. Stream modules wait in their own streams, of whatever side (gates.rs).
+//! Waiting for doors. A launch behind a wait of its own stream begins when the front end has come round to it, 3 to 11 µs after
+//! the store; one behind an event of a stream on the other side of the front end (sides.rs) begins after 3.5, and standing there
+//! costs others something (docs/parking.md has the figures). So a door of the arbiter's that is expected to be opened soon is
+//! waited for aside, in a stream of its own, and what the door lets in stands behind an event of that stream. Where nothing is
+//! expected the wait stands in the launches' own stream, which is on the side where it costs the neighbour nothing. Stream
+//! modules wait in their own streams, of whatever side (gates.rs).
 
 use std::sync::Arc;
 

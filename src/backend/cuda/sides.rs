@@ -140,13 +140,13 @@ impl Sides {
         self.is_late = !self.asking.is_empty()?;
         let mut candidates = Candidates(Vec::new());
         let first = candidates.add()?;
-        let mut told = !self.is_late && self.touch(first)?;
+        self.touch(first)?;
         let (mut times, mut same) = (Vec::new(), 0);
         // Of any three streams two are on one side, where there are two: the longest of their times is that of such a pair.
-        while told && times.len() < OTHERS {
+        while times.len() < OTHERS {
             let other = candidates.add()?;
-            told = self.touch(other)?;
-            let time = if told { self.time(other, first, false)? } else { None };
+            self.touch(other)?;
+            let time = self.time(other, first, false)?;
             let second = if times.len() == 1 { self.time(other, candidates.0[1].0, false)? } else { None };
             let Some(time) = time else { break };
             times.push(time);
@@ -205,19 +205,22 @@ impl Sides {
         Ok(Some(times[TIMES - 2]))
     }
 
-    /// The stream's first launch, which is what puts it on a side. Whether it has ended in time.
-    fn touch(&mut self, stream: sys::CUstream) -> Result<bool> {
+    /// The stream's first launch, which is what puts it on a side. Nothing can be told when it has not ended in time.
+    fn touch(&mut self, stream: sys::CUstream) -> Result<()> {
+        if self.is_late {
+            return Ok(());
+        }
         self.turn += 1;
         self.answer(stream)?;
         let begin = Instant::now();
         while !Stream(stream).is_empty()? {
             if begin.elapsed() > LATE {
                 self.set_late();
-                return Ok(false);
+                break;
             }
             std::hint::spin_loop();
         }
-        Ok(true)
+        Ok(())
     }
 
     fn set_late(&mut self) {
@@ -240,7 +243,7 @@ impl Sides {
         let mut took = 0;
         while took >> 32 != turn && begin.elapsed() < SETTLED + 3 * LATE {
             std::hint::spin_loop();
-            took = self.word(TOOK).load(Ordering::Acquire);
+            took = self.word(TOOK).load(Ordering::Relaxed); // all that is told is in the word
         }
         let ns = took & u64::from(u32::MAX);
         if enqueued.is_err() || took >> 32 != turn || ns >= LATE.as_nanos() as u64 {

@@ -119,7 +119,7 @@ impl Filler {
         // SAFETY: ends what was begun; the graph is this function's, and asked before it is destroyed.
         unsafe {
             let ended = sys::cuStreamEndCapture(self.stream, &mut graph).result().map_err(failed("cuStreamEndCapture"));
-            done.and(ended)?;
+            done.and(ended)?; // a failed test's graph ends with its process
             let counted = sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &mut nodes).result();
             sys::cuGraphDestroy(graph).result().map_err(failed("cuGraphDestroy"))?;
             counted.map_err(failed("cuGraphGetNodes"))?;

@@ -105,13 +105,14 @@ impl Bench {
         for _ in 0..rounds {
             door.store(0, 0);
             self.words.upload(0, &[0; 192]).map_err(text)?;
-            self.kernels.wait_for_value(waiting, door.device())?;
-            if aside {
-                self.kernels.put_behind(waiting, behind)?;
-            }
-            self.kernels.launch(answer, 1, threads, shared, behind, &mut [arg(&mut answered)])?;
+            let answering = &mut [arg(&mut answered)];
+            let enqueued = self
+                .kernels
+                .wait_for_value(waiting, door.device())
+                .and_then(|()| if aside { self.kernels.put_behind(waiting, behind) } else { Ok(()) })
+                .and_then(|()| self.kernels.launch(answer, 1, threads, shared, behind, answering));
             let params = &mut [arg(&mut at), arg(&mut answered), arg(&mut idle_ns), arg(&mut to), arg(&mut faults)];
-            let pinged = self.kernels.launch(ping, 1, 1, 0, self.stream, params);
+            let pinged = enqueued.and_then(|()| self.kernels.launch(ping, 1, 1, 0, self.stream, params));
             let waited = pinged.and_then(|()| self.kernels.wait(self.stream));
             door.store(0, 1); // whatever happened, the wait ends
             waited.and_then(|()| self.kernels.wait(behind))?;

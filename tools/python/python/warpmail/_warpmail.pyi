@@ -67,8 +67,8 @@ class Builder:
         `static_order`: the steps of all stream modules run in passes, one captured graph for all, with mode 'cpu' alone; a graph
         whose order is not fixed is refused with the module and the rule. See docs/arbitration.md.
         `beside`: a torch.cuda.Stream, or a CUstream as a number (0: the legacy default stream), whose small kernels are to notice
-        nothing of a parked arbiter: `build` finds out where it waits, by a few milliseconds of launches on that stream, which nobody
-        may capture meanwhile. See docs/parking.md."""
+        nothing of a parked arbiter: `build` finds out where it waits, by a few milliseconds of launches on that stream, which exists
+        until then, and which nobody may capture meanwhile. See docs/parking.md."""
 
     def budget(
         self,
