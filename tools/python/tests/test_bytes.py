@@ -285,3 +285,18 @@ def test_a_journal_is_read_back(tmp_path):
     assert [(r.mailbox, r.msg_type, r.payload, r.tensor) for r in found] == [(1, n, bytes([n] * n), b"") for n in range(20)]
     assert all(r.producer_ns > 0 for r in found) and list(reader) == []
     assert [r.msg_type for r in warpmail.JournalReader(tmp_path, 15)] == list(range(14, 20))
+
+
+def test_a_neighbour_is_named_by_its_stream():
+    class Stream:
+        cuda_stream = 0
+
+    for beside in (0, Stream()):
+        graph = warpmail.Builder("twin", beside=beside)
+        host, relay = graph.host("host"), graph.resident("relay", warpmail.RELAY)
+        there, back = graph.mailbox(host, relay), graph.mailbox(relay, host)
+        with graph.build() as runtime:
+            runtime.sender(there).post(b"hello", 7, timeout=60)
+            assert runtime.receiver(back).take(timeout=60).payload == b"hello"
+    with pytest.raises(TypeError, match="stream"):
+        warpmail.Builder("twin", beside="the default one")
