@@ -19,11 +19,15 @@ using namespace warpmail;
 
 namespace {
 
-constexpr u64 wait_ns = 20000000000ull;
+// How long a step may be without progress before the test gives up. Nothing takes long, but the machine may.
+constexpr u64 wait_ns = 40000000000ull;
 
+void print_states(); // of the modules that are running
 [[noreturn]] void fail(const char* what, u64 n = 0) {
     std::printf("failed: %s, %llu\n", what, static_cast<unsigned long long>(n));
-    std::exit(2);
+    print_states();
+    std::fflush(stdout);
+    std::_Exit(2); // other threads still run, and read what an orderly exit would destroy
 }
 
 u64 address(const void* p) {
@@ -168,8 +172,12 @@ struct stream_module {
     }
     // Grants one step after the other, where nobody steps ahead.
     void run(u64 steps, u64 spread) {
-        const u64 late = now_ns() + wait_ns;
+        u64 late = now_ns() + wait_ns, before = state.taken;
         while (state.taken < steps && now_ns() < late) {
+            if (state.taken != before) {
+                before = state.taken;
+                late = now_ns() + wait_ns;
+            }
             if (args.ahead == 0 && state.launches % (spread + 1) == spread && has_room())
                 store_relaxed_gpu(&grants, device_word(state.taken + 1));
             bool live = false;
@@ -184,7 +192,33 @@ struct stream_module {
         if (state.taken != steps || stats.steps != steps)
             fail("steps", state.taken);
     }
+    // Read while the module runs: what a stuck one waits for does not change.
+    void print(const char* name) const {
+        const auto n = [](u64 v) { return static_cast<unsigned long long>(v); };
+        std::printf("%s: %llu launches, %llu steps taken, %llu counted, word of grants %llx\n", name, n(state.launches),
+                    n(state.taken), n(stats.steps), n(load_relaxed_gpu(&grants)));
+        for (u32 row = 0; row < WM_MAX_ENDS; row++) {
+            const wm_mailbox& m = args.ends[row];
+            if (m.header == 0)
+                continue;
+            const u64 next = row < WM_MAX_INPUTS ? state.read_idx[row] : state.write_idx[row - WM_MAX_INPUTS];
+            std::printf("  end %u: at %llu; written %llu, read %llu; words of that slot with the tag:", row, n(next),
+                        n(load_relaxed(write_idx_of(m), m.scope)), n(load_relaxed(read_idx_of(m), m.scope)));
+            u32 fresh = 0;
+            for (u32 i = 0; i < words_in(m.record_stride); i++)
+                fresh += ((load_relaxed(slot_at(m, next) + i, m.scope) ^ lap_tag(next, m.slots_log2)) & tag_mask) == 0;
+            std::printf(" %u of %u\n", fresh, words_in(m.record_stride));
+        }
+    }
 };
+
+const stream_module* running[2];
+void print_states() {
+    for (u32 i = 0; i < 2; i++) {
+        if (running[i] != nullptr)
+            running[i]->print(i == 0 ? "first" : "second");
+    }
+}
 
 u32 length_of(u64 n, u32 most) {
     return 8 + static_cast<u32>(n * 2654435761u % (most - 7));
@@ -239,6 +273,8 @@ void in_a_row(u64 records, u32 stride, u32 slots_log2, bool both, u32 rule, bool
     const std::vector<wm_mailbox> one{a.handle}, two{a.handle, b.handle};
     stream_module first({there.handle}, both ? two : one, WM_RULE_ANY, ahead);
     stream_module second(both ? two : one, {back.handle}, rule, ahead);
+    running[0] = &first;
+    running[1] = &second;
     const bool twice = both && rule == WM_RULE_ANY;
     journal rings[] = {{taps}, {taps}};
     if (taps != 0) {
@@ -263,6 +299,7 @@ void in_a_row(u64 records, u32 stride, u32 slots_log2, bool both, u32 rule, bool
                 fail("counted", rings[r].counts[m].taken);
         }
     }
+    running[0] = running[1] = nullptr;
 }
 
 } // namespace
