@@ -1,11 +1,18 @@
 //! Bytes in whole pages, with room before them: what a write past the page cache can be made from without a copy.
 
 use bytemuck::{Pod, Zeroable};
+use memmap2::{Advice, MmapMut};
 
 use super::disk::DIRECT_BLOCK;
 
 /// Blocks before the bytes, for what a write has to begin with.
 pub(super) const LEAD: usize = 2 * DIRECT_BLOCK;
+
+/// A huge page, where the machine has them. A megabyte of it is one piece to a disk, and else hundreds, more than many a disk
+/// takes with one request: a write then takes up to a third longer.
+const HUGE: usize = 2 << 20;
+/// Who needs less than that gets ordinary memory.
+const HUGE_FROM: usize = HUGE / 8;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(4096))]
@@ -13,11 +20,79 @@ struct Page([u8; DIRECT_BLOCK]);
 
 const _: () = assert!(align_of::<Page>() == DIRECT_BLOCK && size_of::<Page>() == DIRECT_BLOCK, "a page is a block");
 
+/// Where bytes lie, from a multiple of the block on.
+enum Memory {
+    Plain(Vec<Page>),
+    /// Whole huge pages, from an offset of the mapping on, which is longer than they by one.
+    Huge(MmapMut, usize),
+}
+
+impl Memory {
+    /// At least so many bytes, zeros.
+    fn new(bytes: usize) -> Self {
+        let huge = || {
+            let whole = bytes.checked_next_multiple_of(HUGE)?;
+            // One more than is wanted, for the part of the mapping that begins where a huge page does.
+            let map = MmapMut::map_anon(whole.checked_add(HUGE)?).ok()?;
+            // Advice: without huge pages it is memory as well.
+            let _ = map.advise(Advice::HugePage);
+            let at = map.as_ptr().addr().next_multiple_of(HUGE) - map.as_ptr().addr();
+            Some(Memory::Huge(map, at))
+        };
+        let plain = || Memory::Plain(vec![Page::zeroed(); bytes.div_ceil(DIRECT_BLOCK)]);
+        if bytes < HUGE_FROM { plain() } else { huge().unwrap_or_else(plain) }
+    }
+
+    /// All of it, whole blocks.
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Memory::Plain(pages) => bytemuck::cast_slice(pages),
+            Memory::Huge(map, at) => &map[*at..at + map.len() - HUGE],
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Memory::Plain(pages) => bytemuck::cast_slice_mut(pages),
+            Memory::Huge(map, at) => {
+                let end = *at + map.len() - HUGE;
+                &mut map[*at..end]
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Where it begins, without looking at any of it.
+    fn start(&mut self) -> *mut u8 {
+        match self {
+            Memory::Plain(pages) => pages.as_mut_ptr().cast(),
+            // SAFETY: an offset into the mapping.
+            Memory::Huge(map, at) => unsafe { map.as_mut_ptr().add(*at) },
+        }
+    }
+}
+
 /// Bytes that begin at a multiple of the block in memory.
-#[derive(Clone, Default)]
 pub(super) struct Pages {
-    pages: Vec<Page>,
+    memory: Memory,
     len: usize,
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Pages { memory: Memory::Plain(Vec::new()), len: 0 }
+    }
+}
+
+impl Clone for Pages {
+    fn clone(&self) -> Self {
+        let mut copy = Pages::default();
+        copy.extend(self.bytes());
+        copy
+    }
 }
 
 impl std::fmt::Debug for Pages {
@@ -36,11 +111,11 @@ impl Pages {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.pages).get(LEAD..LEAD + self.len).unwrap_or_default()
+        self.memory.bytes().get(LEAD..LEAD + self.len).unwrap_or_default()
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.pages).get_mut(LEAD..LEAD + self.len).unwrap_or_default()
+        self.memory.bytes_mut().get_mut(LEAD..LEAD + self.len).unwrap_or_default()
     }
 
     pub(super) fn extend(&mut self, bytes: &[u8]) {
@@ -50,16 +125,16 @@ impl Pages {
     /// Makes it so many bytes longer; what they are, the caller says.
     pub(super) fn more(&mut self, bytes: usize) -> &mut [u8] {
         let (from, to) = (LEAD + self.len, LEAD + self.len + bytes);
-        if to > self.pages.len() * DIRECT_BLOCK {
+        if to > self.memory.len() {
             self.grow(to);
         }
         self.len += bytes;
-        &mut bytemuck::cast_slice_mut(&mut self.pages)[from..to]
+        &mut self.memory.bytes_mut()[from..to]
     }
 
     /// Whether it can become so many bytes longer and stay where it is.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        LEAD + self.len + bytes <= self.pages.len() * DIRECT_BLOCK
+        LEAD + self.len + bytes <= self.memory.len()
     }
 
     /// Makes room for so many bytes behind the end.
@@ -74,25 +149,27 @@ impl Pages {
     pub(super) fn lengthen(&mut self, bytes: usize) -> *mut u8 {
         assert!(self.has_room(bytes), "room is made before");
         // SAFETY: inside the allocation, as was just seen.
-        let at = unsafe { self.pages.as_mut_ptr().cast::<u8>().add(LEAD + self.len) };
+        let at = unsafe { self.memory.start().add(LEAD + self.len) };
         self.len += bytes;
         at
     }
 
     #[cold]
     fn grow(&mut self, bytes: usize) {
-        let pages = bytes.div_ceil(DIRECT_BLOCK).max(2 * self.pages.len());
-        self.pages.resize(pages, Page::zeroed());
+        let mut memory = Memory::new(bytes.max(2 * self.memory.len()));
+        let kept = &self.memory.bytes()[..(LEAD + self.len).min(self.memory.len())];
+        memory.bytes_mut()[..kept.len()].copy_from_slice(kept);
+        self.memory = memory;
     }
 
     /// The bytes with `lead`, up to [`LEAD`] whole blocks, before them and zeros behind, up to a whole block.
     pub(super) fn framed(&mut self, lead: &[u8]) -> &[u8] {
         debug_assert!(lead.len() <= LEAD && lead.len().is_multiple_of(DIRECT_BLOCK));
         let (end, whole) = (LEAD + self.len, (LEAD + self.len).next_multiple_of(DIRECT_BLOCK));
-        if whole > self.pages.len() * DIRECT_BLOCK {
+        if whole > self.memory.len() {
             self.grow(whole);
         }
-        let all: &mut [u8] = bytemuck::cast_slice_mut(&mut self.pages);
+        let all = self.memory.bytes_mut();
         all[LEAD - lead.len()..LEAD].copy_from_slice(lead);
         all[end..whole].fill(0);
         &all[LEAD - lead.len()..whole]
@@ -118,6 +195,21 @@ mod tests {
             assert!(framed[lead.len() + 18_097..].iter().all(|b| *b == 0));
         }
         assert_eq!((pages.len(), pages.bytes()[18_096]), (18_097, 9000usize as u8));
+        // What is long moves to memory of another kind, and stays what it is.
+        let mut long = pages.clone();
+        let content = |i: usize| (i * 7 + i / 4096) as u8;
+        long.clear();
+        for from in (0..5 * HUGE / 2).step_by(10_000) {
+            long.extend(&(from..from + 10_000).map(content).collect::<Vec<_>>());
+        }
+        assert!(matches!(long.memory, Memory::Huge(..)) && matches!(pages.memory, Memory::Plain(_)));
+        assert!(long.memory.bytes().as_ptr().addr().is_multiple_of(HUGE) && long.memory.len() == 4 * HUGE);
+        for all in [&long, &long.clone()] {
+            assert!(all.bytes().iter().enumerate().all(|(i, b)| *b == content(i)) && all.len() == 5_250_000);
+        }
+        assert!(long.has_room(4 * HUGE - LEAD - long.len()) && !long.has_room(4 * HUGE - LEAD - long.len() + 1));
+        let (at, end) = (long.lengthen(1), long.memory.bytes().as_ptr().addr() + LEAD + long.len());
+        assert_eq!(at.addr() + 1, end);
         // What was there before is not in the zeros behind.
         pages.clear();
         pages.extend(&[1, 2]);

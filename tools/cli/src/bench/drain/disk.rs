@@ -2,7 +2,8 @@
 //!
 //! The disk's own rate is measured in the same directory with the same block and a sync behind each, into space that was set
 //! aside and not written before, as a log finds it: buffered and, where the file system allows it, direct; the faster of the
-//! two is the floor. What the disk does with space that was written before is told beside it.
+//! two is the floor. What the disk does with space that was written before is told beside it. Direct writes from huge pages, as
+//! the log's are, are a floor of their own, `.huge`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,6 +13,7 @@ use std::time::Instant;
 
 use crossbeam::channel::bounded;
 use indicatif::ProgressBar;
+use memmap2::{Advice, MmapMut};
 use warpmail::Error;
 use warpmail::journal::{Batch, Entry, Log, LogOptions, SyncPolicy};
 
@@ -21,8 +23,8 @@ use crate::figures::Figures;
 
 const DIRECT: i32 = 0o40000; // O_DIRECT
 
-/// Kinds that each round measures once: the disk itself in four ways, the log in four.
-pub(super) const KINDS: u64 = 8;
+/// Kinds that each round measures once: the disk itself in five ways, the log in four.
+pub(super) const KINDS: u64 = 9;
 
 /// A folder that is removed in the end.
 struct Folder(PathBuf);
@@ -53,6 +55,21 @@ fn block(bytes: usize) -> Vec<Page> {
         *word = (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
     pages
+}
+
+/// A copy in huge pages, where the machine has them.
+struct Huge(MmapMut, usize);
+
+impl Huge {
+    const PAGE: usize = 2 << 20;
+
+    fn copy_of(bytes: &[u8]) -> io::Result<Self> {
+        let mut map = MmapMut::map_anon(bytes.len().next_multiple_of(Self::PAGE) + Self::PAGE)?;
+        let _ = map.advise(Advice::HugePage);
+        let at = map.as_ptr().addr().next_multiple_of(Self::PAGE) - map.as_ptr().addr();
+        map[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(Huge(map, at))
+    }
 }
 
 /// Bytes a nanosecond of blocks written one after the other, each with a sync behind it. The file has its length before:
@@ -133,23 +150,25 @@ pub(super) fn rows(args: &Args, bar: &ProgressBar, figures: &mut Figures) -> Res
     let whole: &[u8] = &bytemuck::cast_slice(&pages)[..bytes];
     let file = folder.0.join("blocks");
     let failed = |e: io::Error| format!("{} cannot be written: {e}", file.display());
+    let huge = Huge::copy_of(whole).map_err(|e| format!("no memory to write from: {e}"))?;
+    let in_huge = &huge.0[huge.1..huge.1 + bytes];
     // Kinds take turns: many a disk is faster or slower from one minute to the next.
-    let (mut disks, mut logs) = ([const { Vec::new() }; 4], [const { Vec::new() }; 4]);
+    let (mut disks, mut logs) = ([const { Vec::new() }; 5], [const { Vec::new() }; 4]);
     for _ in 0..args.rounds {
-        for (i, (written_before, flags)) in
-            [(true, 0), (true, DIRECT), (false, 0), (false, DIRECT)].into_iter().enumerate()
-        {
-            let rate = disk_rate(&file, whole, blocks, flags, written_before);
+        let ways = [(true, 0, whole), (true, DIRECT, whole), (false, 0, whole), (false, DIRECT, whole)];
+        for (i, (written_before, flags, block)) in ways.into_iter().chain([(false, DIRECT, in_huge)]).enumerate() {
+            let rate = disk_rate(&file, block, blocks, flags, written_before);
             // Not every file system has direct writes.
             disks[i].push(if flags == DIRECT { rate.unwrap_or(0.0) } else { rate.map_err(failed)? } * 1e3);
+            bar.inc(1);
+            let Some(rates) = logs.get_mut(i) else { continue };
             let (payload, ahead) = ([4096, 248][i / 2], i % 2 == 0);
             let per_batch = (bytes / payload).max(1);
-            let rate = log_rate(&folder.0, &whole[..payload], per_batch, blocks, ahead).map_err(text)?;
-            logs[i].push(rate * 1e3);
-            bar.inc(2);
+            rates.push(log_rate(&folder.0, &whole[..payload], per_batch, blocks, ahead).map_err(text)? * 1e3);
+            bar.inc(1);
         }
     }
-    let ([old_buffered, old_direct, buffered, direct], logs) =
+    let ([old_buffered, old_direct, buffered, direct, huge], logs) =
         (disks.map(|mut r| median(&mut r)), logs.map(|mut r| median(&mut r)));
     println!("The disk itself, {} KiB and a sync at a time:", args.batch_kib);
     for (space, buffered, direct) in
@@ -157,8 +176,10 @@ pub(super) fn rows(args: &Args, bar: &ProgressBar, figures: &mut Figures) -> Res
     {
         println!("  space {space:22} {buffered:6.0} MB/s buffered, {direct:6.0} MB/s direct");
     }
+    println!("  the same from huge pages     {huge:6.0} MB/s direct, the floor of .huge");
     for (id, rates) in [("drain.disk_4k", &logs[..2]), ("drain.disk_256", &logs[2..])] {
         figures.add(id, rates[0], "MB/s", Some(buffered.max(direct)));
+        figures.add(&format!("{id}.huge"), rates[0], "MB/s", Some(buffered.max(direct).max(huge)));
         println!("  {id}: {:.0} MB/s with encoding and writing one after the other", rates[1]);
     }
     Ok(())
