@@ -454,6 +454,19 @@ WM_FN void breathe_since(u64 looked) {
     (void)looked;
 #endif
 }
+// Has the cache line at p brought near, to be read; or to be written, which takes it from whoever has it. Orders
+// nothing.
+WM_FN void prefetch_line(const void* p) {
+    __builtin_prefetch(p);
+}
+WM_FN void prefetch_line_to_write(const void* p) {
+#if defined(__x86_64__)
+    asm volatile(
+        "prefetchw %0" ::"m"(*static_cast<const char*>(p))); // the builtin's, unless told of the processor, reads
+#else
+    __builtin_prefetch(p, 1);
+#endif
+}
 // Between the looks of a wait: who has looked in vain that often lets others have the core, perhaps the one it waits
 // for.
 WM_FN void doze(u32 /*ns*/) {

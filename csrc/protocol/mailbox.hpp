@@ -97,6 +97,41 @@ template <class L> WM_FN bool seems_ready(L, wm_consumer& c) {
 #endif
 }
 
+// The form of nearly all slots, known while compiling. The host has one scope, whatever a mailbox's is.
+#if defined(__CUDA_ARCH__)
+constexpr bool has_one_scope = false;
+#else
+constexpr bool has_one_scope = true;
+#endif
+using usual_form = fixed_form<WM_STRIDE_DEFAULT, WM_SCOPE_GPU>;
+
+// A thread of the host has the slot behind the next one brought near, if that is free, or ready, as far as it knows:
+// what another core had last takes about as long to come as a record takes to be moved. Of long slots the first lines;
+// the processor sees for itself how those go on.
+#if !defined(__CUDA_ARCH__)
+constexpr u64 slots_ahead = 2;
+WM_FN u32 words_ahead(const wm_mailbox& m) {
+    const u32 words = words_in(m.record_stride);
+    return words < WM_GROUP_WORDS ? words : WM_GROUP_WORDS;
+}
+template <class L> WM_FN void bring_free_near(L, const wm_producer& p, u64 idx) {
+    const u64 next = idx + slots_ahead;
+    if (L::is_group() || next - p.read_seen >= slot_count(p.mailbox))
+        return;
+    for (u32 i = 0; i < words_ahead(p.mailbox); i += 8)
+        prefetch_line_to_write(slot_at(p.mailbox, next) + i);
+}
+template <class L> WM_FN void bring_ready_near(L, const wm_consumer& c) {
+    if (L::is_group() || c.write_seen - c.read_idx - 1 < slots_ahead)
+        return;
+    for (u32 i = 0; i < words_ahead(c.mailbox); i += 8)
+        prefetch_line(slot_at(c.mailbox, c.read_idx + slots_ahead) + i);
+}
+#else
+template <class L> WM_FN void bring_free_near(L, const wm_producer&, u64) {}
+template <class L> WM_FN void bring_ready_near(L, const wm_consumer&) {}
+#endif
+
 // Free slots, counted up to `want`; looks at the far index only when fewer than that seem free. Reserving is
 // looking: the slots stay the producer's until it commits.
 template <class L> WM_FN u64 reserve(L lanes, wm_producer& p, u64 want) {
@@ -124,9 +159,9 @@ WM_FN wm_status put(L lanes, const wm_producer& p, u64 i, const void* src, u32 l
         return refused(lanes, p.mailbox.header, p.mailbox.scope, WM_END_PRODUCER, refusal::argument, WM_BAD_ARGUMENT);
     const u64 idx = p.write_idx + i;
     const u64 tag = lap_tag(idx, p.mailbox.slots_log2);
-    if (p.mailbox.record_stride == WM_STRIDE_DEFAULT && p.mailbox.scope == WM_SCOPE_GPU)
-        write_slot<O>(lanes, slot_at(p.mailbox, idx), fixed_form<WM_STRIDE_DEFAULT, WM_SCOPE_GPU>{}, tag, src, len,
-                      type);
+    bring_free_near(lanes, p, idx);
+    if (p.mailbox.record_stride == WM_STRIDE_DEFAULT && (has_one_scope || p.mailbox.scope == WM_SCOPE_GPU))
+        write_slot<O>(lanes, slot_at(p.mailbox, idx), usual_form{}, tag, src, len, type);
     else
         write_slot<O>(lanes, slot_at(p.mailbox, idx), any_form(p.mailbox), tag, src, len, type);
     return WM_OK;
@@ -203,12 +238,13 @@ WM_FN wm_status get(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& len,
         return refused(lanes, c.mailbox.header, c.mailbox.scope, WM_END_CONSUMER, refusal::argument, WM_BAD_ARGUMENT);
     if (!seems_ready(lanes, c))
         return WM_EMPTY;
+    bring_ready_near(lanes, c);
     const u64* slot = slot_at(c.mailbox, c.read_idx);
     const u64 tag = lap_tag(c.read_idx, c.mailbox.slots_log2);
     u32 l = 0, t = 0;
     const bool fresh =
-        c.mailbox.record_stride == WM_STRIDE_DEFAULT && c.mailbox.scope == WM_SCOPE_GPU
-            ? read_slot<O>(lanes, slot, fixed_form<WM_STRIDE_DEFAULT, WM_SCOPE_GPU>{}, tag, dst, dst_bytes, l, t)
+        c.mailbox.record_stride == WM_STRIDE_DEFAULT && (has_one_scope || c.mailbox.scope == WM_SCOPE_GPU)
+            ? read_slot<O>(lanes, slot, usual_form{}, tag, dst, dst_bytes, l, t)
             : read_slot<O>(lanes, slot, any_form(c.mailbox), tag, dst, dst_bytes, l, t);
     if (!fresh)
         return WM_EMPTY;

@@ -8,20 +8,42 @@
 
 #include "protocol/slot.hpp"
 
+#if defined(WM_HOST_PAIRS)
+#include <emmintrin.h>
+
+namespace warpmail {
+
+// One word, and two, each loaded on its own. A caller has mostly just written them: a load of more than what one store
+// wrote waits until that has left the store buffer, behind the stores to the ring, for longer than a record takes.
+WM_FN __m128i load_one(const u64* from) {
+    return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+}
+WM_FN __m128i load_two(const u64* from) {
+    return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(load_one(from)), reinterpret_cast<const __m64*>(from + 1)));
+}
+
+} // namespace warpmail
+#endif
+
 #if defined(WM_HOST_LINES)
 #include <immintrin.h>
 
 namespace warpmail {
 
-// Payload words [8 * i, 8 * i + 8) of the 31, the last of them zero. In loads of two words: a caller has mostly just
-// written them, and a load of more than what one store wrote waits until it has left the store buffer, behind the
-// stores to the ring.
-WM_LINES __m512i load_eight(const u64* from, u32 i) {
-    const __m128i* two = reinterpret_cast<const __m128i*>(from + 8 * i);
-    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128(two));
-    v = _mm512_inserti64x2(v, _mm_loadu_si128(two + 1), 1);
-    v = _mm512_inserti64x2(v, _mm_loadu_si128(two + 2), 2);
-    return _mm512_inserti64x2(v, i == 3 ? _mm_loadl_epi64(two + 3) : _mm_loadu_si128(two + 3), 3);
+// The last seven words of a line whose first is `v`: each loaded on its own, see load_two.
+WM_LINES __m512i load_seven(__m512i v, const u64* from) {
+    v = _mm512_mask_broadcastq_epi64(v, 1u << 1, load_one(from));
+    v = _mm512_mask_broadcastq_epi64(v, 1u << 2, load_one(from + 1));
+    v = _mm512_mask_broadcastq_epi64(v, 1u << 3, load_one(from + 2));
+    v = _mm512_mask_broadcastq_epi64(v, 1u << 4, load_one(from + 3));
+    v = _mm512_mask_broadcastq_epi64(v, 1u << 5, load_one(from + 4));
+    v = _mm512_mask_broadcastq_epi64(v, 1u << 6, load_one(from + 5));
+    return _mm512_mask_broadcastq_epi64(v, 1u << 7, load_one(from + 6));
+}
+// Line `i` of the slot, but for tags and head: payload words from 8 * i - 1 on.
+WM_LINES __m512i load_line(const u64* from, u32 i) {
+    const __m512i first = i == 0 ? _mm512_setzero_si512() : _mm512_zextsi128_si512(load_one(from + 8 * i - 1));
+    return load_seven(first, from + 8 * i);
 }
 WM_LINES u64 tops(__m512i v) {
     return static_cast<u64>(_cvtmask8_u32(_mm512_movepi64_mask(v)));
@@ -31,11 +53,10 @@ WM_LINES u64 tops(__m512i v) {
 template <int N> WM_LINES __m512i shifted(__m512i low, __m512i high) {
     return _mm512_maskz_alignr_epi64(0xFF, high, low, N);
 }
-// A line of the slot: the last word of `low`, then the first seven of `high`, each with the tag.
-WM_LINES word_line tagged_line(__m512i low, __m512i high, __m512i tags) {
+WM_LINES word_line tagged_line(__m512i v, __m512i tags) {
     const __m512i keep = _mm512_set1_epi64(static_cast<long long>(~tag_mask));
     constexpr int keep_or_tag = 0xEA; // (word & keep) | tags
-    return word_line(_mm512_ternarylogic_epi64(shifted<7>(low, high), keep, tags, keep_or_tag));
+    return word_line(_mm512_ternarylogic_epi64(v, keep, tags, keep_or_tag));
 }
 // Eight payload words: the last seven of `low`, then the first of `high`. The tag of each is taken away, and its own
 // bit, which stands in the head, put in its place.
@@ -48,14 +69,13 @@ WM_LINES __m512i restored_line(__m512i low, __m512i high, u64 bits) {
 // Writes the group with `meta` in its head; the line with the head last, as in write_group_pairs.
 WM_LINES void write_group_lines(u64* group, u64 tag, const u64* from, u64 meta) {
     const __m512i tags = _mm512_set1_epi64(static_cast<long long>(tag));
-    const __m512i v0 = load_eight(from, 0), v1 = load_eight(from, 1), v2 = load_eight(from, 2),
-                  v3 = load_eight(from, 3);
-    const u64 displaced = tops(v0) | tops(v1) << 8 | tops(v2) << 16 | tops(v3) << 24;
-    const __m512i head = _mm512_set1_epi64(static_cast<long long>(displaced << WM_HEAD_BITS_SHIFT | meta));
-    store_relaxed_line(group + 24, tagged_line(v2, v3, tags));
-    store_relaxed_line(group + 16, tagged_line(v1, v2, tags));
-    store_relaxed_line(group + 8, tagged_line(v0, v1, tags));
-    store_release_line(group, tagged_line(head, v0, tags));
+    const __m512i v0 = load_line(from, 0), v1 = load_line(from, 1), v2 = load_line(from, 2), v3 = load_line(from, 3);
+    const u64 displaced = (tops(v0) | tops(v1) << 8 | tops(v2) << 16 | tops(v3) << 24) >> 1;
+    const u64 head = displaced << WM_HEAD_BITS_SHIFT | meta;
+    store_relaxed_line(group + 24, tagged_line(v3, tags));
+    store_relaxed_line(group + 16, tagged_line(v2, tags));
+    store_relaxed_line(group + 8, tagged_line(v1, tags));
+    store_release_line(group, tagged_line(_mm512_mask_set1_epi64(v0, 1, static_cast<long long>(head)), tags));
 }
 
 // Reads the group behind its head, whose word was loaded before. Whether every word carried the tag.

@@ -6,19 +6,14 @@
 
 #include "protocol/slot_lines.hpp"
 
-#if defined(WM_HOST_PAIRS)
-#include <emmintrin.h>
-#endif
-
 namespace warpmail {
 
 #if defined(WM_HOST_PAIRS)
 // A whole group by one x86 thread, two words at a time: one instruction gathers two displaced bits. `from` and `to` are
 // the 31 payload words, of any alignment. The same bytes as write_group and read_group.
 //
-// Payload word i is slot word i + 1, so a pair of the slot straddles two pairs of the payload. The payload is accessed
-// in pairs from its own beginning and shuffled: a caller has mostly just written it that way, and a load that straddles
-// two stores waits until both have left the store buffer, behind the stores to the ring.
+// Payload word i is slot word i + 1, so a pair of the slot straddles two pairs of the payload, which is stored in pairs
+// from its own beginning.
 WM_FN word_pair straddle(__m128i low, __m128i high) {
     return word_pair(_mm_castpd_si128(_mm_shuffle_pd(_mm_castsi128_pd(low), _mm_castsi128_pd(high), 1)));
 }
@@ -30,11 +25,11 @@ WM_FN u64 top_bits(__m128i v) {
 WM_FN void write_group_pairs(u64* group, u64 tag, const u64* from, u64 meta) {
     const __m128i tags = _mm_set1_epi64x(static_cast<long long>(tag));
     const __m128i keep = _mm_set1_epi64x(static_cast<long long>(~tag_mask));
-    __m128i high = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + WM_GROUP_WORDS - 2));
+    __m128i high = load_one(from + WM_GROUP_WORDS - 2);
     u64 displaced = (from[WM_GROUP_WORDS - 2] >> WM_TAG_SHIFT) << (WM_GROUP_WORDS - 2);
 #pragma GCC unroll 15
     for (u32 i = WM_GROUP_WORDS - 2; i >= 2; i -= 2) {
-        const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i - 2));
+        const __m128i low = load_two(from + i - 2);
         displaced |= top_bits(low) << (i - 2);
         const __m128i v = __m128i(straddle(low, high));
         store_relaxed_pair(group + i, word_pair(_mm_or_si128(_mm_and_si128(v, keep), tags)));

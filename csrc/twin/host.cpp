@@ -46,21 +46,24 @@ wm_consumer wm_host_attach_consumer(const wm_mailbox* mailbox) {
     return attach_consumer(*mailbox);
 }
 
-wm_status wm_host_try_push(wm_producer* producer, const void* src, uint32_t len, uint32_t type) {
+// A call from another language for each record: nothing inside is to be called in its turn.
+#define WM_FLAT [[gnu::flatten]]
+
+WM_FLAT wm_status wm_host_try_push(wm_producer* producer, const void* src, uint32_t len, uint32_t type) {
     return try_push(one_lane{}, *producer, src, len, type);
 }
 
-wm_status wm_host_try_pop(wm_consumer* consumer, void* dst, uint32_t dst_bytes, uint32_t* len, uint32_t* type) {
+WM_FLAT wm_status wm_host_try_pop(wm_consumer* consumer, void* dst, uint32_t dst_bytes, uint32_t* len, uint32_t* type) {
     return try_pop(one_lane{}, *consumer, dst, dst_bytes, *len, *type);
 }
 
-wm_status wm_host_try_push_batch(wm_producer* producer, const void* src, uint32_t len, uint32_t type, uint32_t n,
-                                 uint32_t* pushed) {
+WM_FLAT wm_status wm_host_try_push_batch(wm_producer* producer, const void* src, uint32_t len, uint32_t type,
+                                         uint32_t n, uint32_t* pushed) {
     return try_push_batch(one_lane{}, *producer, src, len, len, type, n, *pushed);
 }
 
-wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens, uint32_t* types,
-                                uint32_t n, uint32_t* popped) {
+WM_FLAT wm_status wm_host_try_pop_batch(wm_consumer* consumer, void* dst, uint64_t step, uint32_t* lens,
+                                        uint32_t* types, uint32_t n, uint32_t* popped) {
     return try_pop_batch(one_lane{}, *consumer, dst, step, static_cast<u32>(step), lens, types, n, *popped);
 }
 
