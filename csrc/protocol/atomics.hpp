@@ -455,14 +455,13 @@ WM_FN void breathe_since(u64 looked) {
 #endif
 }
 // Has the cache line at p brought near, to be read; or to be written, which takes it from whoever has it. Orders
-// nothing.
+// nothing. The builtin, unless told of the processor, reads in both cases.
 WM_FN void prefetch_line(const void* p) {
     __builtin_prefetch(p);
 }
 WM_FN void prefetch_line_to_write(const void* p) {
 #if defined(__x86_64__)
-    asm volatile(
-        "prefetchw %0" ::"m"(*static_cast<const char*>(p))); // the builtin's, unless told of the processor, reads
+    asm volatile("prefetchw %0" ::"m"(*static_cast<const char*>(p)));
 #else
     __builtin_prefetch(p, 1);
 #endif

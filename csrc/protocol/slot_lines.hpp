@@ -53,6 +53,7 @@ WM_LINES u64 tops(__m512i v) {
 template <int N> WM_LINES __m512i shifted(__m512i low, __m512i high) {
     return _mm512_maskz_alignr_epi64(0xFF, high, low, N);
 }
+// A line of the slot, each word with the tag.
 WM_LINES word_line tagged_line(__m512i v, __m512i tags) {
     const __m512i keep = _mm512_set1_epi64(static_cast<long long>(~tag_mask));
     constexpr int keep_or_tag = 0xEA; // (word & keep) | tags
