@@ -460,7 +460,7 @@ WM_FN void prefetch_line(const void* p) {
     __builtin_prefetch(p);
 }
 WM_FN void prefetch_line_to_write(const void* p) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__CUDACC__)
     asm volatile("prefetchw %0" ::"m"(*static_cast<const char*>(p)));
 #else
     __builtin_prefetch(p, 1);

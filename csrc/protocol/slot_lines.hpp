@@ -42,7 +42,8 @@ WM_LINES __m512i load_seven(__m512i v, const u64* from) {
 }
 // Line `i` of the slot, but for tags and head: payload words from 8 * i - 1 on.
 WM_LINES __m512i load_line(const u64* from, u32 i) {
-    const __m512i first = i == 0 ? _mm512_setzero_si512() : _mm512_zextsi128_si512(load_one(from + 8 * i - 1));
+    const __m512i first =
+        i == 0 ? _mm512_setzero_si512() : _mm512_maskz_broadcastq_epi64(1, load_one(from + 8 * i - 1));
     return load_seven(first, from + 8 * i);
 }
 WM_LINES u64 tops(__m512i v) {

@@ -46,7 +46,8 @@ wm_consumer wm_host_attach_consumer(const wm_mailbox* mailbox) {
     return attach_consumer(*mailbox);
 }
 
-// A call from another language for each record: nothing inside is to be called in its turn.
+// A call from another language for each record: inside, nothing is to be called in its turn but what is compiled for
+// other processors.
 #define WM_FLAT [[gnu::flatten]]
 
 WM_FLAT wm_status wm_host_try_push(wm_producer* producer, const void* src, uint32_t len, uint32_t type) {

@@ -80,9 +80,11 @@ struct journal {
     // Until there are so many; slowly now and then, so that steps find it full.
     void empty(u64 records, u64 (*content)(u64, u32)) {
         wm_ring_header* header = ring_header(ring);
-        const u64 late = now_ns() + wait_ns;
+        u64 late = now_ns() + wait_ns;
         for (u64 idx = 0; idx < records;) {
             const u64 wrote = load_acquire_sys(&header->write_idx);
+            if (wrote != idx)
+                late = now_ns() + wait_ns;
             if (wrote - idx > ring_slots(ring))
                 fail("a slot was filled before it was given back", idx);
             for (; idx < wrote; idx++)
