@@ -103,7 +103,7 @@ constexpr bool has_one_scope = false;
 #else
 constexpr bool has_one_scope = true;
 #endif
-using usual_form = fixed_form<WM_STRIDE_DEFAULT, WM_SCOPE_GPU>;
+using default_form = fixed_form<WM_STRIDE_DEFAULT, WM_SCOPE_GPU>;
 
 // A thread of the host has the slot behind the next one brought near, if that is free, or ready, as far as it knows:
 // what another core had last takes about as long to come as a record takes to be moved. Of long slots the first lines;
@@ -161,7 +161,7 @@ WM_FN wm_status put(L lanes, const wm_producer& p, u64 i, const void* src, u32 l
     const u64 tag = lap_tag(idx, p.mailbox.slots_log2);
     bring_free_near(lanes, p, idx);
     if (p.mailbox.record_stride == WM_STRIDE_DEFAULT && (has_one_scope || p.mailbox.scope == WM_SCOPE_GPU))
-        write_slot<O>(lanes, slot_at(p.mailbox, idx), usual_form{}, tag, src, len, type);
+        write_slot<O>(lanes, slot_at(p.mailbox, idx), default_form{}, tag, src, len, type);
     else
         write_slot<O>(lanes, slot_at(p.mailbox, idx), any_form(p.mailbox), tag, src, len, type);
     return WM_OK;
@@ -244,7 +244,7 @@ WM_FN wm_status get(L lanes, wm_consumer& c, void* dst, u32 dst_bytes, u32& len,
     u32 l = 0, t = 0;
     const bool fresh =
         c.mailbox.record_stride == WM_STRIDE_DEFAULT && (has_one_scope || c.mailbox.scope == WM_SCOPE_GPU)
-            ? read_slot<O>(lanes, slot, usual_form{}, tag, dst, dst_bytes, l, t)
+            ? read_slot<O>(lanes, slot, default_form{}, tag, dst, dst_bytes, l, t)
             : read_slot<O>(lanes, slot, any_form(c.mailbox), tag, dst, dst_bytes, l, t);
     if (!fresh)
         return WM_EMPTY;

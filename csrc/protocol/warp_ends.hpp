@@ -25,8 +25,6 @@
 
 namespace warpmail {
 
-using default_form = fixed_form<WM_STRIDE_DEFAULT, WM_SCOPE_GPU>;
-
 // A lane's share of a record: payload word 31 * g + lane - 1 of each group g. What lane 0 holds does not matter.
 template <u32 Groups = 1> struct fragment {
     u64 word[Groups];
