@@ -20,7 +20,8 @@
 //
 // No wake-up inside the arbiter is lost: whoever changes something that a firing rule or a credit depends on stores it
 // first and sets the module's look bit then; only the server that owns the module clears the bit, and it evaluates
-// afterwards; a bit that is set while a module is owned stays, and is seen when the module is free again.
+// afterwards; a bit that is set while a module is owned stays, and is seen when the module is free again. The last
+// record of a step is told of when the step has ended, unless its server takes the module that it is for (chain.hpp).
 #ifndef WARPMAIL_PROTOCOL_ARBITER_HPP
 #define WARPMAIL_PROTOCOL_ARBITER_HPP
 
@@ -74,6 +75,19 @@ struct module_brief {
     uint16_t outputs[WM_MAX_OUTPUTS];
     u32 granted; // of a stream module: steps granted, modulo 2^32; whoever owns the module
 };
+
+// How many ends a module has, and what it is, by one load.
+struct module_shape {
+    u8 kind, rule, n_inputs, n_outputs;
+};
+WM_FN module_shape shape_of(const module_brief& mod) {
+    const u32 word = load_relaxed_cta(reinterpret_cast<const u32*>(&mod.kind));
+    return {static_cast<u8>(word), static_cast<u8>(word >> 8), static_cast<u8>(word >> 16),
+            static_cast<u8>(word >> 24)};
+}
+static_assert(offsetof(module_brief, kind) % 4 == 0 &&
+                  offsetof(module_brief, n_outputs) == offsetof(module_brief, kind) + 3,
+              "what shape_of loads");
 
 // The readiness lines of one side: a word for each index that an end outside the arbiter keeps, dense, so that a scan
 // reads whole lines of them.
@@ -299,12 +313,17 @@ WM_FN bool has_room(const arbiter& a, u32 m, u32 records) {
 // The firing rule, and credit. All lanes get the same answer: lane i < WM_MAX_INPUTS looks at input i, the next ones at
 // the outputs. `found`: the module has one input, and a record is known to be there.
 template <class L> WM_FN bool may_step(L lanes, const arbiter& a, const module_brief& mod, bool found = false) {
-    if (mod.kind != WM_KIND_RESIDENT)
+    const module_shape shape = shape_of(mod);
+    if (shape.kind != WM_KIND_RESIDENT)
         return false;
     // Most modules are of this shape, and this is on the way of every record: a few loads, the same for all lanes.
-    if (mod.n_inputs == 1 && mod.n_outputs <= 1)
-        return lanes.any((found ? !is_quarantined(a, mod.inputs[0]) : has_record(a, mod.inputs[0])) &&
-                         (mod.n_outputs == 0 || has_room(a, mod.outputs[0], mod.out_records)));
+    if (shape.n_inputs == 1 && shape.n_outputs <= 1) {
+        const u32 in = mod.inputs[0];
+        if (!found && !lanes.any(pending(a, in) > 0))
+            return false; // mostly, when a step has ended
+        return lanes.any(!is_quarantined(a, in) &&
+                         (shape.n_outputs == 0 || has_room(a, mod.outputs[0], mod.out_records)));
+    }
     u32 ready = 0, lacking = 0;
     for (u32 i = lanes.rank(); i < WM_MAX_INPUTS + WM_MAX_OUTPUTS; i += lanes.width()) {
         const u32 o = i - WM_MAX_INPUTS;

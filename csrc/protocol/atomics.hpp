@@ -212,6 +212,10 @@ WM_FN void fence_release(u32 scope) {
     else
         asm volatile("fence.release.sys;" ::: "memory");
 }
+// The same towards other threads of the block, which share its L1: they need not wait until anybody else sees it.
+WM_FN void fence_release_cta() {
+    asm volatile("fence.acq_rel.cta;" ::: "memory");
+}
 // Makes relaxed loads that came before it acquires of what they saw. Drops L1; waits for nothing, so a poll is relaxed
 // and this follows when it has found something.
 WM_FN void fence_acquire(u32 scope) {
@@ -402,6 +406,9 @@ WM_FN void fence_release(u32 /*scope*/) {
     __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 #endif
+WM_FN void fence_release_cta() {
+    fence_release(WM_SCOPE_GPU);
+}
 
 WM_FN void let_next_begin() {}
 WM_FN void wait_for_previous() {}

@@ -7,7 +7,7 @@
 // the search of every WM_FAIR_TURNS-th grant of a server begins at another class, each in its turn; if it lingers just
 // then (linger.hpp), the next search does. So a module that
 // stays ready is granted a step before one server has given classes * WM_FAIR_TURNS * (modules of its class) others
-// one, whatever the more urgent do.
+// one, whatever the more urgent do. Grants without a search (chain.hpp) are among those WM_FAIR_TURNS.
 #ifndef WARPMAIL_PROTOCOL_CLAIM_HPP
 #define WARPMAIL_PROTOCOL_CLAIM_HPP
 

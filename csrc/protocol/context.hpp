@@ -201,6 +201,22 @@ public:
             add_relaxed_gpu(&stats()->rejects[reason], 1);
     }
 
+    // Lets the arbiter know of the last record that was given to a resident module. It does so by itself at the next
+    // one to such a module, and when the step has ended: until then only this server knows, and it goes on with that
+    // record if nothing else waits (chain.hpp). For a handler that works on after it has given. By all lanes.
+    WM_FN void tell() {
+        if (given_.mailbox == no_mailbox)
+            return;
+        if (lanes.rank() == 0)
+            mark_consumer(arbiter_, brief_in(arbiter_.boxes, given_.mailbox));
+        given_.mailbox = no_mailbox;
+        lanes.sync();
+    }
+    // What `tell` would tell of.
+    WM_FN const given_record<L>& given() const {
+        return given_;
+    }
+
     // Gives back the slots that were taken, and counts the records that this step has journalled so far; done behind
     // every step.
     WM_FN void flush() {
@@ -223,8 +239,10 @@ public:
         return load_relaxed_cta(&arbiter_.grants[server_].since_ns);
     }
 
-    // Lets what was journalled so far go to the host without waiting for the end of the step.
+    // Lets what was journalled so far go to the host without waiting for the end of the step, and tells of what was
+    // given.
     WM_FN void hurry() {
+        tell();
         flush();
         if constexpr (Taps)
             finish_grant(lanes, arbiter_, server_, kept_);
@@ -332,12 +350,29 @@ private:
             reject(WM_REJECT_LENGTH);
     }
     WM_FN void note_given(u32 m, mailbox_brief box, u64 idx) {
+        if (!Taps && is_inner(box) && arbiter_.args.servers != 0)
+            return note_inner(m, box, idx);
         if (lanes.rank() == 0) {
             store_relaxed_cta(&arbiter_.written[m], idx);
             mark_consumer(arbiter_, box);
         }
         lanes.sync();
         records_out_++;
+    }
+    // The same of a record that is to be told of later.
+    WM_FN void note_inner(u32 m, mailbox_brief box, u64 idx) {
+        tell();
+        given_ = {};
+        given_.mailbox = m;
+        given_.module = box.consumer;
+        if (lanes.rank() == 0)
+            store_relaxed_cta(&arbiter_.written[m], idx);
+        lanes.sync();
+        records_out_++;
+    }
+    // Whether the other end is this block's, too. A step that runs in a launch of its own has no such outputs.
+    WM_FN static bool is_inner(mailbox_brief box) {
+        return box.consumer_side == WM_SIDE_RESIDENT;
     }
 #if defined(WM_HAS_WARPS)
     // The next record of a plain input into registers, if it has arrived; it stays the next one.
@@ -408,11 +443,23 @@ private:
         p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
         p.read_seen = load_relaxed_cta(&arbiter_.consumed[m]);
         const u64 idx = p.write_idx + 1;
-        lanes.sync(); // every lane has read the indices
-        const wm_status s = warp_producer<>(p).template try_push<O>(f, len, type);
+        lanes.sync();      // every lane has read the indices, and lane 0 sees what the others wrote
+        if (releases(O)) { // RELEASE, as release_slot's
+            if (is_inner(box))
+                fence_release_cta();
+            else if (lanes.rank() == 0)
+                fence_release(WM_SCOPE_GPU);
+        }
+        const wm_status s = warp_producer<>(p).template try_push<order::self_contained>(f, len, type);
         if (s != WM_OK)
             return s;
         note_given(m, box, idx);
+        if (!Taps && given_.mailbox == m) {
+            given_.held = true;
+            given_.idx = static_cast<u32>(idx) - 1;
+            given_.meta = static_cast<u32>(pack_meta(len, type));
+            given_.words = f;
+        }
         if (is_tapped_here(box) && is_chosen(arbiter_, box, m, type))
             tap_words(m, idx - 1, f, from, len, type);
         return s;
@@ -463,8 +510,8 @@ private:
     u32 records_out_ = 0;
     u32 staged_ = 0; // records of this step that have a place and are not counted yet
     kept_records<L>& kept_;
+    given_record<L> given_;
 #if defined(WM_HAS_WARPS)
-    static constexpr u32 no_mailbox = ~0u;
     u32 owed_ = no_mailbox; // whose slot is still to be given back
 #endif
 };

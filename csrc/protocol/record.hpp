@@ -33,6 +33,14 @@ template <class L> struct found_records {
     bool whole = false; // and no other has one, as far as anybody can know
 };
 
+// The last record that a step gave to another module of this block, of which nobody has been told yet (chain.hpp).
+// `mailbox` is no_mailbox if there is none. One thread looks for it in its slot.
+constexpr u32 no_mailbox = ~0u;
+template <class L> struct given_record {
+    u32 mailbox = no_mailbox;
+    u32 module = no_module; // its consumer
+};
+
 // A look at the input of a module that has one alone, asked for before it is known whether this server gets the module.
 // One thread has no use for it.
 template <class L> struct glance {
@@ -108,6 +116,16 @@ template <> struct found_records<warp_lanes> {
     u32 held = no_input; // of this input, which is plain, the record is in registers
     fragment<1> words;
     fragment_meta meta;
+};
+
+// A warp has it in registers still, if the way was the usual one.
+template <> struct given_record<warp_lanes> {
+    u32 mailbox = no_mailbox;
+    u32 module = no_module;
+    bool held = false;
+    u32 idx = 0;  // its index, modulo 2^32
+    u32 meta = 0; // length and type
+    fragment<1> words;
 };
 
 // A handle with what a plain end needs.

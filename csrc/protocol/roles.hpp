@@ -12,9 +12,8 @@
 
 #include "protocol/begin.hpp"
 #include "protocol/budget.hpp"
-#include "protocol/claim.hpp"
+#include "protocol/chain.hpp"
 #include "protocol/run.hpp"
-#include "protocol/linger.hpp"
 #include "protocol/park.hpp"
 #include "protocol/scan.hpp"
 #include "protocol/telemetry.hpp"
@@ -286,10 +285,11 @@ template <class L> WM_FN void stand(L lanes, const arbiter& a, u32 server, u32 w
         store_relaxed_cta(&a.standing[server], what);
 }
 
-// A grant of `module`, which this server owns. Whether it moved a record of a resident module.
+// A grant of `module`, which this server owns. Whether it moved a record of a resident module. The server holds a grant
+// until end_grant.
 template <class H, bool Taps, class L>
 WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module, const found_records<L>& found,
-                      kept_records<L>& kept, tally& t) {
+                      kept_records<L>& kept, given_record<L>& given, tally& t) {
     const u64 begin_ns = now_ns();
     if (lanes.rank() == 0) {
         store_relaxed_cta(&a.standing[server], stands_granted);
@@ -302,13 +302,18 @@ WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 m
     if (a.modules[module].kind == WM_KIND_STREAM)
         grant_steps(lanes, a, module);
     else
-        moved = run_grant<H, Taps>(lanes, a, server, module, found, kept, t);
+        moved = run_grant<H, Taps>(lanes, a, server, module, found, kept, given, t);
     state.turns++;
-    if (lanes.rank() == 0) {
-        store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});
+    if (lanes.rank() == 0)
         store_relaxed_cta(&a.granted[server], state.turns);
-    }
     return moved;
+}
+
+// This server holds no grant any more.
+template <class L> WM_FN void end_grant(L lanes, const arbiter& a, u32 server, u32 stands) {
+    if (lanes.rank() == 0)
+        store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});
+    stand(lanes, a, server, stands);
 }
 
 // The module that this server is to run now, owned by it: the one that it lingers at, or one that it has claimed; or
@@ -324,8 +329,8 @@ WM_FN u32 next_grant(L lanes, arbiter& a, u32 server, serve_state& state, linger
     const lingering what = room ? linger(lanes, a, server, at, found) : lingering::over;
     if (what == lingering::step)
         return at.module;
-    if (what == lingering::over || at.streak < 0)
-        count(lanes, a, at.module, at.moved);
+    if ((what == lingering::over || at.streak < 0) && at.moved.steps != 0)
+        count(lanes, a, at.module, at.moved, 0);
     if (what == lingering::over) {
         disown(lanes, a, at.module);
         stand(lanes, a, server, stands_searching);
@@ -345,28 +350,48 @@ WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state
         return served::left;
     }
     found_records<L> found;
-    const u32 module = next_grant<Taps>(lanes, a, server, state, at, found);
+    u32 module = next_grant<Taps>(lanes, a, server, state, at, found);
     if (module == no_module)
         return served::nothing;
-    // Without progress there is nothing to wait for at its slots: what lies there lies there still.
-    kept_records<L> kept;
-    const bool moved = serve<H, Taps>(lanes, a, server, state, module, found, kept, at.moved);
-    const bool lingers =
-        moved && (at.module == module || (should_linger(lanes, a, server, module) && may_linger(lanes, a, server)));
-    if (at.moved.steps >= linger_steps || !lingers)
-        count(lanes, a, module, at.moved);
-    if (!lingers) {
-        disown(lanes, a, module);
-        at.module = no_module;
-    } else if (at.module == no_module) {
-        at.module = module;
-        at.input = at.credit = 0;
-        at.streak = 0;
+    for (;;) {
+        kept_records<L> kept;
+        given_record<L> given;
+        const bool moved = serve<H, Taps>(lanes, a, server, state, module, found, kept, given, at.moved);
+        // Without progress there is nothing to wait for at its slots: what lies there lies there still.
+        const bool lingers =
+            a.args.linger != 0 && moved &&
+            (at.module == module || (should_linger(lanes, a, server, module) && may_linger(lanes, a, server)));
+        const u64 busy_ns = held_ns(a, server);
+        if (Taps && lanes.rank() == 0) // what follows is the journal's time
+            store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});
+        if (!lingers) {
+            disown(lanes, a, module);
+            at.module = no_module;
+        } else if (at.module == no_module) {
+            at.module = module;
+            at.input = at.credit = 0;
+            at.streak = 0;
+        }
+        chain_asked asked; // behind `disown`: the module itself may have to wait for a turn
+        if (!Taps && given.mailbox != no_mailbox)
+            asked = chain_ask(lanes, a, server, state, given, !lingers);
+        // While it lingers the sum is in registers, but for times, which would take up two more. A stream module counts
+        // its steps itself.
+        if (lingers && at.moved.steps < linger_steps) {
+            tally none;
+            count(lanes, a, module, none, busy_ns);
+        } else if (at.moved.steps != 0) {
+            count(lanes, a, module, at.moved, busy_ns);
+        }
+        if (Taps)
+            finish_grant(lanes, a, server, kept);
+        found = {};
+        module = Taps ? no_module : chain_take(lanes, a, given, asked, found);
+        if (module == no_module) {
+            end_grant(lanes, a, server, lingers ? stands_lingering : stands_searching);
+            return served::grant;
+        }
     }
-    if (Taps)
-        finish_grant(lanes, a, server, kept);
-    stand(lanes, a, server, lingers ? stands_lingering : stands_searching);
-    return served::grant;
 }
 
 } // namespace warpmail

@@ -8,23 +8,31 @@
 
 namespace warpmail {
 
-// Adds what has been tallied to a module's counters.
-template <class L> WM_FN void count(L lanes, const arbiter& a, u32 module, tally& t) {
-    if (lanes.rank() == 0 && t.steps != 0) {
-        wm_module_stats* s = at<wm_module_stats>(a.args.module_stats) + module;
-        add_relaxed_gpu(&s->steps, u64{t.steps});
-        add_relaxed_gpu(&s->records_in, u64{t.records_in});
-        add_relaxed_gpu(&s->records_out, u64{t.records_out});
+// Adds what has been tallied, and a time, to a module's counters. A lane has one of them.
+template <class L> WM_FN void count(L lanes, const arbiter& a, u32 module, tally& t, u64 busy_ns) {
+    u64* const counters = &at<wm_module_stats>(a.args.module_stats)[module].steps;
+    for (u32 i = lanes.rank(); i < 4; i += lanes.width()) {
+        const u32 n = i == 0 ? t.steps : i == 1 ? t.records_in : t.records_out;
+        add_relaxed_gpu(counters + i, i == 3 ? busy_ns : n);
     }
     t = {};
 }
+static_assert(offsetof(wm_module_stats, steps) == 0 && offsetof(wm_module_stats, records_in) == 8 &&
+                  offsetof(wm_module_stats, records_out) == 16 && offsetof(wm_module_stats, busy_ns) == 24,
+              "the counters that count adds to lie side by side");
+
+// How long the grant that a server holds has lasted.
+WM_FN u64 held_ns(const arbiter& a, u32 server) {
+    return now_ns() - load_relaxed_cta(&a.grants[server].since_ns);
+}
 
 // Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
-// owned by this server, and `grants` says since when; `found` at its inputs. Whether the last step moved a record. What
-// it journalled and left in `kept` is the caller's to finish (finish_grant).
+// owned by this server; `found` at its inputs. Whether the last step moved a record. What it journalled and left in
+// `kept` is the caller's to finish (finish_grant), and what it gave and left in `given` the caller's to tell of
+// (chain.hpp).
 template <class H, bool Taps = true, class L>
 WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found,
-                          kept_records<L>& kept, tally& t) {
+                          kept_records<L>& kept, given_record<L>& given, tally& t) {
     const module_brief& mod = a.modules[module];
     context<L, Taps> c(lanes, a, server, module, found, kept);
     u32 steps = 0;
@@ -51,13 +59,12 @@ WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const fou
                 mark(a, module);
             break;
         }
+        if (more)
+            c.tell();
     }
+    given = c.given();
     t.steps += steps;
     c.add_to(t);
-    // By lane 0, which has stored the beginning. Added at once: sums of times would take up two registers.
-    if (lanes.rank() == 0)
-        add_relaxed_gpu(&at<wm_module_stats>(a.args.module_stats)[module].busy_ns,
-                        now_ns() - load_relaxed_cta(&a.grants[server].since_ns));
     return moved;
 }
 

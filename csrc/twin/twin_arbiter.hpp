@@ -14,12 +14,12 @@
 
 namespace warpmail {
 
-template <class Handlers> void twin_serve(arbiter& a, u32 server) {
+template <class Handlers, bool Taps> void twin_serve(arbiter& a, u32 server) {
     idle_backoff idle(!can_park(a.args));
     serve_state state = serve_begin(one_lane{}, a, server);
     linger_state at;
     for (;;) {
-        const served outcome = serve_turn<Handlers>(one_lane{}, a, server, state, at);
+        const served outcome = serve_turn<Handlers, Taps>(one_lane{}, a, server, state, at);
         if (outcome == served::left)
             return;
         if (outcome == served::grant)
@@ -60,7 +60,12 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         servers.reserve(args->servers);
         try {
             for (u32 s = 0; s < args->servers; s++)
-                servers.emplace_back([&a, s] { twin_serve<Handlers>(a, s); });
+                servers.emplace_back([&a, s] {
+                    if (a.args.journals == 0)
+                        twin_serve<Handlers, false>(a, s);
+                    else
+                        twin_serve<Handlers, true>(a, s);
+                });
         } catch (...) {
             store_relaxed_cta(&a.flags[flag_closing], u64{1});
             for (auto& t : servers)

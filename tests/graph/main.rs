@@ -55,6 +55,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("any_rule_is_fair", flow::any_rule_is_fair),
     ("urgent_classes_come_first", turns::urgent_classes_come_first),
     ("short_launches_starve_nobody", turns::short_launches_starve_nobody),
+    ("a_ring_gives_way", turns::a_ring_gives_way),
+    ("what_is_told_of_need_not_wait", turns::what_is_told_of_need_not_wait),
     ("lingering_servers_starve_nobody", linger::servers_starve_nobody),
     ("lingering_servers_let_it_park", linger::servers_let_it_park),
     ("lingering_servers_leave_what_is_quarantined", linger::servers_leave_what_is_quarantined),

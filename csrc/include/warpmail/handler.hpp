@@ -24,6 +24,9 @@
 // In a .cpp, linked into the program, for machines without a GPU:
 //   extern "C" int my_twin(const wm_arbiter_args* args) { return warpmail::twin_arbiter<my_handlers>(args); }
 //
+// A record that a step gives to another resident module is told of when the step has ended, because the same server
+// goes on with it then: a handler that works on after it has given calls c.tell().
+//
 // Variables outside of functions (__device__, and those of the .cpp) are the process's: runtimes with the same handlers
 // share them, and the next one finds what the last one left. What belongs to a runtime goes into its modules' state.
 #ifndef WARPMAIL_HANDLER_HPP

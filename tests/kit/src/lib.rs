@@ -55,6 +55,9 @@ pub const LEASE_WRITER: u32 = 11;
 /// The library's own relay, among the test handlers: so that it runs wherever they do.
 pub const RELAY: u32 = 12;
 
+/// Gives to a ledger, tells the arbiter, and works on until the record stands there.
+pub const EARLY: u32 = 13;
+
 /// Word `i` of record `n`, as the handlers compute it.
 pub fn word_of(n: u64, i: u64) -> u64 {
     let mut x = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(i.wrapping_mul(0xD6E8_FEB8_6659_FD93));

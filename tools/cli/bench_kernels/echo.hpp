@@ -58,7 +58,7 @@ struct echo_handlers {
         }
         if (taken == 0)
             return;
-        const u64 hops = record[1];
+        const u64 hops = record[1], leaves_after = s[1];
         while (c.lanes.any(warpmail::now_ns() - began < s[0]))
             warpmail::pause();
         c.lanes.sync();
@@ -68,8 +68,8 @@ struct echo_handlers {
             record[1] = hops + 1;
         }
         c.lanes.sync();
-        const u32 last = c.outputs() - 1, first = s[1] != 0 && hops + 1 >= s[1] ? last : 0;
-        for (u32 o = first; o < (s[1] != 0 ? first + 1 : c.outputs()); o++)
+        const u32 outputs = c.outputs(), first = leaves_after != 0 && hops + 1 >= leaves_after ? outputs - 1 : 0;
+        for (u32 o = first; o < (leaves_after != 0 ? first + 1 : outputs); o++)
             c.push(o, record, 248, type);
     }
     template <class C> WM_FN static void step(C& c, warpmail::u32 handler) {

@@ -102,9 +102,9 @@ const PIPELINES: [(Pipeline, &str); 4] =
 /// Who arbitrates.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Arbiter {
-    /// The persistent kernel, which never parks; gates of streams neither.
+    /// The persistent kernel, which never parks, and leaves once a second; gates of streams neither.
     Device,
-    /// The same with a budget: they park after 20 us.
+    /// The same with a budget: they park after 20 us, and leave after the usual residency.
     DeviceParking,
     /// A thread of the host, which enqueues what may follow behind what is under way.
     Cpu,
@@ -146,7 +146,7 @@ impl Arbiter {
         if self == Arbiter::DeviceParking {
             budget.idle_spin = Some(Duration::from_micros(20));
         }
-        if !self.is_on_device() {
+        if self != Arbiter::DeviceParking {
             budget.residency = Duration::from_secs(1); // nobody waits for it to leave
         }
         graph.mode(if self.is_on_device() { Mode::Device } else { Mode::Cpu }).budget(budget)?;
@@ -366,7 +366,7 @@ fn measure(mut running: Running, records: u64, gap: Duration) -> Result<Measured
     Ok(Measured { hops, rate, host, device })
 }
 
-/// Threads that keep every core of the host busy while this lives.
+/// Threads that keep every core of the host busy while this lives: two a core, so that one that polls has to share it.
 struct Busy {
     stop: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -375,7 +375,7 @@ struct Busy {
 impl Busy {
     fn start() -> Result<Self, String> {
         let mut busy = Busy { stop: Arc::default(), threads: Vec::new() };
-        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
+        for _ in 0..2 * std::thread::available_parallelism().map_or(1, |n| n.get()) {
             let stop = busy.stop.clone();
             let spin = move || {
                 while !stop.load(Ordering::Relaxed) {
@@ -437,8 +437,36 @@ fn in_advance(device: &Device, micros: u64, records: u64, figures: &mut Figures)
     floor.ok_or_else(|| "nothing was queued".into())
 }
 
-/// How long modules stand idle before each record in `arb.stream_hop`.
+/// How long modules stand idle before each record in `arb.stream_hop` and `arb.resident_vs_cpu`; how long each works in
+/// `arb.busy_vs_cpu`, so that the next has been idle for as long when its record comes.
 const GAP: Duration = Duration::from_millis(1);
+
+/// P50 or P99 of a hop under each of the CPU's arbiters over the device's.
+fn versus(id: &str, suffix: &str, hops: &Hops, which: usize, figures: &mut Figures) {
+    for (arbiter, what) in [(Arbiter::Cpu, "cpu"), (Arbiter::CpuEvents, "cpu_events")] {
+        if let Some(times) = hops.over_device(arbiter, which) {
+            figures.add(&format!("{id}_{what}{suffix}"), times, "times", None);
+        }
+    }
+}
+
+/// What resident modules come to: hops after idling, and with every core of the host busy; beside both the same with records
+/// that follow each other and modules that do nothing.
+fn of_residents(places: (&Device, &Bodies), args: &Args, at_once: &Hops, figures: &mut Figures) -> Result<(), String> {
+    let records = args.records.into();
+    let after = (Kind::Resident, "arb.after_1ms", GAP);
+    let idle = rows(places, PIPELINES[0], after, 0, records, figures)?;
+    let busy = Busy::start()?;
+    let of = (Kind::Resident, "arb.busy", Duration::ZERO);
+    let strained_at_once = rows(places, PIPELINES[0], of, 0, records, figures)?;
+    let strained = rows(places, PIPELINES[0], of, GAP.as_micros() as u64, records, figures)?;
+    drop(busy);
+    versus("arb.resident_vs", "", &idle, 0, figures);
+    versus("arb.resident_vs", ".at_once", at_once, 0, figures);
+    versus("arb.busy_vs", "", &strained, 1, figures);
+    versus("arb.busy_vs", ".at_once", &strained_at_once, 1, figures);
+    Ok(())
+}
 
 /// What streams come to: hops after idling, and of the chain beside one made in advance.
 fn of_streams(
@@ -501,20 +529,9 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
         of_streams(places, args, &chains, &mut figures)?;
         bar.inc(1);
     }
-    if let Some(idle) = fastest {
-        let busy = Busy::start()?;
-        let mut loaded = Figures::new(device.info());
-        let of = (Kind::Resident, Kind::Resident.prefix(), Duration::ZERO);
-        let strained = rows(places, PIPELINES[0], of, args.bodies[0], args.records.into(), &mut loaded);
-        drop(busy);
-        let strained = strained?;
-        for (arbiter, what) in [(Arbiter::Cpu, "cpu"), (Arbiter::CpuEvents, "cpu_events")] {
-            for (id, hops, which) in [("arb.resident_vs", &idle, 0), ("arb.busy_vs", &strained, 1)] {
-                if let Some(times) = hops.over_device(arbiter, which) {
-                    figures.add(&format!("{id}_{what}"), times, "times", None);
-                }
-            }
-        }
+    if let Some(at_once) = fastest {
+        of_residents(places, args, &at_once, &mut figures)?;
+        bar.inc(1);
     }
     verdict::add(&mut figures);
     bar.finish_and_clear();

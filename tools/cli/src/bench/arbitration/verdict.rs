@@ -62,6 +62,8 @@ fn case<'a>(rows: &[Row], id: &'a str) -> Option<Case<'a>> {
 
 fn cases(rows: &[Row]) -> Vec<Case<'_>> {
     let ids = rows.iter().filter_map(|r| r.id.strip_suffix(".cpu.hop"));
+    // Those with a busy host are about its cores, and beside the same pipelines without.
+    let ids = ids.filter(|id| !id.starts_with("arb.busy."));
     ids.filter_map(|id| case(rows, id)).collect()
 }
 
