@@ -33,7 +33,7 @@ LAYERS = [
     ["protocol/ahead.hpp", "protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/journal.hpp", "protocol/telemetry.hpp",
      "protocol/park.hpp", "protocol/budget.hpp"],
     ["protocol/context.hpp", "protocol/linger.hpp"],
-    ["protocol/run.hpp"],
+    ["protocol/run.hpp", "protocol/chain.hpp"],
     ["protocol/roles.hpp", "protocol/step.hpp"],
     ["protocol/hand.hpp", "protocol/builtin.hpp", "twin/idle.hpp"],
     ["device/arbiter_block.hpp"],
