@@ -166,6 +166,7 @@ pub(crate) fn what_is_told_of_need_not_wait(device: &Device) -> Outcome {
     // A launch that closes meanwhile, to park or at the end of its residency, leaves nobody to run the ledger: few do.
     let residency = Duration::from_secs(1);
     graph.budget(SpinBudget { servers: 2, residency, idle_spin: None, ..SpinBudget::default() }).map_err(text)?;
+    graph.ahead(false); // a grant ahead waits for the step before it
     let host = graph.host("host").map_err(text)?;
     let state = |last: u64| ModuleOptions::handler(0).with_state(&[log.address(), ENTRIES, 0, 0, last, 0, 0, 0u64]);
     let early = ModuleOptions { handler: kit::EARLY, out_records: 1, ..state(patience) };
