@@ -23,7 +23,7 @@ pub const WM_MAX_SHARES: u32 = 8;
 pub const WM_REJECT_REASONS: u32 = 8;
 pub const WM_PRIORITIES: u32 = 4;
 pub const WM_DOORS: u32 = 16;
-pub const WM_ARBITER_PARTS: u32 = 24;
+pub const WM_ARBITER_PARTS: u32 = 26;
 pub const WM_FAIR_TURNS: u32 = 16;
 pub const WM_OK: u32 = 0;
 pub const WM_EMPTY: u32 = 1;
@@ -61,6 +61,7 @@ pub const WM_TAP_DROP: u32 = 1;
 pub const WM_TAP_BLOCK: u32 = 2;
 pub const WM_TAP_POLICY: u32 = 3;
 pub const WM_TAP_TYPED_BIT: u32 = 2;
+pub const WM_TAP_TENSORS_BIT: u32 = 3;
 pub const WM_TAP_TYPE_SHIFT: u32 = 16;
 pub const WM_KIND_RESIDENT: u32 = 0;
 pub const WM_KIND_STREAM: u32 = 1;
@@ -564,17 +565,19 @@ pub struct wm_mailbox_stats {
     pub consumed: u64,
     pub quarantine: u64,
     pub depth_max: u64,
+    pub behind: u64,
     pub refused: wm_refusals,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_mailbox_stats"][::core::mem::size_of::<wm_mailbox_stats>() - 96usize];
+    ["Size of wm_mailbox_stats"][::core::mem::size_of::<wm_mailbox_stats>() - 104usize];
     ["Alignment of wm_mailbox_stats"][::core::mem::align_of::<wm_mailbox_stats>() - 8usize];
     ["Offset of field: wm_mailbox_stats::written"][::core::mem::offset_of!(wm_mailbox_stats, written) - 0usize];
     ["Offset of field: wm_mailbox_stats::consumed"][::core::mem::offset_of!(wm_mailbox_stats, consumed) - 8usize];
     ["Offset of field: wm_mailbox_stats::quarantine"][::core::mem::offset_of!(wm_mailbox_stats, quarantine) - 16usize];
     ["Offset of field: wm_mailbox_stats::depth_max"][::core::mem::offset_of!(wm_mailbox_stats, depth_max) - 24usize];
-    ["Offset of field: wm_mailbox_stats::refused"][::core::mem::offset_of!(wm_mailbox_stats, refused) - 32usize];
+    ["Offset of field: wm_mailbox_stats::behind"][::core::mem::offset_of!(wm_mailbox_stats, behind) - 32usize];
+    ["Offset of field: wm_mailbox_stats::refused"][::core::mem::offset_of!(wm_mailbox_stats, refused) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -1050,17 +1053,16 @@ pub struct wm_arbiter_args {
     pub resume: u32,
     pub image_bytes: u32,
     pub adaptive: u32,
-    pub journal_places: u16,
-    pub journal_slot_bytes: u16,
+    pub journal_role: u32,
     pub linger: u32,
     pub reserved: u32,
     pub leases: wm_leases,
     pub plan: u64,
-    pub parts: [u32; 24usize],
+    pub parts: [u32; 26usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 352usize];
+    ["Size of wm_arbiter_args"][::core::mem::size_of::<wm_arbiter_args>() - 360usize];
     ["Alignment of wm_arbiter_args"][::core::mem::align_of::<wm_arbiter_args>() - 8usize];
     ["Offset of field: wm_arbiter_args::magic"][::core::mem::offset_of!(wm_arbiter_args, magic) - 0usize];
     ["Offset of field: wm_arbiter_args::version"][::core::mem::offset_of!(wm_arbiter_args, version) - 4usize];
@@ -1107,10 +1109,8 @@ const _: () = {
     ["Offset of field: wm_arbiter_args::resume"][::core::mem::offset_of!(wm_arbiter_args, resume) - 192usize];
     ["Offset of field: wm_arbiter_args::image_bytes"][::core::mem::offset_of!(wm_arbiter_args, image_bytes) - 196usize];
     ["Offset of field: wm_arbiter_args::adaptive"][::core::mem::offset_of!(wm_arbiter_args, adaptive) - 200usize];
-    ["Offset of field: wm_arbiter_args::journal_places"]
-        [::core::mem::offset_of!(wm_arbiter_args, journal_places) - 204usize];
-    ["Offset of field: wm_arbiter_args::journal_slot_bytes"]
-        [::core::mem::offset_of!(wm_arbiter_args, journal_slot_bytes) - 206usize];
+    ["Offset of field: wm_arbiter_args::journal_role"]
+        [::core::mem::offset_of!(wm_arbiter_args, journal_role) - 204usize];
     ["Offset of field: wm_arbiter_args::linger"][::core::mem::offset_of!(wm_arbiter_args, linger) - 208usize];
     ["Offset of field: wm_arbiter_args::reserved"][::core::mem::offset_of!(wm_arbiter_args, reserved) - 212usize];
     ["Offset of field: wm_arbiter_args::leases"][::core::mem::offset_of!(wm_arbiter_args, leases) - 216usize];

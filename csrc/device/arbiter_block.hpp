@@ -3,7 +3,7 @@
 // The persistent kernel's one block, a role per warp: on the device, and in tests lane by lane on the CPU
 // (protocol/lanes_host.hpp).
 //   warp 0  keep        warp 1  inbox      then args.servers warps serve, args.scanners scan, and one is the journal's,
-//   if args.journal_places is not 0
+//   if args.journal_role is not 0
 #ifndef WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
 #define WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
 
@@ -66,7 +66,8 @@ template <class Handlers> WM_INLINED void arbiter_block(const wm_arbiter_args& a
         while (inbox_turn(lanes, a, b)) {
         }
     } else if (warp >= journal_warp) {
-        while (journal_turn(lanes, a)) {
+        journal_state j;
+        while (journal_turn(lanes, a, j)) {
         }
     } else if (warp >= first_scanner_warp) {
         while (scan_turn(lanes, a, part, args.scanners, scanner)) {

@@ -6,8 +6,9 @@
 // Working memory (`arbiter`) is shared memory on the device and heap memory on the twin. One writer per word:
 //   written[m]   resident producer: the server that runs it; else the scan of the producer's side
 //   consumed[m]  resident consumer: the server that runs it; else the scan of the consumer's side
+//   followed[m], tapped[m]   who has the mailbox's bit in `following`; where there is no role, who runs the module
 //   grants[s], granted[s], standing[s]   server s         flags[...]   see the flag_ constants
-// but for `look` and `owned`, sets of bits that anybody changes by read-modify-writes.
+// but for `look`, `owned` and `following`, sets of bits that anybody changes by read-modify-writes.
 //
 // There is no separate decider: an idle server takes the next module itself (claim.hpp). Handing a decision from warp
 // to warp costs more than deciding.
@@ -37,7 +38,7 @@ constexpr u32 rows_in_working_memory = 512; // tables up to this size are copied
 struct alignas(8) mailbox_brief {
     u8 slots_log2;
     u8 consumer_side;
-    u8 tap;   // WM_TAP_*, without the type
+    u8 tap;   // WM_TAP_*, without the type, and tap_follows_*
     u8 flags; // brief_*
     uint16_t producer;
     uint16_t consumer;
@@ -49,6 +50,9 @@ constexpr u32 brief_written_consumer = 1, brief_consumed_producer = 2, brief_con
 constexpr u32 brief_plain_in = 8, brief_plain_out = 16;
 constexpr u32 brief_outside = 128;   // the producer is outside the arbiter and inside the device
 constexpr u32 brief_class_shift = 5; // the consumer's priority class, 2 bits
+// The journal's role follows a resident consumer, or else a resident producer, and copies what they are done with from
+// the slots, which are given back behind it (journal.hpp).
+constexpr u32 tap_follows_in = 16, tap_follows_out = 32;
 
 // A row by one load.
 WM_FN mailbox_brief brief_in(const mailbox_brief* rows, u32 m) {
@@ -99,13 +103,6 @@ struct watch_list {
     u32 scope;
 };
 
-// A place begins with this; head and payload follow as they will lie in the ring.
-struct alignas(16) journal_place {
-    u64 idx;     // in the ring, or dropped
-    u32 mailbox; // row of the table, until the step ends
-    u32 chunks;  // of 16 bytes, those of the head included
-};
-
 // Where the parts of the working memory are: the same for every lane, each of which keeps its own copy, in registers as
 // far as it needs it. The arguments stay where they are: on the device in constant memory.
 struct arbiter {
@@ -128,9 +125,11 @@ struct arbiter {
     u64* flags;
     u64* kept;             // see the kept_ constants
     u32* looked;           // a bit for the inbox and one for each scanner: it has looked at all its words once
-    ring_end* journals;    // [servers]: each server's end of its journal ring
-    wm_tap_counts* tapped; // per mailbox; whoever owns the module that taps it
-    u8* stage;             // [servers]: journal_stage_bytes, then journal_places of place_bytes
+    ring_end* journals;    // [ring_count]: each server's end of its journal ring, then the role's
+    wm_tap_counts* tapped; // per mailbox; whoever has its bit in `following`, or owns the module that taps it
+    u64* followed;         // per mailbox: its records up to here are journalled, or dropped; likewise
+    u32* following;        // [words of mailboxes]: a bit a mailbox: somebody journals its records
+    u8* stage;             // [ring_count]: journal_stage_bytes
     u8* scratch;           // [servers][scratch_bytes]
 };
 
@@ -143,8 +142,10 @@ constexpr u32 stands_lingering =
 constexpr u32 flag_stop = 0;       // scan of the host side -> keeper: the stop doorbell was rung
 constexpr u32 flag_closing = 1;    // keeper -> servers: take no more grants
 constexpr u32 flag_leave = 2;      // keeper -> scans: all servers have left; the WM_EXIT_* reason
-constexpr u32 flag_journalled = 3; // the journal's role -> inbox: all that the servers journalled is published
-constexpr u32 flag_count = 4;
+constexpr u32 flag_left = 3;       // keeper -> the journal's role: all servers have left; the WM_EXIT_* reason
+constexpr u32 flag_journalled = 4; // the journal's role -> keeper: it has followed them, as far as it can
+constexpr u32 flag_behind = 5;     // likewise: there are records left that it was to follow
+constexpr u32 flag_count = 6;
 
 // What goes on over launches; the names are those of wm_telemetry. The keeper's:
 constexpr u32 kept_launch = 0;  // number of this launch, and of its credit; whoever begins anew, then the inbox
@@ -198,16 +199,16 @@ WM_FN u32 words_for(u32 n) {
 
 // Whether there is a role of the journal's beside the servers.
 WM_FN bool has_journal_role(const wm_arbiter_args& args) {
-    return args.journal_places != 0;
-}
-// Bytes of a place for a record that waits for it, see journal.hpp.
-WM_FN u64 place_bytes(const wm_arbiter_args& args) {
-    return sizeof(journal_place) + args.journal_slot_bytes;
+    return args.journal_role != 0;
 }
 
 // The twin that serves on its own thread still has one server.
 WM_FN u32 server_count(const wm_arbiter_args& args) {
     return args.servers ? args.servers : 1;
+}
+// Journal rings, where there are any: one for each server, then the role's.
+WM_FN u32 ring_count(const wm_arbiter_args& args) {
+    return server_count(args) + has_journal_role(args);
 }
 
 // Places the working memory at `base` (16-byte aligned) and returns its size in bytes; with base null only the size.
@@ -256,16 +257,18 @@ template <bool Given = false> WM_FN u64 place(arbiter& a, u8* base, u64& kept_by
     a.depth_max = narrow(mailboxes);
     a.granted = wide(servers);
     a.kept = wide(kept_count);
-    const u32 journals = args.journals ? servers : 0;
+    const u32 journals = args.journals ? ring_count(args) : 0;
     a.journals = reinterpret_cast<ring_end*>(take(journals * sizeof(ring_end)));
     a.tapped = reinterpret_cast<wm_tap_counts*>(take(args.journals ? mailboxes * sizeof(wm_tap_counts) : 0));
+    a.followed = wide(args.journals ? mailboxes : 0);
     kept_bytes = at_byte; // each launch begins the rest anew, or it means nothing between two steps
     a.owned = narrow(words_for(args.n_modules));
+    a.following = narrow(args.journals ? words_for(mailboxes) : 0);
     a.standing = narrow(servers);
     a.grants = reinterpret_cast<wm_grant*>(take(servers * sizeof(wm_grant)));
     a.flags = wide(flag_count);
     a.looked = narrow(1);
-    a.stage = take(journals * (args.journal_stage_bytes + args.journal_places * place_bytes(args)));
+    a.stage = take(journals * args.journal_stage_bytes);
     a.scratch = take(servers * args.scratch_bytes);
     return at_byte;
 }
@@ -288,6 +291,30 @@ WM_FN u64 pending(const arbiter& a, u32 m) {
     const int64_t d = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - load_relaxed_cta(&a.consumed[m]));
     return d > 0 ? static_cast<u64>(d) : 0;
 }
+WM_FN bool is_followed(mailbox_brief box) {
+    return (box.tap & (tap_follows_in | tap_follows_out)) != 0;
+}
+// Index up to which the slots of mailbox m are free for its producer.
+WM_FN u64 freed(const arbiter& a, u32 m, mailbox_brief box) {
+    const u64 consumed = load_relaxed_cta(&a.consumed[m]);
+    if (!is_followed(box))
+        return consumed;
+    const u64 followed = load_relaxed_cta(&a.followed[m]);
+    return static_cast<int64_t>(followed - consumed) < 0 ? followed : consumed;
+}
+// Records of a mailbox that is followed which its resident end is done with and the role is not.
+WM_FN u64 to_follow(const arbiter& a, u32 m, mailbox_brief box) {
+    const u64 end = load_relaxed_cta((box.tap & tap_follows_in) != 0 ? &a.consumed[m] : &a.written[m]);
+    const int64_t d = static_cast<int64_t>(end - load_relaxed_cta(&a.followed[m]));
+    return d > 0 ? static_cast<u64>(d) : 0;
+}
+// Slots of mailbox m that are not free, as far as the arbiter has seen. `Taps` as in context.hpp.
+template <bool Taps> WM_FN u64 occupied(const arbiter& a, u32 m) {
+    if (!Taps)
+        return pending(a, m);
+    const int64_t d = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - freed(a, m, brief_in(a.boxes, m)));
+    return d > 0 ? static_cast<u64>(d) : 0;
+}
 // Whether two indices that many apart can be those of one mailbox. A consumer may be ahead of `write_idx`: it goes by
 // the tags.
 WM_FN bool is_depth(int64_t depth, u32 slots_log2) {
@@ -306,13 +333,19 @@ WM_FN void quarantine(arbiter& a, u32 m, u32 reason) {
 WM_FN bool has_record(const arbiter& a, u32 m) {
     return pending(a, m) > 0 && !is_quarantined(a, m);
 }
-WM_FN bool has_room(const arbiter& a, u32 m, u32 records) {
-    return pending(a, m) + records <= 1ull << a.boxes[m].slots_log2 && !is_quarantined(a, m);
+template <bool Taps = true> WM_FN bool has_room(const arbiter& a, u32 m, u32 records) {
+    bool room = occupied<Taps>(a, m) + records <= 1ull << a.boxes[m].slots_log2;
+    if (Taps && !room && is_followed(brief_in(a.boxes, m))) {
+        fence_sc_cta(); // pairs with that of give_back_followed: this sees what is free now, or that how full it was
+        room = occupied<Taps>(a, m) + records <= 1ull << a.boxes[m].slots_log2;
+    }
+    return room && !is_quarantined(a, m);
 }
 
 // The firing rule, and credit. All lanes get the same answer: lane i < WM_MAX_INPUTS looks at input i, the next ones at
 // the outputs. `found`: the module has one input, and a record is known to be there.
-template <class L> WM_FN bool may_step(L lanes, const arbiter& a, const module_brief& mod, bool found = false) {
+template <bool Taps = true, class L>
+WM_FN bool may_step(L lanes, const arbiter& a, const module_brief& mod, bool found = false) {
     const module_shape shape = shape_of(mod);
     if (shape.kind != WM_KIND_RESIDENT)
         return false;
@@ -322,7 +355,7 @@ template <class L> WM_FN bool may_step(L lanes, const arbiter& a, const module_b
         if (!found && !lanes.any(pending(a, in) > 0))
             return false; // mostly, when a step has ended
         return lanes.any(!is_quarantined(a, in) &&
-                         (shape.n_outputs == 0 || has_room(a, mod.outputs[0], mod.out_records)));
+                         (shape.n_outputs == 0 || has_room<Taps>(a, mod.outputs[0], mod.out_records)));
     }
     u32 ready = 0, lacking = 0;
     for (u32 i = lanes.rank(); i < WM_MAX_INPUTS + WM_MAX_OUTPUTS; i += lanes.width()) {
@@ -330,7 +363,7 @@ template <class L> WM_FN bool may_step(L lanes, const arbiter& a, const module_b
         if (i < mod.n_inputs)
             ready += found ? !is_quarantined(a, mod.inputs[i]) : has_record(a, mod.inputs[i]);
         else if (i >= WM_MAX_INPUTS && o < mod.n_outputs)
-            lacking += !has_room(a, mod.outputs[o], mod.out_records);
+            lacking += !has_room<Taps>(a, mod.outputs[o], mod.out_records);
     }
     if (lanes.any(lacking != 0))
         return false;
@@ -369,9 +402,15 @@ WM_FN mailbox_brief brief_of(const arbiter& a, const wm_mailbox& box) {
     flags |= plain && box.consumed == 0 ? brief_plain_in : 0u;
     flags |= plain && box.written == 0 ? brief_plain_out : 0u;
     flags |= box.producer_side == WM_SIDE_DEVICE && box.scope == WM_SCOPE_GPU ? brief_outside : 0u;
+    u32 tap = box.tap & 15u;
+    // A tensor's lease may end as soon as its record is taken: such a record is journalled before that.
+    if (has_journal_role(a.args) && tap != WM_TAP_NONE && (tap >> WM_TAP_TENSORS_BIT & 1) == 0)
+        tap |= box.consumer_side == WM_SIDE_RESIDENT   ? tap_follows_in
+               : box.producer_side == WM_SIDE_RESIDENT ? tap_follows_out
+                                                       : 0u;
     return {static_cast<u8>(box.slots_log2 & 63),
             static_cast<u8>(box.consumer_side),
-            static_cast<u8>(box.tap),
+            static_cast<u8>(tap),
             static_cast<u8>(flags),
             static_cast<uint16_t>(box.producer_id),
             static_cast<uint16_t>(box.consumer_id)};

@@ -15,12 +15,15 @@
 //   store_release_cta of a grant that says `left` ->  load_acquire_cta by the keeper
 //   store_release_cta of flag_leave              ->  load_acquire_cta by the scans
 //   store_release_cta of what a scan has seen    ->  load_acquire_cta by the keeper that parks
-//   store_release_cta of a ring's indices in working memory -> load_acquire_cta by the journal's role, and back
+//   store_release_cta of a ring's index in working memory -> load_acquire_cta by the journal's role
+//   clear_release_cta of a mailbox's `following` bit -> or_acquire_cta by the next to journal its records
+//   store_release_cta of flag_left, flag_journalled -> load_acquire_cta by the journal's role, by the keeper
 //   store_release_sys of a ring's write_idx      ->  load_acquire_sys of the same word by the host's drain, and of
 //                                                    read_idx the other way round
 //   store_release_sys of a share's mail          ->  load_acquire_sys of the same word by the lease's owner
 //   store_release_sys of a lease's state         ->  the push of the record with the next lease on the memory
 //   fence_sc_sys between a store and a load      ->  fence_sc_sys between the other side's (bell.hpp, park.hpp)
+//   fence_sc_cta between a store and a load      ->  fence_sc_cta between the other side's (has_room, journal.hpp)
 #ifndef WARPMAIL_PROTOCOL_ATOMICS_HPP
 #define WARPMAIL_PROTOCOL_ATOMICS_HPP
 
@@ -230,6 +233,9 @@ WM_FN void fence_acquire(u32 scope) {
 WM_FN void fence_sc_sys() {
     asm volatile("fence.sc.sys;" ::: "memory");
 }
+WM_FN void fence_sc_cta() {
+    asm volatile("fence.sc.cta;" ::: "memory");
+}
 
 // Programmatic dependent launch, for kernels of a warp between others of one stream. The first lets a kernel behind
 // this one begin, if that was launched so that it may; the second waits until the kernels before this one have ended
@@ -408,6 +414,9 @@ WM_FN void fence_release(u32 /*scope*/) {
 #endif
 WM_FN void fence_release_cta() {
     fence_release(WM_SCOPE_GPU);
+}
+WM_FN void fence_sc_cta() {
+    fence_sc_sys();
 }
 
 WM_FN void let_next_begin() {}

@@ -129,11 +129,19 @@ template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
 template <class L> WM_FN void begin_journal(L lanes, arbiter& a) {
     if (a.args.journals == 0)
         return;
-    for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width())
+    for (u32 s = lanes.rank(); s < ring_count(a.args); s += lanes.width())
         a.journals[s] = attach_ring(at<const wm_ring>(a.args.journals)[s]);
     const wm_tap_counts* counts = at<const wm_tap_counts>(a.args.tap_counts);
-    for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width())
+    const wm_mailbox_stats* stats = at<const wm_mailbox_stats>(a.args.mailbox_stats_out);
+    for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width()) {
         a.tapped[m] = {load_relaxed_sys(&counts[m].taken), load_relaxed_sys(&counts[m].dropped)};
+        const bool in = (a.boxes[m].tap & tap_follows_in) != 0;
+        const u64 left = is_followed(a.boxes[m]) ? load_relaxed_sys(&stats[m].behind) : 0;
+        const u64 behind = left <= 1ull << a.boxes[m].slots_log2 && !is_quarantined(a, m) ? left : 0;
+        // Slots are given back behind what was followed: the header says how far that was, not what was taken.
+        a.followed[m] = in ? a.consumed[m] : a.written[m] - behind;
+        a.consumed[m] += in ? behind : 0;
+    }
 }
 
 // What goes on over launches, from the telemetry that the last one wrote.
@@ -243,6 +251,8 @@ template <class L> WM_FN void begin(L lanes, arbiter& a, u8* base, u64 begin_ns,
     image.put(base);
     for (u32 w = lanes.rank(); w < words_for(a.args.n_modules); w += lanes.width())
         a.owned[w] = 0;
+    for (u32 w = lanes.rank(); a.args.journals && w < words_for(a.args.n_mailboxes); w += lanes.width())
+        a.following[w] = 0;
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
         a.grants[s] = {0, 0};
         a.standing[s] = stands_searching;

@@ -2,8 +2,7 @@
 //
 // Chaining: a server that has run a resident module goes on with the one that the module gave its last record to, so
 // that a record passes through a row of modules without a look bit, a claim, and a wait for L2 between two of them.
-// `push` leaves that one record untold of until the step has ended (context::tell). Tables with taps are left out:
-// there every record is told of at once. Nobody else waits for it:
+// `push` leaves that one record untold of until the step has ended (context::tell). Nobody else waits for it:
 //
 //   whose turn it is  it is done only while no module waits that no searching server is about to take, the one just run
 //                     among them, and not where the next search would begin at another class (claim.hpp), so a row that
@@ -37,14 +36,14 @@ struct ready_look {
     u32 output = no_mailbox;
     u64 written = 0; // of the output, which only the module's owner moves
 };
-WM_FN ready_look look_ahead(const arbiter& a, const module_brief& mod) {
+template <bool Taps> WM_FN ready_look look_ahead(const arbiter& a, const module_brief& mod) {
     const module_shape shape = shape_of(mod);
     ready_look r;
     r.is_usual = shape.n_inputs == 1 && shape.n_outputs <= 1;
     if (r.is_usual && shape.n_outputs == 1) {
         r.output = mod.outputs[0];
         r.written = load_relaxed_cta(&a.written[r.output]);
-        r.room = has_room(a, r.output, mod.out_records);
+        r.room = has_room<Taps>(a, r.output, mod.out_records);
     }
     return r;
 }
@@ -80,13 +79,13 @@ struct chain_asked {
     u32 owned = 0; // what the word of owned bits was before, in lane 0
     ready_look before;
 };
-template <class L>
+template <bool Taps, class L>
 WM_FN chain_asked chain_ask(L lanes, arbiter& a, u32 server, const serve_state& state, const given_record<L>& given,
                             bool may) {
     chain_asked c;
     const bool is_fair_turn = static_cast<u32>((state.turns + 1) / WM_FAIR_TURNS) != state.fair;
     if (L::is_group())
-        c.before = look_ahead(a, a.modules[given.module]);
+        c.before = look_ahead<Taps>(a, a.modules[given.module]);
     if (!may || is_fair_turn || !may_go_on(lanes, a, server)) {
         if (lanes.rank() == 0)
             mark_consumer(a, brief_in(a.boxes, given.mailbox));
@@ -100,7 +99,7 @@ WM_FN chain_asked chain_ask(L lanes, arbiter& a, u32 server, const serve_state& 
 
 // The module that takes the record `given`, for this server to run next, owned by it, and `found` at its input; or
 // no_module, and whoever it concerns has been told.
-template <class L>
+template <bool Taps, class L>
 WM_FN u32 chain_take(L lanes, arbiter& a, const given_record<L>& given, const chain_asked& c, found_records<L>& found) {
     if (!c.asked)
         return no_module;
@@ -111,7 +110,7 @@ WM_FN u32 chain_take(L lanes, arbiter& a, const given_record<L>& given, const ch
         return no_module;
     }
     lanes.sync();
-    if (take_over(lanes, a, given, c.before, found) || may_step(lanes, a, a.modules[module]))
+    if (take_over(lanes, a, given, c.before, found) || may_step<Taps>(lanes, a, a.modules[module]))
         return module;
     if (lanes.rank() == 0)
         clear_release_cta(&a.owned[module / 32], bit);

@@ -93,7 +93,7 @@ template <class L> WM_FN void await_look(L lanes, const arbiter& a) {
 // Takes module `i` for this server if its rule and credit hold: sets its owned bit, clears its look bit, evaluates. A
 // record that is seen at its input counts even if it has not been told of: a launch that news has woken need not wait
 // for its scan.
-template <class L>
+template <bool Taps, class L>
 WM_FN bool try_own(L lanes, arbiter& a, u32* look, u32 i, const glance<L>& at_input, found_records<L>& found) {
     const u32 bit = 1u << (i % 32);
     u32 got = 0;
@@ -104,7 +104,7 @@ WM_FN bool try_own(L lanes, arbiter& a, u32* look, u32 i, const glance<L>& at_in
     if (lanes.broadcast(got, 0) == 0)
         return false;
     lanes.sync();
-    if (may_be_granted(lanes, a, a.modules[i], at_input.take(lanes, a, i, found)))
+    if (may_be_granted<Taps>(lanes, a, a.modules[i], at_input.take(lanes, a, i, found)))
         return true;
     found = {};
     if (lanes.rank() == 0)
@@ -120,7 +120,7 @@ template <class L> WM_FN void disown(L lanes, arbiter& a, u32 i) {
 }
 
 // A module for this server to run, owned by it, or no_module; `found` at its input, if it has one alone.
-template <class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state, found_records<L>& found) {
+template <bool Taps = true, class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state, found_records<L>& found) {
     const u32 words = words_for(a.args.n_modules), classes = classes_of(a);
     const u32 fair = static_cast<u32>((state.turns + 1) / WM_FAIR_TURNS);
     u32 c = 0;
@@ -141,7 +141,7 @@ template <class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state, foun
         if (lanes.rank() == 0)
             store_relaxed_cta(&a.cursor[c], i + 1 < a.args.n_modules ? i + 1 : 0);
         const glance<L> at_input(lanes, a, i); // its way to L2 is that of what follows
-        if (try_own(lanes, a, look, i, at_input, found)) {
+        if (try_own<Taps>(lanes, a, look, i, at_input, found)) {
             state.fair = fair;
             return i;
         }

@@ -21,11 +21,9 @@ public:
     using held = record<L>; // what `take` takes
     L lanes;
 
-    // `found`: what the server has found at an input already. `kept`: where records that are still to be journalled may
-    // stay when the step has ended.
-    WM_FN context(L l, arbiter& a, u32 server, u32 module, const found_records<L>& found, kept_records<L>& kept)
-        : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module), server_(server), found_(found),
-          kept_(kept) {}
+    // `found`: what the server has found at an input already.
+    WM_FN context(L l, arbiter& a, u32 server, u32 module, const found_records<L>& found)
+        : lanes(l), arbiter_(a), module_(a.modules[module]), index_(module), server_(server), found_(found) {}
 
     WM_FN u32 inputs() const {
         return module_.n_inputs;
@@ -113,13 +111,13 @@ public:
         const u64 known = lanes.broadcast(waiting(input), 0);
         most = known < most ? static_cast<u32>(known) : most;
         const mailbox_brief box = brief_in(arbiter_.boxes, m);
-        if (Taps && (box.tap >> WM_TAP_TYPED_BIT & 1)) // each has to be looked at
+        if (Taps && is_typed(box)) // each has to be looked at
             return 0;
         hurry();
         u32 n = 0;
         if (is_tapped(box)) {
             if constexpr (Taps)
-                n = journal_ready(lanes, arbiter_, server_, m, most);
+                n = journal_skipped(lanes, arbiter_, server_, m, box, most);
         } else {
             n = ready_records(lanes, arbiter_.rows[m], load_relaxed_cta(&arbiter_.consumed[m]), most);
         }
@@ -176,7 +174,7 @@ public:
 
     // Records of a tapped output (input) that are on disk, counted from the first that was journalled: a handler that
     // remembers how many it has given (taken) knows whether one of them is durable, and steps again later if not: those
-    // of this step go to the journal when it has ended. By any lane.
+    // of this step go to the journal behind it. By any lane.
     WM_FN u64 durable_outputs(u32 output) const {
         return output < module_.n_outputs ? durable_of(arbiter_, module_.outputs[output]) : 0;
     }
@@ -217,15 +215,9 @@ public:
         return given_;
     }
 
-    // Gives back the slots that were taken, and counts the records that this step has journalled so far; done behind
-    // every step.
+    // Gives back the slots that were taken; done behind every step.
     WM_FN void flush() {
         give_back();
-        if constexpr (Taps) {
-            number_kept(lanes, arbiter_, server_, kept_);
-            commit_staged(lanes, arbiter_, server_, staged_);
-            staged_ = 0;
-        }
     }
 
     // When this launch of the arbiter began, when it had taken up what it knows, and when this step's grant was given.
@@ -239,13 +231,13 @@ public:
         return load_relaxed_cta(&arbiter_.grants[server_].since_ns);
     }
 
-    // Lets what was journalled so far go to the host without waiting for the end of the step, and tells of what was
-    // given.
+    // Lets what was taken and given so far go to the journal without waiting for the end of the step, and tells of what
+    // was given.
     WM_FN void hurry() {
         tell();
         flush();
         if constexpr (Taps)
-            finish_grant(lanes, arbiter_, server_, kept_);
+            hurry_journal(lanes, arbiter_, server_);
     }
 
     WM_FN u32 moved() const {
@@ -260,9 +252,25 @@ private:
     WM_FN static bool is_tapped(mailbox_brief box) {
         return Taps && box.tap != WM_TAP_NONE;
     }
-    // Whether the record is journalled where it is given: nobody in the arbiter takes it.
-    WM_FN static bool is_tapped_here(mailbox_brief box) {
-        return is_tapped(box) && box.consumer_side != WM_SIDE_RESIDENT;
+    // Whether this server journals the records of an input, or of an output, one by one: nobody follows it, and they
+    // are journalled where they are taken, or, if nobody in the arbiter takes them, where they are given.
+    WM_FN static bool journals_input(mailbox_brief box) {
+        return is_tapped(box) && !is_followed(box);
+    }
+    WM_FN static bool journals_output(mailbox_brief box) {
+        return journals_input(box) && box.consumer_side != WM_SIDE_RESIDENT;
+    }
+    // Whether slots of an input are given back by the journal's role.
+    WM_FN static bool is_followed_in(mailbox_brief box) {
+        return Taps && (box.tap & tap_follows_in) != 0;
+    }
+    // Index up to which an output's slots are free. Behind it they may be in the journal's hands, whatever the header
+    // says.
+    WM_FN u64 free_to(u32 m, mailbox_brief box) const {
+        return Taps ? freed(arbiter_, m, box) : load_relaxed_cta(&arbiter_.consumed[m]);
+    }
+    WM_FN bool is_held_full(mailbox_brief box, u64 written, u64 free_to) const {
+        return Taps && (box.tap & tap_follows_out) != 0 && written - free_to >= 1ull << box.slots_log2;
     }
     // What was found at an input is taken, or not the next record any more.
     WM_FN void forget(u32 input) {
@@ -275,8 +283,8 @@ private:
     template <order O>
     WM_FN wm_status pop_general(u32 input, u32 m, mailbox_brief box, void* dst, u32 dst_bytes, u32& len, u32& type) {
         const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]), written = load_relaxed_cta(&arbiter_.written[m]);
-        const u64 outcome =
-            pop_any<O>(lanes, &arbiter_.rows[m], idx, written, lanes.any(waiting(input) > 0), dst, dst_bytes);
+        const u64 outcome = pop_any<O>(lanes, &arbiter_.rows[m], idx, written, lanes.any(waiting(input) > 0),
+                                       is_followed_in(box), dst, dst_bytes);
         const wm_status s = outcome_status(outcome);
         if (s != WM_EMPTY && s != WM_TIMEOUT) {
             len = outcome_len(outcome);
@@ -286,27 +294,27 @@ private:
             forget(input);
             note_taken(m, box, idx + 1, s);
         }
-        if (s == WM_OK && is_tapped(box) && is_chosen(arbiter_, box, m, type))
+        if (s == WM_OK && journals_input(box) && is_chosen(arbiter_, box, m, type))
             tap(m, idx, dst, len, type);
         return s;
     }
     template <order O> WM_FN wm_status push_general(u32 m, mailbox_brief box, const void* src, u32 len, u32 type) {
-        const u64 idx = load_relaxed_cta(&arbiter_.written[m]), consumed = load_relaxed_cta(&arbiter_.consumed[m]);
+        const u64 idx = load_relaxed_cta(&arbiter_.written[m]), free = free_to(m, box);
         lanes.sync();
-        const wm_status s = push_any<O>(lanes, &arbiter_.rows[m], idx, consumed, src, len, type);
+        if (lanes.any(is_held_full(box, idx, free)))
+            return WM_FULL;
+        const wm_status s = push_any<O>(lanes, &arbiter_.rows[m], idx, free, src, len, type);
         if (s != WM_OK)
             return s;
         note_given(m, box, idx + 1);
-        if (is_tapped_here(box) && is_chosen(arbiter_, box, m, type))
+        if (journals_output(box) && is_chosen(arbiter_, box, m, type))
             tap(m, idx, src, len, type);
         return s;
     }
     // Journals a record whose bytes lie at `from`.
     WM_FN void tap(u32 m, u64 index, const void* from, u32 len, u32 type) {
-        if constexpr (Taps) {
-            settle_kept(lanes, arbiter_, server_, kept_);
-            staged_ = journal(lanes, arbiter_, server_, m, index, from, len, type, staged_);
-        }
+        if constexpr (Taps)
+            journal(lanes, arbiter_, server_, m, index, from, len, type);
     }
     // Whether the slot of the last record taken from mailbox m is still to be given back.
     WM_FN bool is_owed(u32 m) const {
@@ -330,27 +338,31 @@ private:
             owed_ = no_mailbox;
             lanes.sync(); // every lane has read the index, and sees the others' words
             if (lanes.rank() == 0) {
-                store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[m].header)->read_idx, idx);
-                store_relaxed_cta(&arbiter_.consumed[m], idx);
-                mark_producer(arbiter_, box);
+                if (!is_followed_in(box))
+                    store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[m].header)->read_idx, idx);
+                note_consumed(m, box, idx);
             }
             lanes.sync();
         }
 #endif
     }
+    // By lane 0.
+    WM_FN void note_consumed(u32 m, mailbox_brief box, u64 idx) {
+        store_relaxed_cta(&arbiter_.consumed[m], idx);
+        if (!is_followed_in(box))
+            mark_producer(arbiter_, box);
+    }
     // Index `idx` of mailbox m is this module's: everybody in the arbiter learns of it.
     WM_FN void note_taken(u32 m, mailbox_brief box, u64 idx, wm_status s) {
-        if (lanes.rank() == 0) {
-            store_relaxed_cta(&arbiter_.consumed[m], idx);
-            mark_producer(arbiter_, box);
-        }
+        if (lanes.rank() == 0)
+            note_consumed(m, box, idx);
         lanes.sync();
         records_in_++;
         if (s == WM_BAD_LENGTH)
             reject(WM_REJECT_LENGTH);
     }
     WM_FN void note_given(u32 m, mailbox_brief box, u64 idx) {
-        if (!Taps && is_inner(box) && arbiter_.args.servers != 0)
+        if (is_inner(box) && arbiter_.args.servers != 0)
             return note_inner(m, box, idx);
         if (lanes.rank() == 0) {
             store_relaxed_cta(&arbiter_.written[m], idx);
@@ -414,7 +426,7 @@ private:
             reject(WM_REJECT_LENGTH);
             return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_CONSUMER, refusal::length, s);
         }
-        if (is_tapped(box) && is_chosen(arbiter_, box, m, type))
+        if (journals_input(box) && is_chosen(arbiter_, box, m, type))
             tap_words(m, idx, f, dst, len, type);
         return s;
     }
@@ -423,12 +435,6 @@ private:
     }
     // Journals a record in registers, whose bytes also lie at `from`, or nowhere else.
     WM_DEV void tap_words(u32 m, u64 index, const fragment<1>& f, const void* from, u32 len, u32 type) {
-        if (kept_.second.stage != kept_record::none || kept_.first.stage == kept_record::numbered)
-            settle_kept(lanes, arbiter_, server_, kept_);
-        if (staged_ == 0 && has_place(lanes, arbiter_, server_, type, kept_.count())) {
-            kept_.add({kept_record::new_one, f, static_cast<u32>(pack_meta(len, type)), m, index});
-            return;
-        }
         if (from == nullptr) {
             from = scratch();
             store_share(f, scratch(), len);
@@ -441,8 +447,10 @@ private:
         wm_producer p;
         p.mailbox = plain_row(arbiter_.rows[m].header, box.slots_log2);
         p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
-        p.read_seen = load_relaxed_cta(&arbiter_.consumed[m]);
+        p.read_seen = free_to(m, box);
         const u64 idx = p.write_idx + 1;
+        if (lanes.any(is_held_full(box, p.write_idx, p.read_seen)))
+            return WM_FULL;
         lanes.sync();      // every lane has read the indices, and lane 0 sees what the others wrote
         if (releases(O)) { // RELEASE, as release_slot's
             if (is_inner(box))
@@ -454,13 +462,13 @@ private:
         if (s != WM_OK)
             return s;
         note_given(m, box, idx);
-        if (!Taps && given_.mailbox == m) {
+        if (given_.mailbox == m) {
             given_.held = true;
             given_.idx = static_cast<u32>(idx) - 1;
             given_.meta = static_cast<u32>(pack_meta(len, type));
             given_.words = f;
         }
-        if (is_tapped_here(box) && is_chosen(arbiter_, box, m, type))
+        if (journals_output(box) && is_chosen(arbiter_, box, m, type))
             tap_words(m, idx - 1, f, from, len, type);
         return s;
     }
@@ -508,8 +516,6 @@ private:
     found_records<L> found_;
     u32 records_in_ = 0; // in this grant
     u32 records_out_ = 0;
-    u32 staged_ = 0; // records of this step that have a place and are not counted yet
-    kept_records<L>& kept_;
     given_record<L> given_;
 #if defined(WM_HAS_WARPS)
     u32 owed_ = no_mailbox; // whose slot is still to be given back

@@ -75,7 +75,8 @@ WM_FN u32 credit_of(L lanes, const arbiter& a, const module_brief& mod, u32 sett
         const u32 known = static_cast<u32>(load_relaxed_cta(&a.written[m])),
                   written = fresh ? written_now(a, m) : known;
         // A consumer can be ahead of the `written` that is known: that counts as none.
-        const int32_t waiting = static_cast<int32_t>(written - static_cast<u32>(load_relaxed_cta(&a.consumed[m])));
+        const u32 free_to = static_cast<u32>(freed(a, m, brief_in(a.boxes, m)));
+        const int32_t waiting = static_cast<int32_t>(written - free_to);
         // Below zero: steps that were taken ahead, of which the record is counted and the grant is still to come.
         const int32_t used = (waiting > 0 ? waiting : 0) + static_cast<int32_t>(mod.granted - settled);
         const u32 room = used < static_cast<int32_t>(slots) && !is_quarantined(a, m)
@@ -121,9 +122,9 @@ template <class L> WM_FN u32 grantable(L lanes, arbiter& a, module_brief& mod, b
 
 // Whether a module may run, or be granted steps, now; or whether its gates are to be told that they may step ahead no
 // more. By whoever owns it. `found` as in may_step.
-template <class L> WM_FN bool may_be_granted(L lanes, arbiter& a, module_brief& mod, bool found) {
+template <bool Taps, class L> WM_FN bool may_be_granted(L lanes, arbiter& a, module_brief& mod, bool found) {
     if (mod.kind != WM_KIND_STREAM)
-        return may_step(lanes, a, mod, found);
+        return may_step<Taps>(lanes, a, mod, found);
     bool sound;
     return grantable(lanes, a, mod, sound) != 0 || (!sound && mod.ahead != 0);
 }

@@ -83,10 +83,11 @@ template <class L> WM_FN bool should_linger(L lanes, const arbiter& a, u32 serve
 }
 
 // Steps for whose records every output has room.
-template <class L> WM_FN u32 steps_of_credit(L lanes, const arbiter& a, const module_brief& mod) {
+template <bool Taps, class L> WM_FN u32 steps_of_credit(L lanes, const arbiter& a, const module_brief& mod) {
     u32 least = ~0u;
     for (u32 o = lanes.rank(); o < mod.n_outputs; o += lanes.width()) {
-        const u32 m = mod.outputs[o], free = (1u << brief_in(a.boxes, m).slots_log2) - static_cast<u32>(pending(a, m));
+        const u32 m = mod.outputs[o],
+                  free = (1u << brief_in(a.boxes, m).slots_log2) - static_cast<u32>(occupied<Taps>(a, m));
         const u32 steps = is_quarantined(a, m) ? 0 : free / (mod.out_records ? mod.out_records : 1);
         least = steps < least ? steps : least;
     }
@@ -210,14 +211,15 @@ struct bit_watch {
 };
 
 // One turn of a server that lingers at `s.module`.
-template <class L> WM_FN lingering linger(L lanes, arbiter& a, u32 server, linger_state& s, found_records<L>& found) {
+template <bool Taps, class L>
+WM_FN lingering linger(L lanes, arbiter& a, u32 server, linger_state& s, found_records<L>& found) {
     const module_brief& mod = a.modules[s.module];
     bit_watch bits;
     bits.set(lanes, a, s.module);
     slot_watch<L> slots;
     slots.set(lanes, a, mod, s.input);
     if (s.credit == 0)
-        s.credit = steps_of_credit(lanes, a, mod);
+        s.credit = steps_of_credit<Taps>(lanes, a, mod);
     const bool watches = slots.is_open && s.credit != 0 && (mod.rule == WM_RULE_ANY || mod.n_inputs == 1);
     const bool sees_all = watches && slots.is_all;
     // A look at bits alone takes no way to L2.
@@ -254,7 +256,7 @@ template <class L> WM_FN lingering linger(L lanes, arbiter& a, u32 server, linge
         if (sees_all)
             continue; // it has looked, and will
         s.credit = 0; // there may be more now
-        if (!may_step(lanes, a, mod))
+        if (!may_step<Taps>(lanes, a, mod))
             return lingering::on;
         s.streak = 0;
         return lingering::step;

@@ -120,7 +120,7 @@ private:
     // What lanes 0 to 3 store of record n's head.
     WM_FN u64 head_word(u32 n, u32 len, u32 type) const {
         if (lane_ < 2)
-            return load_relaxed_cta(lane_ == 0 ? &r_.a.tapped[r_.m].taken : &r_.a.consumed[r_.m]) + n + (lane_ == 0);
+            return load_relaxed_cta(lane_ == 0 ? &r_.a.tapped[r_.m].taken : &r_.a.followed[r_.m]) + n + (lane_ == 0);
         return lane_ == 2 ? now_ns() : journal_head_end(r_.box().mailbox_id, len, type);
     }
     // Bit j: the one that the tag of this lane's word of line j displaces.

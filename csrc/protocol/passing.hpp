@@ -8,9 +8,8 @@
 
 namespace warpmail {
 
-// A server's stage; its places lie behind it.
-WM_FN u8* stage_of(const arbiter& a, u32 server) {
-    return a.stage + server * (a.args.journal_stage_bytes + a.args.journal_places * place_bytes(a.args));
+WM_FN u8* stage_of(const arbiter& a, u32 ring) {
+    return a.stage + ring * a.args.journal_stage_bytes;
 }
 // Before anybody learns of a tensor whose descriptor is the record `idx` of the server's ring (R3); by lane 0.
 WM_FN void announce_tensor(const arbiter& a, u32 server, u64 idx) {
@@ -28,7 +27,7 @@ struct passing_records {
     }
     // Index of record n in the mailbox.
     WM_FN u64 index(u32 n) const {
-        return load_relaxed_cta(&a.consumed[m]) + n;
+        return load_relaxed_cta(&a.followed[m]) + n;
     }
     // Its index in the ring.
     WM_FN u64 place(u32 n) const {

@@ -66,8 +66,10 @@ WM_FN u32 outcome_type(u64 v) {
 }
 
 // Pops the record with index `idx`; see try_pop. `expected`: it is known to be there, so its bytes are waited for.
+// `keeps`: somebody else gives the slot back.
 template <order O, class L>
-WM_FN u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool expected, void* dst, u32 dst_bytes) {
+WM_FN u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool expected, bool keeps, void* dst,
+                  u32 dst_bytes) {
     wm_consumer c;
     c.mailbox = *row;
     c.read_idx = idx;
@@ -77,7 +79,7 @@ WM_FN u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool exp
     wm_status s = WM_EMPTY;
     u64 begin = 0;
     for (u32 looks = 0;; looks++) {
-        s = try_pop<O>(lanes, c, dst, dst_bytes, len, type);
+        s = get<O>(lanes, c, dst, dst_bytes, len, type);
         if (s != WM_EMPTY || !expected)
             break;
         const u64 now = lanes.broadcast(now_ns(), 0);
@@ -88,6 +90,10 @@ WM_FN u64 pop_any(L lanes, const wm_mailbox* row, u64 idx, u64 written, bool exp
         }
         pause_after(looks);
     }
+    if (!keeps && (s == WM_OK || s == WM_BAD_LENGTH))
+        release(lanes, c, 1);
+    else
+        lanes.sync(); // every lane has taken its words
     return pack_outcome(s, len, type);
 }
 

@@ -18,16 +18,12 @@
 
 namespace warpmail {
 
-// A server's end, in working memory, and what it has to do with the journal's role (journal.hpp). Each word has one
-// writer.
+// An end, in working memory: a server's, or the journal's role's (journal.hpp). Each word has one writer.
 struct ring_end {
     wm_ring ring;
-    u64 write_idx; // records that are in the ring, or whose slot is settled; the server, with release
-    u64 read_seen; // read_idx when it was last looked at; the server
-    u64 staged;    // records that were put into places; the server, with release
-    u64 unstaged;  // those that are in the ring, their places free again; the role, with release
-    u64 asked;     // up to here they are not to wait any longer; the server
-    u64 published; // records that the host was told of; the role
+    u64 write_idx; // records that are in the ring; who fills it, with release
+    u64 read_seen; // read_idx when it was last looked at; likewise
+    u64 published; // records that the host was told of; the role, or who fills it
 };
 
 WM_FN u64 ring_slots(const wm_ring& ring) {
@@ -43,7 +39,7 @@ WM_FN wm_ring_header* ring_header(const wm_ring& ring) {
 // The end, taken up where the header says that it was left.
 WM_FN ring_end attach_ring(const wm_ring& ring) {
     const u64 wrote = load_relaxed_sys(&ring_header(ring)->write_idx);
-    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), 0, 0, 0, wrote};
+    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), wrote};
 }
 
 // Free slots; the far index is looked at again, over the bus, only when fewer than `want` seem free.
@@ -90,14 +86,13 @@ WM_FN ring_chunk head_chunk(const wm_journal_head& head, u32 c) {
     return {{c == 0 ? head.number : head.time_ns, c == 0 ? head.index : last}};
 }
 
-// Puts head and payload into a slot, or into memory that will be copied to one; gives the chunks that it takes. The
-// caller's lanes meet afterwards.
-template <class L> WM_FN u32 fill_slot(L lanes, u8* slot, const wm_journal_head& head, const void* from, u32 len) {
+// Puts head and payload into a slot. The caller's lanes meet afterwards.
+template <class L> WM_FN void fill_slot(L lanes, u8* slot, const wm_journal_head& head, const void* from, u32 len) {
     const u8* src = static_cast<const u8*>(from);
     if (!L::is_group()) {
         *reinterpret_cast<wm_journal_head*>(slot) = head;
         __builtin_memcpy(slot + sizeof(head), src, len);
-        return ring_chunks(len);
+        return;
     }
     ring_chunk* to = reinterpret_cast<ring_chunk*>(slot);
     const bool wide = (reinterpret_cast<uintptr_t>(src) & 7u) == 0;
@@ -111,7 +106,6 @@ template <class L> WM_FN u32 fill_slot(L lanes, u8* slot, const wm_journal_head&
         }
         to[c] = v;
     }
-    return chunks;
 }
 
 } // namespace warpmail

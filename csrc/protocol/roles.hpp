@@ -6,7 +6,9 @@
 //   scan     looks at the device side: readiness lines in device memory
 //   inbox    looks at the host side (pinned memory is slow to read, so it has its own warp) and writes telemetry
 //   serve    claims modules and runs resident handlers
-//   journal  tells the host of the records that servers have put into their rings (journal.hpp)
+//   journal  follows the servers along tapped mailboxes, copies their records to its ring, and tells the host of what
+//   is
+//            in all rings (journal.hpp)
 #ifndef WARPMAIL_PROTOCOL_ROLES_HPP
 #define WARPMAIL_PROTOCOL_ROLES_HPP
 
@@ -23,7 +25,6 @@ namespace warpmail {
 WM_FN bool args_are_valid(const wm_arbiter_args& args) {
     return args.magic == WM_ABI_MAGIC && args.version == WM_ABI_VERSION && args.n_mailboxes <= WM_MAX_MAILBOXES &&
            args.n_modules <= WM_MAX_MODULES && args.servers <= WM_MAX_SERVERS && args.scanners <= WM_MAX_SCANNERS &&
-           (args.journal_places & (args.journal_places - 1)) == 0 &&
            2 + args.servers + args.scanners + has_journal_role(args) <= WM_MAX_WARPS &&
            args.n_device_words <= 2 * WM_MAX_MAILBOXES && args.n_host_words <= 2 * WM_MAX_MAILBOXES &&
            args.scratch_bytes % 16 == 0 && args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 &&
@@ -158,7 +159,7 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
     const u64 now = lanes.broadcast(now_ns(), 0);
     // To leave in the middle of work, because the residency is over, and to come back to it, is part of that work.
     const bool worked = granted != k.granted_before, leaving = k.reason == WM_EXIT_RESIDENCY && worked;
-    const bool idle = !busy && granted == k.granted && !leaving && !looks;
+    const bool idle = !busy && granted == k.granted && !leaving && !looks && !is_behind(lanes, a);
     u64 spent = now - k.now_ns;
     if (k.beginning_ns == 0 && k.now_ns == k.begin_ns) {
         k.beginning_ns = spent; // accounted for when it is known what for
@@ -186,10 +187,10 @@ template <class L> WM_FN bool keep_turn(L lanes, arbiter& a, keep_state& k) {
         add_kept(a, idle ? kept_idle_ns : kept_work_ns, spent);
         add_kept(a, kept_rounds, 1);
     }
-    if (lanes.any(here))
+    if (lanes.any(here) || !has_followed(lanes, a, k.reason))
         return true;
     keep_end(lanes, a, k, worked);
-    if (k.reason == WM_EXIT_PARK && !park(lanes, a))
+    if (k.reason == WM_EXIT_PARK && (is_behind(lanes, a) || !park(lanes, a)))
         k.reason = WM_EXIT_NEWS;
     if (k.reason == WM_EXIT_PARK)
         expect_again(lanes, a);
@@ -250,9 +251,7 @@ template <class L> WM_FN inbox_state inbox_begin(L lanes, arbiter& a) {
 template <class L> WM_FN bool inbox_turn(L lanes, arbiter& a, inbox_state& b) {
     const u64 reason = lanes.broadcast(load_acquire_cta(&a.flags[flag_leave]), 0); // ACQUIRE of keep_turn
     const u64 now = lanes.broadcast(now_ns(), 0);
-    // ACQUIRE of journal_turn: who learns that the launch is over may count on what it journalled.
-    const bool told = !has_journal_role(a.args) || load_acquire_cta(&a.flags[flag_journalled]) != 0;
-    if (reason != WM_EXIT_NONE && lanes.all(told)) {
+    if (reason != WM_EXIT_NONE) {
         telemetry_end(lanes, a, now, reason);
         return false;
     }
@@ -289,7 +288,7 @@ template <class L> WM_FN void stand(L lanes, const arbiter& a, u32 server, u32 w
 // until end_grant.
 template <class H, bool Taps, class L>
 WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module, const found_records<L>& found,
-                      kept_records<L>& kept, given_record<L>& given, tally& t) {
+                      given_record<L>& given, tally& t) {
     const u64 begin_ns = now_ns();
     if (lanes.rank() == 0) {
         store_relaxed_cta(&a.standing[server], stands_granted);
@@ -302,7 +301,7 @@ WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 m
     if (a.modules[module].kind == WM_KIND_STREAM)
         grant_steps(lanes, a, module);
     else
-        moved = run_grant<H, Taps>(lanes, a, server, module, found, kept, given, t);
+        moved = run_grant<H, Taps>(lanes, a, server, module, found, given, t);
     state.turns++;
     if (lanes.rank() == 0)
         store_relaxed_cta(&a.granted[server], state.turns);
@@ -324,9 +323,9 @@ WM_FN u32 next_grant(L lanes, arbiter& a, u32 server, serve_state& state, linger
     if (at.module == no_module) {
         if (Taps && a.args.journal_need != 0)
             stand(lanes, a, server, room ? stands_searching : stands_granted);
-        return room ? claim(lanes, a, state, found) : no_module;
+        return room ? claim<Taps>(lanes, a, state, found) : no_module;
     }
-    const lingering what = room ? linger(lanes, a, server, at, found) : lingering::over;
+    const lingering what = room ? linger<Taps>(lanes, a, server, at, found) : lingering::over;
     if (what == lingering::step)
         return at.module;
     if ((what == lingering::over || at.streak < 0) && at.moved.steps != 0)
@@ -354,16 +353,13 @@ WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state
     if (module == no_module)
         return served::nothing;
     for (;;) {
-        kept_records<L> kept;
         given_record<L> given;
-        const bool moved = serve<H, Taps>(lanes, a, server, state, module, found, kept, given, at.moved);
+        const bool moved = serve<H, Taps>(lanes, a, server, state, module, found, given, at.moved);
         // Without progress there is nothing to wait for at its slots: what lies there lies there still.
         const bool lingers =
             a.args.linger != 0 && moved &&
             (at.module == module || (should_linger(lanes, a, server, module) && may_linger(lanes, a, server)));
         const u64 busy_ns = held_ns(a, server);
-        if (Taps && lanes.rank() == 0) // what follows is the journal's time
-            store_relaxed_cta(&a.grants[server].module_plus_one, u64{0});
         if (!lingers) {
             disown(lanes, a, module);
             at.module = no_module;
@@ -373,8 +369,9 @@ WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state
             at.streak = 0;
         }
         chain_asked asked; // behind `disown`: the module itself may have to wait for a turn
-        if (!Taps && given.mailbox != no_mailbox)
-            asked = chain_ask(lanes, a, server, state, given, !lingers);
+        if (given.mailbox != no_mailbox)
+            asked = chain_ask<Taps>(lanes, a, server, state, given,
+                                    !lingers && (!Taps || journal_has_room(lanes, a, server)));
         // While it lingers the sum is in registers, but for times, which would take up two more. A stream module counts
         // its steps itself.
         if (lingers && at.moved.steps < linger_steps) {
@@ -383,10 +380,8 @@ WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state
         } else if (at.moved.steps != 0) {
             count(lanes, a, module, at.moved, busy_ns);
         }
-        if (Taps)
-            finish_grant(lanes, a, server, kept);
         found = {};
-        module = Taps ? no_module : chain_take(lanes, a, given, asked, found);
+        module = chain_take<Taps>(lanes, a, given, asked, found);
         if (module == no_module) {
             end_grant(lanes, a, server, lingers ? stands_lingering : stands_searching);
             return served::grant;

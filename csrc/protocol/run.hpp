@@ -27,14 +27,13 @@ WM_FN u64 held_ns(const arbiter& a, u32 server) {
 }
 
 // Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
-// owned by this server; `found` at its inputs. Whether the last step moved a record. What it journalled and left in
-// `kept` is the caller's to finish (finish_grant), and what it gave and left in `given` the caller's to tell of
-// (chain.hpp).
+// owned by this server; `found` at its inputs. Whether the last step moved a record. What it gave and left in `given`
+// is the caller's to tell of (chain.hpp).
 template <class H, bool Taps = true, class L>
 WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found,
-                          kept_records<L>& kept, given_record<L>& given, tally& t) {
+                          given_record<L>& given, tally& t) {
     const module_brief& mod = a.modules[module];
-    context<L, Taps> c(lanes, a, server, module, found, kept);
+    context<L, Taps> c(lanes, a, server, module, found);
     u32 steps = 0;
     bool moved = false;
     for (bool more = true; more;) {
@@ -47,12 +46,10 @@ WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const fou
         if (!moved)
             c.reject(WM_REJECT_NO_PROGRESS);
         // Whoever has found all that there was looks at the same places next.
-        more = moved && !found.whole && may_step(lanes, a, mod);
+        more = moved && !found.whole && may_step<Taps>(lanes, a, mod);
         bool last = steps >= mod.batch || !moved;
-        if (Taps && more && !last) {
-            settle_kept(lanes, a, server, kept);
+        if (Taps && more && !last)
             last = !journal_has_room(lanes, a, server);
-        }
         if (last) {
             // What is left is somebody else's turn first; without progress, only news are worth another look.
             if (more && lanes.rank() == 0)

@@ -62,8 +62,8 @@ template <class L> WM_FN void telemetry_refused(L lanes, arbiter& a, u32 n) {
         store_relaxed_cta(&a.kept[kept_refused], u64{first + n < all ? first + n : first + n - all});
 }
 
-// One copy of everything; of refusals a part, unless it is `whole`.
-template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now, bool whole = false) {
+// One copy of everything; of refusals a part, unless it is `whole`. `ends`: the last one of a launch.
+template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now, bool ends = false, bool whole = false) {
     wm_telemetry* t = at<wm_telemetry>(a.args.telemetry);
     u64 bad = 0;
     for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width()) {
@@ -75,6 +75,8 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now, bool
         store_relaxed_sys(&s->written, w);
         store_relaxed_sys(&s->consumed, c);
         store_relaxed_sys(&s->quarantine, u64{load_relaxed_cta(&a.quarantined[m])});
+        const bool followed = a.args.journals != 0 && is_followed(a.boxes[m]);
+        store_relaxed_sys(&s->behind, ends && followed ? to_follow(a, m, a.boxes[m]) : 0);
         if (a.depth_max[m] > load_relaxed_sys(&s->depth_max))
             store_relaxed_sys(&s->depth_max, a.depth_max[m]);
         bad += is_quarantined(a, m);
@@ -131,7 +133,7 @@ template <class L> WM_FN void telemetry_end(L lanes, arbiter& a, u64 now, u64 re
         add_kept(a, kept_parks, reason == WM_EXIT_PARK);
     }
     lanes.sync();
-    telemetry_write(lanes, a, now, reason == WM_EXIT_STOP);
+    telemetry_write(lanes, a, now, true, reason == WM_EXIT_STOP);
     if (lanes.rank() == 0) {
         store_relaxed_sys(&t->exit_reason, reason);
         store_release_sys(&t->launches_ended, launch_of(a) + 1);

@@ -147,16 +147,19 @@ impl Builder {
         (given + if any { taken.min(1) } else { taken }) as u32
     }
 
-    /// Free slots that a step needs in its server's ring; 0 if no tap blocks.
+    /// Free slots that a step needs in its server's ring; 0 if no tap holds it back. Where the arbiter is on the device, a
+    /// role of its own journals most records, and those that wait for it stay in their mailboxes.
     pub(crate) fn journal_need(&self) -> u32 {
-        if self.tapped_by_servers().all(|m| m.tap != Tap::Block) { 0 } else { self.journalled_a_step() }
+        let holds = |m: &MailboxPlan| m.tap == Tap::Block && (self.is_cpu_arbitrated() || m.tap_tensors);
+        if self.tapped_by_servers().any(holds) { self.journalled_a_step() } else { 0 }
     }
 
     /// A step that can never be journalled would never run.
     pub(super) fn check_journal_slots(&self) -> Result<()> {
         let of_steps = self.modules.iter().enumerate().map(|(id, m)| (m.name.as_str(), self.steps_journal_need(id)));
-        let (who, need) = of_steps
-            .fold(("a resident module", self.journal_need()), |most, one| if one.1 > most.1 { one } else { most });
+        let blocks = self.tapped_by_servers().any(|m| m.tap == Tap::Block);
+        let of_servers = ("a resident module", if blocks { self.journalled_a_step() } else { 0 });
+        let (who, need) = of_steps.fold(of_servers, |most, one| if one.1 > most.1 { one } else { most });
         if need <= self.journal_slots {
             return Ok(());
         }
@@ -171,14 +174,6 @@ impl Builder {
     pub(crate) fn journal_stage_bytes(&self) -> u32 {
         const AT_LEAST: u32 = 2048;
         self.tapped_by_servers().map(|m| m.options.stride.max(AT_LEAST)).max().unwrap_or(0)
-    }
-
-    /// Places in which records of a server wait for the journal's role: for those of a few steps, if they are not long.
-    pub(crate) fn journal_places(&self) -> u16 {
-        const MOST: u32 = 8;
-        const BYTES: u32 = 2048;
-        let fit = (BYTES / self.journal_slot_bytes().max(1)).clamp(1, MOST);
-        1 << fit.ilog2()
     }
 
     fn longest_tapped(&self) -> Option<usize> {

@@ -131,16 +131,22 @@ impl InPinned {
     }
 }
 
-/// Journal rings of the servers, if they tap anything: one for each.
+/// Journal rings, if servers tap anything: one for each of them, and one for the journal's role.
 fn rings(graph: &Builder) -> usize {
-    if graph.has_server_taps() { graph.budget.servers.max(1) as usize } else { 0 }
+    if graph.has_server_taps() { graph.budget.servers.max(1) as usize + usize::from(has_journal_role(graph)) } else { 0 }
+}
+
+/// Whether a role of the arbiter's journals what its servers are done with; steps of an arbiter on the CPU do it themselves.
+fn has_journal_role(graph: &Builder) -> bool {
+    graph.has_server_taps() && !graph.is_cpu_arbitrated()
 }
 
 /// A handle as the arbiter has it: it knows of no tap that is not its own.
 fn without_steps_tap(graph: &Builder, id: usize, handle: abi::wm_mailbox) -> abi::wm_mailbox {
     let m = &graph.mailboxes[id];
     let is_steps = [m.producer, m.consumer].iter().any(|&module| graph.taps(module as usize, id as u32));
-    abi::wm_mailbox { tap: if is_steps { abi::WM_TAP_NONE } else { handle.tap }, ..handle }
+    let tensors = if m.tap_tensors { 1 << abi::WM_TAP_TENSORS_BIT } else { 0 };
+    abi::wm_mailbox { tap: if is_steps { abi::WM_TAP_NONE } else { handle.tap | tensors }, ..handle }
 }
 
 fn ring_bytes(graph: &Builder) -> u64 {
@@ -357,8 +363,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
     let (device_words, host_words) = words_of(graph);
     let n_device_words = device_words as u32;
     let SpinBudget { idle_spin, adaptive, sm_share, residency, servers, .. } = graph.budget;
-    // Steps of an arbiter on the CPU see to it themselves.
-    let journal_role = u32::from(rings(graph) > 0 && !graph.is_cpu_arbitrated());
+    let journal_role = u32::from(has_journal_role(graph));
     let most_scanners = abi::WM_MAX_SCANNERS.min(abi::WM_MAX_WARPS - 2 - servers - journal_role);
     let mut counts = abi::wm_arbiter_args {
         magic: abi::WM_ABI_MAGIC,
@@ -378,8 +383,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         journal_stage_bytes: graph.journal_stage_bytes(),
         journal_need: graph.journal_need(),
         adaptive: u32::from(adaptive),
-        journal_places: if journal_role == 0 { 0 } else { graph.journal_places() },
-        journal_slot_bytes: graph.journal_slot_bytes() as u16,
+        journal_role,
         linger: u32::from(graph.lingers),
         ..abi::wm_arbiter_args::zeroed()
     };

@@ -57,14 +57,13 @@ public:
         args_.mailboxes = address(&box_);
         args_.journals = address(&handle_);
         args_.journal_stage_bytes = stride < 2048 ? 2048 : stride;
-        args_.journal_places = 1;
-        args_.journal_slot_bytes = static_cast<uint16_t>(handle_.slot_bytes);
+        args_.journal_role = 1;
         u64 kept_bytes;
         working_ = memory(place(a_, nullptr, kept_bytes));
         place(a_, working_.begin(), kept_bytes);
         std::memcpy(const_cast<wm_mailbox*>(a_.rows), &box_, sizeof(box_));
         first_ = made_ = below(100);
-        a_.consumed[0] = first_;
+        a_.followed[0] = first_;
         wm_ring_header* const h = ring_header(handle_);
         h->write_idx = h->read_idx = wrote_ = read_ = below(100);
         a_.journals[0] = attach_ring(handle_);
@@ -90,7 +89,7 @@ private:
                WM_RING_STEP;
     }
     u32 room() const {
-        return (1u << box_.slots_log2) - static_cast<u32>(made_ - a_.consumed[0]);
+        return (1u << box_.slots_log2) - static_cast<u32>(made_ - a_.followed[0]);
     }
     // Ends the record that has arrived in part, makes some more, and begins another.
     void produce() {
@@ -133,7 +132,7 @@ private:
 
     const char* take() {
         const u32 most = below(most_taken), free = (1u << ring_log2) - static_cast<u32>(wrote_ - read_);
-        u32 expected = static_cast<u32>(made_ - a_.consumed[0]), taken[32];
+        u32 expected = static_cast<u32>(made_ - a_.followed[0]), taken[32];
         expected = expected < most ? expected : most;
         expected = expected < free ? expected : free;
         if (box_.record_stride >= long_stride) {
@@ -151,8 +150,8 @@ private:
         if (const char* what = check(taken, expected))
             return what;
         wrote_ += expected;
-        a_.consumed[0] += expected;
-        if (a_.journals[0].write_idx != wrote_ || a_.tapped[0].taken != a_.consumed[0] - first_)
+        a_.followed[0] += expected;
+        if (a_.journals[0].write_idx != wrote_ || a_.tapped[0].taken != a_.followed[0] - first_)
             return "what was counted";
         return ring_header(handle_)->announced == announced_ ? nullptr : "what was announced";
     }
@@ -163,7 +162,7 @@ private:
                 return "another number of records";
         }
         for (u32 i = 0; i < expected; i++) {
-            if (const char* what = check_record(a_.consumed[0] + i, wrote_ + i))
+            if (const char* what = check_record(a_.followed[0] + i, wrote_ + i))
                 return what;
         }
         return nullptr;

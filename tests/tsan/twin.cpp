@@ -140,8 +140,8 @@ struct tapped_rings {
     wm_tap_counts counts[boxes] = {};
     u64 taken[boxes] = {};
 
-    explicit tapped_rings(u32 servers) : memory(servers * ring_bytes / 8) {
-        for (u32 s = 0; s < servers; s++)
+    explicit tapped_rings(u32 n) : memory(n * ring_bytes / 8) {
+        for (u32 s = 0; s < n; s++)
             rings.push_back({reinterpret_cast<uintptr_t>(memory.data()) + s * ring_bytes, slot_bytes, slots_log2});
     }
     // Until all `records` of each mailbox have come: in any order over the rings, with what they point to.
@@ -175,7 +175,7 @@ struct tapped_rings {
 // Through two relays, with the outer ends on `side`; arbitrated by the twin of the persistent kernel, or, with
 // `on_cpu`, by the arbiter on the CPU, which has threads run its grants.
 u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_cpu = false, bool tapped = false) {
-    tapped_rings journal(servers ? servers : 1);
+    tapped_rings journal((servers ? servers : 1) + !on_cpu); // the last one is the role's
     u64 words[8] = {}, state[2] = {};
     wm_doorbell doors[WM_DOORS] = {};
     wm_bell bells[2] = {};
@@ -233,9 +233,8 @@ u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_
     wm_step_plan plan = {address(given), rings, address(stats), address(stats_out), address(journal.counts), 0, 0};
     args.journals = rings;
     args.tap_counts = address(journal.counts);
-    args.journal_places = tapped && !on_cpu ? 2 : 0;
-    args.journal_slot_bytes = tapped_rings::slot_bytes;
-    args.journal_need = tapped ? 2 : 0;
+    args.journal_role = tapped && !on_cpu;
+    args.journal_need = tapped && on_cpu ? 2 : 0;
     args.journal_stage_bytes = 256;
     args.plan = on_cpu ? address(&plan) : 0;
     args.residency_ns = 2000000;

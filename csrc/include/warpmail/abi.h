@@ -40,7 +40,7 @@
 #define WM_REJECT_REASONS 8u   /* see WM_REJECT_* */
 #define WM_PRIORITIES 4u       /* priority classes; 0 is the most urgent */
 #define WM_DOORS 16u           /* doors that the arbiter's credits use in turn */
-#define WM_ARBITER_PARTS 24u   /* of an arbiter's working memory */
+#define WM_ARBITER_PARTS 26u   /* of an arbiter's working memory */
 #define WM_FAIR_TURNS 16u      /* every so many grants of a server the search begins at another class in turn */
 
 /* What a call returned. Zero is success, positive is "not now", negative is a refusal. */
@@ -90,10 +90,11 @@ typedef int32_t wm_status;
 /* Whether the records of a mailbox go to the journal, and what happens when the journal is full. */
 #define WM_TAP_NONE 0u
 #define WM_TAP_DROP 1u  /* the record is not journalled, and counted */
-#define WM_TAP_BLOCK 2u /* who journals it runs no step until there is room */
+#define WM_TAP_BLOCK 2u /* it waits, in its slot, until there is room, or who journals it runs no step until then */
 /* In the word of a mailbox, beside the policy: only records of one type go, which is in the upper half. */
 #define WM_TAP_POLICY 3u
 #define WM_TAP_TYPED_BIT 2u
+#define WM_TAP_TENSORS_BIT 3u /* in the arbiter's table: the tensors that records point to are wanted, too */
 #define WM_TAP_TYPE_SHIFT 16u
 
 /* Module kinds and firing rules. */
@@ -367,6 +368,8 @@ typedef struct wm_mailbox_stats {
     uint64_t consumed;
     uint64_t quarantine; /* 0, or 1 + WM_REJECT_* */
     uint64_t depth_max;  /* largest number of records in the ring that the arbiter saw */
+    uint64_t behind; /* when a launch has ended, else 0: of a tapped mailbox, records that its resident end is done with
+                        and that are in their slots still, not journalled */
     wm_refusals refused; /* by both ends together; of mailboxes in device memory, the others' headers are the host's */
 } wm_mailbox_stats;
 
@@ -384,10 +387,10 @@ typedef struct wm_journal_head {
 } wm_journal_head;
 
 /*
- * A journal ring, in pinned memory: one server of the arbiter fills it, the host reads it. Its bytes are the records'
- * own, without tags: a record is there when write_idx says so, which is stored with release behind it. The slots follow
- * at WM_RING_HEADER_BYTES. Zero-filled indices are a valid empty ring. csrc/protocol/ring.hpp writes it,
- * src/journal/ring.rs reads it.
+ * A journal ring, in pinned memory: one server of the arbiter, or its journal's role, fills it, the host reads it. Its
+ * bytes are the records' own, without tags: a record is there when write_idx says so, which is stored with release
+ * behind it. The slots follow at WM_RING_HEADER_BYTES. Zero-filled indices are a valid empty ring.
+ * csrc/protocol/ring.hpp writes it, src/journal/ring.rs reads it.
  */
 typedef struct wm_ring_header {
     uint64_t write_idx; /* records that are there; the arbiter's journal role alone writes it, or whoever runs a step */
@@ -623,7 +626,7 @@ typedef struct wm_arbiter_args {
     uint64_t device_bell;       /* wm_bell, device memory */
     uint64_t host_bell;         /* wm_bell, pinned */
     uint64_t doors;             /* wm_doorbell[WM_DOORS], pinned */
-    uint64_t journals;          /* wm_ring[servers], device memory: journal rings; 0: servers tap nothing */
+    uint64_t journals;          /* wm_ring[servers, and 1 for the role], device memory; 0: servers tap nothing */
     uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;           /* uint64_t[n_mailboxes], pinned: see wm_durable */
     uint64_t image;             /* device memory for what the arbiter knows, between two launches; wm_host_lay_out */
@@ -641,9 +644,8 @@ typedef struct wm_arbiter_args {
     uint32_t resume;         /* not 0: the launch before left its image, and nobody but the modules changed anything */
     uint32_t image_bytes;    /* a multiple of 16 */
     uint32_t adaptive;       /* not 0: it parks at once where news has been coming later than after idle_spin_ns */
-    uint16_t journal_places; /* a power of two: each server has as many places in which records wait for the journal's
-                                role; 0: there is no such role, and whoever runs a step publishes what it journals */
-    uint16_t journal_slot_bytes; /* of a ring */
+    uint32_t journal_role;   /* not 0: the journal has a role of its own, and a ring for it behind the servers'; 0:
+                                whoever   runs a step journals what that moves, and publishes it */
     uint32_t linger;   /* not 0: servers keep the module they have run, and wait for its next record at the slot */
     uint32_t reserved; /* 0 */
     wm_leases leases;  /* of the pool that the graph's tensors come from */
@@ -677,7 +679,7 @@ WM_STATIC_ASSERT(sizeof(wm_doorbell) == WM_LINE_BYTES, "a word that is spun on s
 WM_STATIC_ASSERT(sizeof(wm_grant) == 16, "read by others while its server writes: two aligned words");
 WM_STATIC_ASSERT(sizeof(wm_budget_counts) == 64, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_telemetry) == 6 * WM_LINE_BYTES, "mapped and read by monitors of the same version");
-WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 96, "copied word by word");
+WM_STATIC_ASSERT(sizeof(wm_mailbox_stats) == 104, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_journal_head) == 32, "the payload behind it begins a sector of its own");
 WM_STATIC_ASSERT(sizeof(wm_ring_header) == WM_RING_HEADER_BYTES, "slots start right behind the header");
 WM_STATIC_ASSERT(offsetof(wm_ring_header, read_idx) == WM_LINE_BYTES, "each side writes lines of its own");

@@ -16,7 +16,7 @@ use crate::wait::deadline;
 
 /// Threads of the arbiter's one block: keeper, inbox, servers, scanners, the journal's role.
 pub(super) fn threads_of(args: &wm_arbiter_args) -> u32 {
-    (2 + args.servers + args.scanners + u32::from(args.journal_places > 0)) * 32
+    (2 + args.servers + args.scanners + args.journal_role) * 32
 }
 
 pub(super) struct CudaLaunches {
