@@ -229,7 +229,8 @@ template <class L> WM_FN u32 journal_skipped(L lanes, arbiter& a, u32 server, u3
 // The role's own state.
 struct journal_state {
     u64 moved_ns = 0;    // when something was followed last, since the servers left; 0: they have not
-    u64 followed_ns = 0; // when it went along the mailboxes last
+    u64 followed_ns = 0; // when it went along all mailboxes last
+    bool pressing = false;
 };
 
 // Whether a mailbox can wait no longer: half of its slots, or as many records as are followed at once.
@@ -243,20 +244,21 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
     const u64 left = lanes.broadcast(load_acquire_cta(&a.flags[flag_left]), 0); // ACQUIRE of has_followed
     const u32 own = server_count(a.args);
     const u64 now = lanes.broadcast(now_ns(), 0);
-    const bool all = left != WM_EXIT_NONE || now - s.followed_ns >= follow_every_ns;
-    bool behind = false, moved = false;
+    const bool late = left != WM_EXIT_NONE || now - s.followed_ns >= follow_every_ns;
+    bool behind = false, moved = false, pressing = false;
     for (u32 first = 0; first < a.args.n_mailboxes; first += lanes.width()) {
         const u32 mine = first + lanes.rank(); // a lane a mailbox
         u64 due = 0;
-        bool pressing = false;
+        bool presses = false;
         if (mine < a.args.n_mailboxes) {
             const mailbox_brief box = brief_in(a.boxes, mine);
             due = is_followed(box) ? to_follow(a, mine, box) : 0;
-            pressing = is_pressing(box, due);
+            presses = due != 0 && is_pressing(box, due);
         }
         const u32 waiting = lanes.ballot(due != 0);
         behind = behind || waiting != 0;
-        for (u32 bits = all ? waiting : lanes.ballot(pressing && due != 0); bits != 0; bits &= bits - 1) {
+        pressing = pressing || s.pressing || lanes.any(presses);
+        for (u32 bits = late || pressing ? waiting : 0; bits != 0; bits &= bits - 1) {
             const u32 m = first + lowest_bit(bits);
             if (!begin_following(lanes, a, m))
                 continue;
@@ -264,7 +266,8 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
             end_following(lanes, a, m);
         }
     }
-    if (moved && all)
+    s.pressing = pressing && !s.pressing; // then all mailboxes are looked at once more, those before it too
+    if (moved && (late || !s.pressing))
         s.followed_ns = now;
     for (u32 first = 0; first < ring_count(a.args); first += lanes.width()) {
         const u32 ring = first + lanes.rank(); // a lane a ring

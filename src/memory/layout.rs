@@ -133,7 +133,11 @@ impl InPinned {
 
 /// Journal rings, if servers tap anything: one for each of them, and one for the journal's role.
 fn rings(graph: &Builder) -> usize {
-    if graph.has_server_taps() { graph.budget.servers.max(1) as usize + usize::from(has_journal_role(graph)) } else { 0 }
+    if graph.has_server_taps() {
+        graph.budget.servers.max(1) as usize + usize::from(has_journal_role(graph))
+    } else {
+        0
+    }
 }
 
 /// Whether a role of the arbiter's journals what its servers are done with; steps of an arbiter on the CPU do it themselves.

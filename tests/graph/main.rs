@@ -99,6 +99,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("bursts_pass_a_tap_whole", tap::bursts_pass_a_tap_whole),
     ("steps_journal_more_than_a_stage_holds", tap::steps_journal_more_than_a_stage_holds),
     ("a_slow_sink_holds_back_or_drops", tap::a_slow_sink_holds_back_or_drops),
+    ("a_shut_sink_lets_a_quiesce_in", tap::a_shut_sink_lets_a_quiesce_in),
     ("a_failed_sink_is_told", tap::a_failed_sink_is_told),
     ("modules_see_what_is_durable", tap::modules_see_what_is_durable),
     ("stream_modules_wait_for_their_records", tap::stream_modules_wait_for_their_records),

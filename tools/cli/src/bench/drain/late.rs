@@ -24,7 +24,7 @@ pub(super) fn hop(device: &Device, gpu: Option<&Gpu>, tap: Tap, servers: Option<
     let asker = if gpu.is_some() { graph.stream("asker") } else { graph.host("asker") }.map_err(text)?;
     let relay = graph.resident("relay", builtin::RELAY).map_err(text)?;
     let mut mailbox = |from: ModuleId, to: ModuleId| -> Result<MailboxId, warpmail::Error> {
-        let id = graph.mailbox(from, to, MailboxOptions::slots(8))?;
+        let id = graph.mailbox(from, to, MailboxOptions::default())?;
         graph.tap(id, tap)?;
         Ok(id)
     };
