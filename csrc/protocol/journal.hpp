@@ -15,8 +15,8 @@
 #ifndef WARPMAIL_PROTOCOL_JOURNAL_HPP
 #define WARPMAIL_PROTOCOL_JOURNAL_HPP
 
+#include "protocol/carry.hpp"
 #include "protocol/durable.hpp"
-#include "protocol/pass.hpp"
 #include "protocol/record.hpp"
 
 namespace warpmail {
@@ -258,7 +258,7 @@ template <class L> WM_FN u32 journal_ready(L lanes, arbiter& a, u32 server, u32 
     const u64 room = ring_room(lanes, end, most + spare);
     const u32 limit = room <= spare ? 0 : room - spare < most ? static_cast<u32>(room - spare) : most;
     const passing_records r{a, server, m};
-    const u32 n = pass_ready(lanes, r, limit);
+    const u32 n = carry_ready(lanes, r, limit);
     lanes.sync(); // all is stored, and what lane 0 changes now was read
     if (n != 0 && lanes.rank() == 0)
         count_journalled(a, server, m, load_relaxed_cta(&a.tapped[m].taken), n);

@@ -28,6 +28,10 @@ struct ring_end {
     u64 unstaged;  // those that are in the ring, their places free again; the role, with release
     u64 asked;     // up to here they are not to wait any longer; the server
     u64 published; // records that the host was told of; the role
+    u64 batch_ns;  // when the records of its present batch pass; the server
+    u64 batches;   // that it has handed to other blocks in part (carry.hpp); the server
+    u64 each;      // records of such a part of its present batch; the server
+    u64 lost;      // not 0: a warp of one of those may still write here, so there is no room; the server
 };
 
 WM_FN u64 ring_slots(const wm_ring& ring) {
@@ -43,7 +47,7 @@ WM_FN wm_ring_header* ring_header(const wm_ring& ring) {
 // The end, taken up where the header says that it was left.
 WM_FN ring_end attach_ring(const wm_ring& ring) {
     const u64 wrote = load_relaxed_sys(&ring_header(ring)->write_idx);
-    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), 0, 0, 0, wrote};
+    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), 0, 0, 0, wrote, 0, 0, 0, 0};
 }
 
 // Free slots; the far index is looked at again, over the bus, only when fewer than `want` seem free.
@@ -52,6 +56,8 @@ template <class L> WM_FN u64 ring_room(L lanes, ring_end& end, u64 want) {
     u64 read = load_relaxed_cta(&end.read_seen);
     if (slots - (idx - read) >= want)
         return slots - (idx - read);
+    if (load_relaxed_cta(&end.lost) != 0)
+        return 0;
     read = lanes.broadcast(load_acquire_sys(&ring_header(end.ring)->read_idx), 0); // R2
     lanes.sync();
     if (lanes.rank() == 0)

@@ -312,6 +312,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             held: builder.held.clone(),
             journal_slots: builder.journal_slots,
             journal_threads: builder.journal_threads,
+            journal_blocks: builder.journal_blocks,
             state: builder.state.clone(),
             pool: builder.pool.clone(),
         };
