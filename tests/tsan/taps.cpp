@@ -2,8 +2,9 @@
 //
 // What warps of the arbiter do for the journal, by threads in the place of lanes, under ThreadSanitizer: a server's
 // warp journals records one by one and in batches out of mailboxes of several strides, the journal's role brings them
-// to the ring, and a thread of the host reads it. Every byte and every number is checked, and what is dropped is
-// counted. A barrier between lanes that is missing is a reported race, as a missing release is.
+// to the ring, and a thread of the host reads it. Helpers carry parts of batches of long records. Every byte and every
+// number is checked, and what is dropped is counted. A barrier between lanes that is missing is a reported race, as a
+// missing release is.
 #include <pthread.h>
 
 #include <cstdio>
@@ -95,12 +96,13 @@ void make(u8* to, u32 len, u64 serial) {
 
 constexpr u32 boxes = 5; // the last one's records are journalled one by one
 constexpr u32 strides[boxes] = {64, 256, 640, 4096, 4096};
-constexpr u32 slots_log2 = 3, ring_log2 = 4;
+constexpr u32 slots_log2 = 3, ring_log2 = 4, carriers = 2;
 
 struct scene {
     std::vector<u64> memory[boxes], ring_memory, working;
     wm_mailbox rows[boxes] = {};
     wm_ring ring;
+    wm_carry_line lines[carriers] = {};
     wm_arbiter_args args = {};
     arbiter a;
     u64 records;
@@ -122,6 +124,9 @@ struct scene {
         args.servers = 1;
         args.mailboxes = reinterpret_cast<uintptr_t>(rows);
         args.journals = reinterpret_cast<uintptr_t>(&ring);
+        args.carry_lines = reinterpret_cast<uintptr_t>(lines);
+        args.carriers = carriers;
+        args.residency_ns = wait_ns;
         args.journal_stage_bytes = WM_STRIDE_MAX;
         args.journal_places = static_cast<uint16_t>(places);
         args.journal_slot_bytes = static_cast<uint16_t>(ring.slot_bytes);
@@ -212,6 +217,12 @@ struct scene {
         return n;
     }
 
+    void help(u32 helper) {
+        carrier c = carry_begin(one_lane{}, args, 0, helper);
+        while (carry_turn(one_lane{}, args, c)) {
+        }
+    }
+
     void drain() {
         wm_ring_header* const h = ring_header(ring);
         u64 numbers[boxes] = {}, serials[boxes] = {}, gaps = 0, idx = 0;
@@ -268,6 +279,8 @@ void run(u64 records, u32 places) {
     for (u32 m = 0; m + 1 < boxes; m++)
         others.emplace_back([&s, m] { s.produce(m); });
     others.emplace_back([&s] { s.drain(); });
+    for (u32 h = 0; h < carriers; h++)
+        others.emplace_back([&s, h] { s.help(h); });
     for (u32 lane = 0; lane < width; lane++) {
         servers.emplace_back([&, lane] { s.serve({&server, lane}, payload.data()); });
         others.emplace_back([&, lane] {
@@ -277,6 +290,7 @@ void run(u64 records, u32 places) {
     }
     for (auto& t : servers)
         t.join();
+    carry_end(one_lane{}, s.args);
     store_release_cta(&s.a.flags[flag_leave], u64{WM_EXIT_STOP});
     for (auto& t : others)
         t.join();
