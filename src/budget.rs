@@ -14,7 +14,8 @@ use crate::graph::Builder;
 use crate::image::HandlerImage;
 use crate::options::{MailboxOptions, Mode};
 
-/// Limits on the time the arbiter may hold an SM. All are kept in release builds.
+/// Limits on the time the arbiter may hold an SM, and each of its further blocks ([`Builder::journal_blocks`](crate::Builder::journal_blocks)) another. All are kept in
+/// release builds.
 ///
 /// The arbiter *parks* when it has had nothing to do for a while: it leaves the SM, and whoever has news for it opens the
 /// door of its next launch, for which the GPU's front end waits (on the twin, a sleeping thread). docs/parking.md tells how.
@@ -45,7 +46,7 @@ pub struct SpinBudget {
     /// launch continues. Every driver call that waits for running kernels waits at most about this long. 100 µs to 1 s.
     #[serde(with = "words")]
     pub residency: Duration,
-    /// How many SMs the arbiter may occupy: 1. It is one block, which is never on two; on the SM that it is on it leaves the
+    /// How many SMs the arbiter may occupy, beside those of [`Builder::journal_blocks`](crate::Builder::journal_blocks): 1. It is one block, which is never on two; on the SM that it is on it leaves the
     /// others what its block does not need ([`Runtime::footprint`](crate::Runtime::footprint)). Whether it scans and serves
     /// faster is a matter of `servers`.
     pub sms: u32,

@@ -84,6 +84,7 @@ pub struct Builder {
     pub(crate) held: Arc<AtomicBool>,
     pub(crate) journal_slots: u32,
     pub(crate) journal_threads: Option<u32>,
+    pub(crate) journal_blocks: u32,
     pub(crate) state: StatePlan,
     pub(crate) pool: Option<Pool>,
 }
@@ -109,6 +110,7 @@ impl Builder {
             held: Arc::default(),
             journal_slots: 1024,
             journal_threads: None,
+            journal_blocks: 0,
             state: StatePlan::default(),
             pool: None,
         }

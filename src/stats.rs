@@ -74,10 +74,11 @@ impl BudgetStats {
     }
 }
 
-/// What one launch of the arbiter takes of an SM, as the driver calculates it for the loaded kernel.
+/// What one launch of the arbiter takes of an SM, as the driver calculates it for the loaded kernel; of another SM each of its further
+/// blocks ([`Builder::journal_blocks`](crate::Builder::journal_blocks)) takes the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Footprint {
-    /// Threads of its one block.
+    /// Threads of its block.
     pub threads: u32,
     /// Registers of each.
     pub registers: u32,
@@ -87,7 +88,7 @@ pub struct Footprint {
     pub local_bytes: u32,
     /// How many such blocks one SM would hold: what the arbiter leaves of its SM to others follows from it.
     pub blocks_per_sm: u32,
-    /// SMs of the device, of which it takes part of one.
+    /// SMs of the device, of which its block takes part of one.
     pub multiprocessors: u32,
 }
 

@@ -84,6 +84,23 @@ fn servers_beside_a_journal() {
     }
 }
 
+/// They are an option of a GPU's arbiter, and taken everywhere.
+#[test]
+fn blocks_for_a_journal() {
+    for blocks in [4, u32::MAX] {
+        refused(graph().journal_blocks(blocks).map(|_| ()), &[&format!("{blocks} blocks"), "at most 3"]);
+    }
+    for (blocks, tap, mode) in [(3, Tap::Block, Mode::Device), (2, Tap::Drop, Mode::Cpu), (1, Tap::Off, Mode::Device)] {
+        let mut graph = graph();
+        graph.mode(mode).journal_blocks(blocks).unwrap();
+        let host = graph.host("host").unwrap();
+        let sink = graph.resident("sink", builtin::DISCARD).unwrap();
+        let mailbox = graph.mailbox(host, sink, MailboxOptions { stride: 4096, slots: 16 }).unwrap();
+        graph.tap(mailbox, tap).unwrap();
+        graph.build(HandlerImage::builtin()).unwrap();
+    }
+}
+
 #[test]
 fn break_even_is_found_at_the_build() {
     let found = |budget: SpinBudget| {

@@ -30,6 +30,7 @@ LAYERS = [
     ["protocol/grant.hpp", "protocol/passing.hpp"],
     ["protocol/pass_lines.hpp"],
     ["protocol/pass.hpp"],
+    ["protocol/carry.hpp"],
     ["protocol/ahead.hpp", "protocol/begin.hpp", "protocol/scan.hpp", "protocol/claim.hpp", "protocol/journal.hpp", "protocol/telemetry.hpp",
      "protocol/park.hpp", "protocol/budget.hpp"],
     ["protocol/context.hpp", "protocol/linger.hpp"],

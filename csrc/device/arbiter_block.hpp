@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// The persistent kernel's one block, a role per warp: on the device, and in tests lane by lane on the CPU
-// (protocol/lanes_host.hpp).
+// The persistent kernel's first block, a role per warp, and the others, which help its servers with long records: on
+// the device, and in tests lane by lane on the CPU (protocol/lanes_host.hpp).
 //   warp 0  keep        warp 1  inbox      then args.servers warps serve, args.scanners scan, and one is the journal's,
 //   if args.journal_role is not 0
 #ifndef WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
@@ -24,12 +24,33 @@ WM_FN u32 block_warps(const wm_arbiter_args& args) {
 // A server until it leaves. `Taps` as in context.hpp.
 template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 server) {
     const warp_lanes lanes;
+    if (Taps && a.args.carriers != 0)
+        carry_serve(lanes, a, server);
     serve_state state = serve_begin(lanes, a, server);
     linger_state at;
     for (served what = served::grant; what != served::left;) {
         what = serve_turn<Handlers, Taps>(lanes, a, server, state, at);
         if (what == served::nothing && at.module == no_module)
             await_look(lanes, a);
+    }
+}
+
+// Somebody may be waiting for a launch that goes on, and those before it had the same arguments. If not, the host made
+// these arguments; it sees that launches_ended did not move.
+WM_FN bool block_is_valid(const wm_arbiter_args& args) {
+    const bool same = args.magic == WM_ABI_MAGIC && args.resume != 0;
+    return same || (args_are_valid(args) && args.plan == 0 && args.servers >= 1 && args.scanners >= 1 &&
+                    block_lanes{}.width() == block_warps(args) * 32);
+}
+
+// Called by all threads of block 1 + `helper` of the launch.
+WM_INLINED void carrier_block(const wm_arbiter_args& args, u32 helper) {
+    const warp_lanes lanes;
+    const u32 server = lanes.in_block();
+    if (!block_is_valid(args) || helper >= args.carriers || server >= args.servers)
+        return;
+    carrier c = carry_begin(lanes, args, server, helper);
+    while (carry_turn(lanes, args, c)) {
     }
 }
 
@@ -42,12 +63,8 @@ template <class Handlers> WM_INLINED void arbiter_block(const wm_arbiter_args& a
     const warp_lanes lanes;
     const u32 warp = lanes.in_block();
     const u32 first_scanner_warp = first_server_warp + args.servers, journal_warp = first_scanner_warp + args.scanners;
-    // Somebody may be waiting for a launch that goes on, and those before it had the same arguments.
-    const bool same = args.magic == WM_ABI_MAGIC && args.resume != 0;
-    const bool valid = same || (args_are_valid(args) && args.plan == 0 && args.servers >= 1 && args.scanners >= 1 &&
-                                block.width() == block_warps(args) * 32);
-    if (!valid)
-        return; // the host made these arguments; it sees that launches_ended did not move
+    if (!block_is_valid(args))
+        return;
     const resumed_image<block_lanes> image(block, args);
     const u32 part = warp - first_scanner_warp;
     scan_state scanner{};
@@ -61,6 +78,7 @@ template <class Handlers> WM_INLINED void arbiter_block(const wm_arbiter_args& a
         keep_state k = keep_begin(lanes, a, begin_ns);
         while (keep_turn(lanes, a, k))
             doze(keeper_doze_ns);
+        carry_end(lanes, args);
     } else if (warp == 1) {
         inbox_state b = inbox_begin(lanes, a);
         while (inbox_turn(lanes, a, b)) {

@@ -7,6 +7,7 @@
 #ifndef WARPMAIL_PROTOCOL_BEGIN_HPP
 #define WARPMAIL_PROTOCOL_BEGIN_HPP
 
+#include "protocol/carry.hpp"
 #include "protocol/grant.hpp"
 
 namespace warpmail {
@@ -129,8 +130,10 @@ template <class L> WM_FN void begin_mailboxes(L lanes, arbiter& a) {
 template <class L> WM_FN void begin_journal(L lanes, arbiter& a) {
     if (a.args.journals == 0)
         return;
-    for (u32 s = lanes.rank(); s < ring_count(a.args); s += lanes.width())
+    for (u32 s = lanes.rank(); s < ring_count(a.args); s += lanes.width()) {
         a.journals[s] = attach_ring(at<const wm_ring>(a.args.journals)[s]);
+        a.journals[s].batches = batches_carried(a.args, s);
+    }
     const wm_tap_counts* counts = at<const wm_tap_counts>(a.args.tap_counts);
     const wm_mailbox_stats* stats = at<const wm_mailbox_stats>(a.args.mailbox_stats_out);
     for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width()) {

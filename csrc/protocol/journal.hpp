@@ -22,8 +22,8 @@
 #ifndef WARPMAIL_PROTOCOL_JOURNAL_HPP
 #define WARPMAIL_PROTOCOL_JOURNAL_HPP
 
+#include "protocol/carry.hpp"
 #include "protocol/durable.hpp"
-#include "protocol/pass.hpp"
 #include "protocol/record.hpp"
 
 namespace warpmail {
@@ -109,8 +109,7 @@ template <class L> WM_FN u32 journal_ready(L lanes, arbiter& a, u32 ring, u32 m,
     const u64 spare = a.args.journal_need ? a.args.journal_need - 1 : 0;
     const u64 room = ring_room(lanes, end, most + spare);
     const u32 limit = room <= spare ? 0 : room - spare < most ? static_cast<u32>(room - spare) : most;
-    const passing_records r{a, ring, m};
-    const u32 n = pass_ready(lanes, r, limit);
+    const u32 n = carry_ready(lanes, passing_records{a, ring, m}, limit);
     lanes.sync(); // all is stored, and what lane 0 changes now was read
     if (n != 0 && lanes.rank() == 0)
         count_journalled(a, ring, m, n);
@@ -183,7 +182,8 @@ template <class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ring, u32 m, 
             dropped = n;
         } else {
             n = room < n ? static_cast<u32>(room) : n;
-            passed = pass_ready(lanes, passing_records{a, ring, m}, n);
+            begin_batch(lanes, a, ring);
+            passed = pass_ready(lanes, passing_records{a, ring, m}, 0, n);
             // What its consumer has refused is not journalled; what else is not to be seen yet, is soon.
             if (passed == 0 && (!peek_followed(lanes, a, m, from, len, type) || len <= payload_bytes(a.rows[m])))
                 return false;

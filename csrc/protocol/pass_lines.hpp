@@ -36,9 +36,6 @@ constexpr u32 lines_ahead = 8;
 #else
 constexpr u32 lines_ahead = 16;
 #endif
-// Shorter ones are few lines, and their loads as few.
-constexpr u32 long_stride = 1024;
-
 // Lane l's bit g is lane g's bit l. `lane` is the caller's.
 WM_FN u32 transposed(warp_lanes lanes, u32 lane, u32 bits) {
     u32 low = 0x0000FFFFu; // the lower half of each block of 2 * d
@@ -52,25 +49,27 @@ WM_FN u32 transposed(warp_lanes lanes, u32 lane, u32 bits) {
     return bits;
 }
 
-// `Ahead` lines are asked for ahead, `AtOnce` of them are dealt with together.
-template <u32 Ahead, u32 AtOnce> class line_copier {
+// `Ahead` lines are asked for ahead, `AtOnce` of them are dealt with together. `Records`: which they are, and where
+// they go.
+template <u32 Ahead, u32 AtOnce, class Records = passing_records> class line_copier {
     static_assert(most_lines % Ahead == 0 && Ahead % AtOnce == 0 && AtOnce >= 1, "whole turns");
 
 public:
-    WM_FN line_copier(warp_lanes lanes, const passing_records& records)
-        : lanes_(lanes), r_(records), lane_(lanes.rank()) {}
+    WM_FN line_copier(warp_lanes lanes, const Records& records) : lanes_(lanes), r_(records), lane_(lanes.rank()) {}
 
-    // Copies up to `most` records, as many as have wholly arrived; gives their number. The slots of the ring behind
-    // them, up to `most`, may have been written to.
-    WM_FN u32 copy(u32 most) {
-        if (most == 0)
-            return 0;
-        begin();
-        u32 n = 0;
+    // Copies records from n to `most`, as many as have wholly arrived; gives the one behind them. The slots of the ring
+    // from there to `most` may have been written to.
+    WM_FN u32 copy(u32 n, u32 most) {
+        if (n == most)
+            return n;
+        begin(n);
         WM_ROLLED
         while (n < most && copy_one(n, n + 1 < most))
             n++;
         return n;
+    }
+    WM_FN const Records& records() const {
+        return r_;
     }
 
 private:
@@ -110,18 +109,18 @@ private:
     WM_FN u32 tag_of(u32 n) const {
         return upper_half(lap_tag(r_.index(n), r_.box().slots_log2));
     }
-    WM_FN void begin() {
-        const u64* const first = slot(0);
+    WM_FN void begin(u32 n) {
+        const u64* const first = slot(n);
         ask_heads(first);
         WM_UNROLLED
         for (u32 j = 0; j < Ahead; j++)
-            ask<false>(first, j, tag_of(0));
+            ask<false>(first, j, tag_of(n));
     }
     // What lanes 0 to 3 store of record n's head.
     WM_FN u64 head_word(u32 n, u32 len, u32 type) const {
         if (lane_ < 2)
-            return load_relaxed_cta(lane_ == 0 ? &r_.a.tapped[r_.m].taken : &r_.a.followed[r_.m]) + n + (lane_ == 0);
-        return lane_ == 2 ? now_ns() : journal_head_end(r_.box().mailbox_id, len, type);
+            return r_.count(lane_ == 0, n);
+        return lane_ == 2 ? r_.time_ns() : journal_head_end(r_.box().mailbox_id, len, type);
     }
     // Bit j: the one that the tag of this lane's word of line j displaces.
     WM_FN u32 displaced() const {
@@ -171,7 +170,7 @@ private:
     WM_FN bool copy_one(u32 n, bool more) {
         // Else what follows from them would be kept for every line and record, in more registers than there are.
         lane_ = forgotten(lane_);
-        r_.m = forgotten(r_.m);
+        r_.forget();
         const u32 meta = lanes_.broadcast(static_cast<u32>(heads_), 0), len = meta_len(meta), type = meta_type(meta);
         if (len > words() * 8)
             return false;
@@ -206,7 +205,7 @@ private:
     }
 
     warp_lanes lanes_;
-    passing_records r_;
+    Records r_;
     u32 lane_;
     u64 heads_ = 0;
     u64 v_[Ahead];

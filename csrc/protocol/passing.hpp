@@ -8,6 +8,9 @@
 
 namespace warpmail {
 
+// From here on a mailbox's slots are long: shorter ones are few lines (pass_lines.hpp), and their loads as few.
+constexpr u32 long_stride = 1024;
+
 WM_FN u8* stage_of(const arbiter& a, u32 ring) {
     return a.stage + ring * a.args.journal_stage_bytes;
 }
@@ -29,6 +32,13 @@ struct passing_records {
     WM_FN u64 index(u32 n) const {
         return load_relaxed_cta(&a.followed[m]) + n;
     }
+    // Its number, or its index.
+    WM_FN u64 count(bool number, u32 n) const {
+        return load_relaxed_cta(number ? &a.tapped[m].taken : &a.followed[m]) + n + number;
+    }
+    WM_FN u64 time_ns() const {
+        return load_relaxed_cta(&a.journals[server].batch_ns);
+    }
     // Its index in the ring.
     WM_FN u64 place(u32 n) const {
         return load_relaxed_cta(&a.journals[server].write_idx) + n;
@@ -44,14 +54,28 @@ struct passing_records {
                 static_cast<uint16_t>(len),
                 static_cast<uint16_t>(type)};
     }
+    WM_FN void announce(u32 n) const {
+        announce_tensor(a, server, place(n));
+    }
+    // What follows from these is reckoned anew behind this.
+    WM_FN void forget() {
+        m = forgotten(m);
+    }
 };
+
+// A batch of records passes now.
+template <class L> WM_FN void begin_batch(L lanes, const arbiter& a, u32 ring) {
+    if (lanes.rank() == 0)
+        store_relaxed_cta(&a.journals[ring].batch_ns, now_ns());
+    lanes.sync();
+}
 
 // Who sees a descriptor in the ring sees the tensor, and it is announced. Other records point to nothing, and a fence
 // here would wait for the bus.
-template <class L> WM_FN void pass_descriptor(L lanes, const passing_records& r, u32 n) {
+template <class L, class R> WM_FN void pass_descriptor(L lanes, R& r, u32 n) {
     fence_acquire(r.box().scope);
     if (lanes.rank() == 0)
-        announce_tensor(r.a, r.server, r.place(n));
+        r.announce(n);
 }
 
 } // namespace warpmail

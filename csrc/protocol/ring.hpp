@@ -24,6 +24,10 @@ struct ring_end {
     u64 write_idx; // records that are in the ring; who fills it, with release
     u64 read_seen; // read_idx when it was last looked at; likewise
     u64 published; // records that the host was told of; the role, or who fills it
+    u64 batch_ns;  // when the records of its present batch pass; who fills it
+    u64 batches;   // that were handed to other blocks in part (carry.hpp); likewise
+    u64 each;      // records of such a part of its present batch; likewise
+    u64 lost;      // not 0: a warp of one of those may still write here, so there is no room; likewise
 };
 
 WM_FN u64 ring_slots(const wm_ring& ring) {
@@ -39,7 +43,7 @@ WM_FN wm_ring_header* ring_header(const wm_ring& ring) {
 // The end, taken up where the header says that it was left.
 WM_FN ring_end attach_ring(const wm_ring& ring) {
     const u64 wrote = load_relaxed_sys(&ring_header(ring)->write_idx);
-    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), wrote};
+    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), wrote, 0, 0, 0, 0};
 }
 
 // Free slots; the far index is looked at again, over the bus, only when fewer than `want` seem free.
@@ -48,6 +52,8 @@ template <class L> WM_FN u64 ring_room(L lanes, ring_end& end, u64 want) {
     u64 read = load_relaxed_cta(&end.read_seen);
     if (slots - (idx - read) >= want)
         return slots - (idx - read);
+    if (load_relaxed_cta(&end.lost) != 0)
+        return 0;
     read = lanes.broadcast(load_acquire_sys(&ring_header(end.ring)->read_idx), 0); // R2
     lanes.sync();
     if (lanes.rank() == 0)

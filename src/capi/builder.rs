@@ -197,6 +197,14 @@ pub(super) unsafe extern "C" fn warpmail_builder_tap_all(builder: *mut warpmail_
 }
 
 #[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn warpmail_builder_journal_blocks(builder: *mut warpmail_builder, blocks: u32) -> i32 {
+    enter(|| {
+        table::hold(builder)?.journal_blocks(blocks)?;
+        Ok(OK)
+    })
+}
+
+#[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn warpmail_builder_tap_tensors(builder: *mut warpmail_builder, mailbox: u32) -> i32 {
     enter(|| {
         table::hold(builder)?.tap_tensors(MailboxId(mailbox))?;
@@ -312,6 +320,7 @@ pub(super) unsafe extern "C" fn warpmail_builder_build(
             held: builder.held.clone(),
             journal_slots: builder.journal_slots,
             journal_threads: builder.journal_threads,
+            journal_blocks: builder.journal_blocks,
             state: builder.state.clone(),
             pool: builder.pool.clone(),
         };

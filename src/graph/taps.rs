@@ -104,6 +104,27 @@ impl Builder {
         Ok(self)
     }
 
+    /// Further blocks of the arbiter's launch, 0 to 3, whose warps help its servers to bring records of 1 KiB and more to the
+    /// rings: those of mailboxes whose modules have no use for them, which one block carries more slowly than a bus takes them.
+    /// None unless set. Each holds an SM while a launch stays, with work and without: what a [`SpinBudget`](crate::SpinBudget) and the counters
+    /// of [`Stats`](crate::Stats) say of an SM's time is true of each block. A launch ends when all of its blocks have: where the
+    /// device has no room for one of them the next launch begins late, and records are carried without it meanwhile. On the twin,
+    /// with an arbiter on the CPU, and where servers tap nothing, this changes nothing.
+    pub fn journal_blocks(&mut self, blocks: u32) -> Result<&mut Self> {
+        if blocks > abi::WM_MAX_CARRIERS {
+            let rule = format!("at most {}: each holds an SM, and fewer fill a bus", abi::WM_MAX_CARRIERS);
+            return Err(Error::refused(format!("{blocks} blocks for the journal"), rule));
+        }
+        self.journal_blocks = blocks;
+        Ok(self)
+    }
+
+    /// Those that the arbiter's launches have.
+    pub(crate) fn carriers(&self) -> u32 {
+        let on_gpu = self.device.info().ordinal.is_some() && !self.is_cpu_arbitrated();
+        if on_gpu && self.has_server_taps() { self.journal_blocks } else { 0 }
+    }
+
     /// Where a mailbox is tapped, if it is.
     fn tapped_at(&self, m: &MailboxPlan) -> Option<TappedBy> {
         if m.tap == Tap::Off { None } else { tapped_by(&self.modules, m) }

@@ -65,6 +65,7 @@ struct OnDevice {
     words: u64,
     bell: u64,
     journals: u64,
+    carry_lines: u64,
     image: u64,
     gates: Vec<gates::OnDevice>,
     states: Vec<u64>,
@@ -82,6 +83,7 @@ impl OnDevice {
             words: plan.array::<u64>(words_of(graph).0),
             bell: plan.array::<abi::wm_bell>(1),
             journals: plan.array::<abi::wm_ring>(rings(graph)),
+            carry_lines: plan.array::<abi::wm_carry_line>(rings(graph) * graph.carriers() as usize),
             image: plan.take(image_bytes.into(), 256),
             gates: gates::on_device(graph, &mut plan),
             states: graph.modules.iter().map(|m| plan.take(m.options.state.len() as u64, 256)).collect(),
@@ -351,6 +353,7 @@ impl Memory {
             host_bell: base + pinned.bell,
             doors: base + pinned.doors,
             journals: if has_journal { arena + device.journals } else { 0 },
+            carry_lines: if counts.carriers == 0 { 0 } else { arena + device.carry_lines },
             tap_counts: base + pinned.tap_counts,
             durable: if has_journal { base + pinned.durable } else { 0 },
             image: arena + device.image,
@@ -389,6 +392,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         adaptive: u32::from(adaptive),
         journal_role,
         linger: u32::from(graph.lingers),
+        carriers: graph.carriers(),
         ..abi::wm_arbiter_args::zeroed()
     };
     // SAFETY: it reads the counts and writes what follows from them: where the parts of the working memory begin.

@@ -242,6 +242,9 @@ pub(crate) fn a_journal_keeps_what_passes(on: &Device) -> Outcome {
     ok(unsafe { warpmail_builder_tap_type(b, there, WM_TAP_DROP, 5) })?;
     ok(unsafe { warpmail_builder_tap_all(b, WM_TAP_NONE) })?;
     ok(unsafe { warpmail_builder_tap(b, there, WM_TAP_BLOCK) })?;
+    is(unsafe { warpmail_builder_journal_blocks(b, 4) }, WARPMAIL_REFUSED, &["4 blocks", "at most 3"])?;
+    is(unsafe { warpmail_builder_journal_blocks(null_mut(), 1) }, WARPMAIL_BAD_HANDLE, &["builder"])?;
+    ok(unsafe { warpmail_builder_journal_blocks(b, 2) })?;
     let runtime = handle(|out| unsafe { warpmail_builder_build(b, image, out) })?;
     is(unsafe { warpmail_runtime_start(runtime) }, WARPMAIL_BAD_STATE, &["journal must be set"])?;
     is(

@@ -97,6 +97,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("taps_keep_every_record_in_order", tap::taps_keep_every_record_in_order),
     ("taps_of_one_type_and_of_all", tap::taps_of_one_type_and_of_all),
     ("bursts_pass_a_tap_whole", tap::bursts_pass_a_tap_whole),
+    ("further_blocks_carry_long_records", tap::further_blocks_carry_long_records),
     ("steps_journal_more_than_a_stage_holds", tap::steps_journal_more_than_a_stage_holds),
     ("a_slow_sink_holds_back_or_drops", tap::a_slow_sink_holds_back_or_drops),
     ("a_shut_sink_lets_a_quiesce_in", tap::a_shut_sink_lets_a_quiesce_in),

@@ -228,6 +228,85 @@ pub(crate) fn bursts_pass_a_tap_whole(device: &Device) -> Outcome {
     Ok(())
 }
 
+/// The same with further blocks of the arbiter's launch, which carry parts of batches of long records, over launches that end and
+/// park, and pauses from which it begins anew; where taps drop, what is in the log is whole and in order, and the others are counted.
+pub(crate) fn further_blocks_carry_long_records(device: &Device) -> Outcome {
+    for (servers, blocks, tap, journal_slots) in [
+        (least_servers(device), 2, Tap::Block, 32),
+        (3, 2, Tap::Block, 256),
+        (2, 1, Tap::Drop, 16),
+        (4, 3, Tap::Block, 64),
+        (3, 2, Tap::Drop, 64),
+    ] {
+        carried(device, servers, blocks, tap, journal_slots)
+            .map_err(|e| format!("{servers} servers, {blocks} further blocks, {tap:?}: {e}"))?;
+    }
+    Ok(())
+}
+
+fn carried(device: &Device, servers: u32, blocks: u32, tap: Tap, journal_slots: u32) -> Outcome {
+    const BURSTS: u64 = 120;
+    const STRIDES: [u32; 4] = [512, 1024, 1600, 4096];
+    let folder = Folder::new("carried");
+    let mut graph = Builder::new(device.clone());
+    let idle_spin = Some(Duration::from_micros(50));
+    let residency = Duration::from_micros(500);
+    graph.budget(SpinBudget { servers, idle_spin, residency, ..SpinBudget::default() }).map_err(text)?;
+    let host = graph.host("host").map_err(text)?;
+    let mut boxes = Vec::new();
+    for stride in STRIDES {
+        let sink = graph.resident(&format!("sink of {stride}"), builtin::DISCARD).map_err(text)?;
+        let id = graph.mailbox(host, sink, MailboxOptions { stride, slots: 64 }).map_err(text)?;
+        graph.tap(id, tap).map_err(text)?;
+        boxes.push(id);
+    }
+    graph.journal_slots(journal_slots).and_then(|graph| graph.journal_blocks(blocks)).map_err(text)?;
+    let mut runtime = graph.build(HandlerImage::builtin()).map_err(text)?;
+    let senders: Result<Vec<_>, _> = boxes.iter().map(|id| runtime.sender(*id)).collect();
+    let mut senders = senders.map_err(text)?;
+    let longest: Vec<u64> = senders.iter().map(|s| s.payload_bytes() as u64).collect();
+    let bytes = |at: usize, n: u64| {
+        let len = if n.is_multiple_of(3) { longest[at] } else { 16 + n * 37 % (longest[at] - 15) };
+        let mut bytes = ring_record(n, n, longest[at] as usize);
+        bytes.truncate(len as usize);
+        bytes
+    };
+    runtime.journal(folder.log().map_err(text)?).map_err(text)?;
+    runtime.start().map_err(text)?;
+    let (mut sent, mut seed) = ([0u64; STRIDES.len()], u64::from(servers + 8 * blocks));
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 33) % below
+    };
+    for _ in 0..BURSTS {
+        let at = random(STRIDES.len() as u64) as usize;
+        for _ in 0..1 + random(60) {
+            senders[at].push(sent[at] as u16, &bytes(at, sent[at]), BOUND).map_err(text)?;
+            sent[at] += 1;
+        }
+        match random(8) {
+            0 => std::thread::sleep(Duration::from_millis(1)), // it parks
+            1 => runtime.quiesce(BOUND, |_| ()).map_err(text)?,
+            _ => {}
+        }
+    }
+    runtime.drain(BOUND).map_err(text)?;
+    runtime.stop(BOUND).map_err(text)?;
+    let stats = runtime.journal_stats().ok_or("no journal")?;
+    let adds_up = stats.accepted == sent.iter().sum::<u64>() && stats.accepted == stats.durable + stats.dropped;
+    expect(adds_up && (tap == Tap::Drop || stats.dropped == 0), || format!("{sent:?}: {stats:?}"))?;
+    let (mut next, mut last_ns, mut found) = ([0u64; STRIDES.len()], [0; STRIDES.len()], 0);
+    for record in Reader::open(&folder.0, 1).map_err(text)? {
+        let record = record.map_err(text)?;
+        let (at, n) = (record.mailbox as usize, u64::from(record.msg_type));
+        expect(n == next[at] || (tap == Tap::Drop && n > next[at]), || format!("{n} of {at} after {}", next[at]))?;
+        expect(record.payload == bytes(at, n), || format!("record {n} of mailbox {at} is another in the log"))?;
+        expect(record.producer_ns >= last_ns[at], || format!("record {n} of mailbox {at} went back in time"))?;
+        (next[at], last_ns[at], found) = (n + 1, record.producer_ns, found + 1);
+    }
+    expect(found == stats.durable, || format!("{found} in the log: {stats:?}"))
+}
+
 /// Steps that journal more records than wait for the end of a step: a record taken and one given to each of three outputs,
 /// of several lengths. All are in the log, each mailbox's in order, with one number each.
 pub(crate) fn steps_journal_more_than_a_stage_holds(device: &Device) -> Outcome {

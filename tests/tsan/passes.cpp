@@ -67,6 +67,7 @@ public:
         wm_ring_header* const h = ring_header(handle_);
         h->write_idx = h->read_idx = wrote_ = read_ = below(100);
         a_.journals[0] = attach_ring(handle_);
+        a_.journals[0].batch_ns = 1;
         for (u32 i = 0; i < 1u << slots_log2; i++)
             clear_slot(slot_at(box_, first_ + i), any_form(box_), lap_tag(first_ + i, slots_log2));
     }
@@ -139,7 +140,7 @@ private:
             // The way of devices that ask for fewer lines ahead; it counts nothing.
             const u32 limit = most < free ? most : free;
             host::run_block(32, [&](u32 lane) {
-                taken[lane] = line_copier<8, 4>(warp_lanes{}, passing_records{a_, 0, 0}).copy(limit);
+                taken[lane] = line_copier<8, 4>(warp_lanes{}, passing_records{a_, 0, 0}).copy(0, limit);
             });
             if (const char* what = check(taken, expected))
                 return what;

@@ -9,7 +9,7 @@ trap 'rm -rf "$scratch"' EXIT
 flags="-std=c++17 -g -O1 -fsanitize=thread -pthread -I$root/csrc/include -I$root/csrc"
 
 # The gates of stream modules, the batches of taps and deliveries, as warps run them.
-for program in gates passes deliveries; do
+for program in gates passes carries deliveries; do
     # shellcheck disable=SC2086
     c++ ${flags/-fsanitize=thread/} -DWARPMAIL_HOST_WARPS "$root/tests/tsan/$program.cpp" -o "$scratch/$program"
     timeout 120 "$scratch/$program"
@@ -22,7 +22,7 @@ fi
 # The sanitizer cannot live with the wide address randomisation of some kernels.
 fixed="setarch $(uname -m) -R"
 $fixed true 2>/dev/null || fixed=
-for program in twin taps; do
+for program in twin taps carries; do
     # shellcheck disable=SC2086
     c++ $flags "$root/tests/tsan/$program.cpp" -o "$scratch/clean"
     TSAN_OPTIONS="halt_on_error=1" timeout 120 $fixed "$scratch/clean"

@@ -3,8 +3,9 @@
 // What warps of the arbiter do for the journal, by threads in the place of lanes, under ThreadSanitizer: a server's
 // warp takes records one by one, which the journal's role follows, and skips others, which it journals itself, out of
 // mailboxes of several strides; gives some, which are followed too; and journals some at once, as those that point to
-// tensors are. A thread of the host reads both rings. Every byte and every number is checked, and what is dropped is
-// counted. A barrier between lanes that is missing is a reported race, as a missing release is.
+// tensors are. Helpers carry parts of batches of long records. A thread of the host reads both rings. Every byte and
+// every number is checked, and what is dropped is counted. A barrier between lanes that is missing is a reported race,
+// as a missing release is.
 #include <pthread.h>
 
 #include <cstdio>
@@ -97,12 +98,12 @@ void make(u8* to, u32 len, u64 serial) {
 constexpr u32 boxes = 6, rings = 2;
 constexpr u32 given = 4;   // the server gives its records; of those before it, it takes them
 constexpr u32 at_once = 5; // its records are journalled one by one, by the server
-constexpr u32 strides[boxes] = {64, 256, 640, 4096, 256, 4096};
+constexpr u32 strides[boxes] = {64, 256, 4096, 640, 256, 4096};
 constexpr u32 chosen_type = 1;
 constexpr u32 taps[boxes] = {WM_TAP_BLOCK | tap_follows_in,  WM_TAP_DROP | tap_follows_in,
                              WM_TAP_BLOCK | tap_follows_in,  WM_TAP_BLOCK | 1u << WM_TAP_TYPED_BIT | tap_follows_in,
                              WM_TAP_BLOCK | tap_follows_out, WM_TAP_DROP | 1u << WM_TAP_TENSORS_BIT};
-constexpr u32 slots_log2 = 3, ring_log2 = 4;
+constexpr u32 slots_log2 = 3, ring_log2 = 4, carriers = 2;
 
 constexpr bool is_typed_box(u32 m) {
     return (taps[m] >> WM_TAP_TYPED_BIT & 1) != 0;
@@ -115,6 +116,7 @@ struct scene {
     std::vector<u64> memory[boxes], ring_memory[rings], working;
     wm_mailbox rows[boxes] = {};
     wm_ring ring[rings];
+    wm_carry_line lines[rings * carriers] = {};
     wm_arbiter_args args = {};
     arbiter a;
     u64 records;
@@ -141,6 +143,9 @@ struct scene {
         args.journals = reinterpret_cast<uintptr_t>(ring);
         args.journal_stage_bytes = WM_STRIDE_MAX;
         args.journal_role = 1;
+        args.carry_lines = reinterpret_cast<uintptr_t>(lines);
+        args.carriers = carriers;
+        args.residency_ns = wait_ns;
         u64 kept_bytes;
         working.resize(place(a, nullptr, kept_bytes) / 8 + 2);
         place(a, reinterpret_cast<u8*>(align16(reinterpret_cast<uintptr_t>(working.data()))), kept_bytes);
@@ -285,6 +290,12 @@ struct scene {
         return n;
     }
 
+    void help(u32 helper) {
+        carrier c = carry_begin(one_lane{}, args, 0, helper);
+        while (carry_turn(one_lane{}, args, c)) {
+        }
+    }
+
     u64 numbers[boxes] = {}, serials[boxes] = {}, gaps = 0;
 
     // Whether the record is its mailbox's next one.
@@ -360,6 +371,8 @@ void run(u64 records) {
         others.emplace_back([&s, m] { s.produce(m); });
     others.emplace_back([&s] { s.consume(); });
     others.emplace_back([&s] { s.drain(); });
+    for (u32 h = 0; h < carriers; h++)
+        others.emplace_back([&s, h] { s.help(h); });
     for (u32 lane = 0; lane < width; lane++) {
         servers.emplace_back([&, lane] { s.serve({&server, lane}, payload.data()); });
         others.emplace_back([&, lane] {
@@ -370,6 +383,7 @@ void run(u64 records) {
     }
     for (auto& t : servers)
         t.join();
+    carry_end(one_lane{}, s.args);
     store_release_cta(&s.a.flags[flag_left], u64{WM_EXIT_STOP});
     for (auto& t : others)
         t.join();

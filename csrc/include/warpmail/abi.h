@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define WM_ABI_MAGIC 0x4C4D5057u /* "WPML", little endian */
-#define WM_ABI_VERSION 12u       /* raised by any change of a struct below; checked where two sides meet */
+#define WM_ABI_VERSION 13u       /* raised by any change of a struct below; checked where two sides meet */
 
 /* Limits. */
 #define WM_LINE_BYTES 128u     /* a word that one side spins on stands alone on such a line */
@@ -34,6 +34,7 @@
 #define WM_MAX_SERVERS 9u      /* serving warps (twin: threads) of one arbiter */
 #define WM_MAX_SCANNERS 4u     /* scanning warps of one arbiter */
 #define WM_MAX_WARPS 12u       /* of the arbiter's block, of all its roles; bounds its registers */
+#define WM_MAX_CARRIERS 3u     /* blocks of the arbiter's launch beside its first, which carry records for that */
 #define WM_RING_STEP 64u       /* bytes of a journal ring's slot are a multiple of this */
 #define WM_MAX_DIMS 8u         /* dimensions of a tensor descriptor */
 #define WM_MAX_SHARES 8u       /* readers of one lease */
@@ -408,6 +409,36 @@ typedef struct wm_ring {
     uint32_t slots_log2; /* the ring has 2^slots_log2 slots */
 } wm_ring;
 
+/*
+ * Where a server of the arbiter hands a warp of another block of its launch some records of a batch, to be carried to
+ * the server's ring: one for each server and each such block, in device memory (csrc/protocol/carry.hpp). In `state`,
+ * from bit 0 on: WM_CARRY_*; whether there are descriptors of tensors among what was carried; how many are to be
+ * carried, or were; which batch, modulo 2^32. Zero-filled it is one without records.
+ */
+typedef struct wm_carry_line {
+    uint64_t state;  /* the server and who carries, in turns */
+    uint64_t ended;  /* launches that the first block has left; its keeper */
+    uint64_t begun;  /* launches in which the warp that carries has run; it */
+    uint64_t tensor; /* 1 + place of the last descriptor among them; it */
+    uint64_t header; /* of the mailbox; this and the next ones: the server */
+    uint32_t record_stride;
+    uint32_t slots_log2;
+    uint32_t mailbox_id;
+    uint32_t scope;
+    uint64_t index;   /* of the first record in the mailbox */
+    uint64_t place;   /* in the ring */
+    uint64_t number;  /* in the journal */
+    uint64_t time_ns; /* when they pass */
+    uint8_t pad0[WM_LINE_BYTES - 88];
+} wm_carry_line;
+#define WM_CARRY_NONE 0u    /* nothing, or the server carries them itself */
+#define WM_CARRY_POSTED 1u  /* they wait for whoever comes first */
+#define WM_CARRY_CLAIMED 2u /* they are being carried */
+#define WM_CARRY_DONE 3u    /* as many as it says are in the ring */
+#define WM_CARRY_TENSOR_BIT 2u
+#define WM_CARRY_COUNT_SHIFT 3u
+#define WM_CARRY_BATCH_SHIFT 32u
+
 /* Per mailbox; written by the arbiter alone, and what it begins the next launch with; or by the steps that tap it. */
 typedef struct wm_tap_counts {
     uint64_t taken;   /* records put into journal rings */
@@ -627,6 +658,7 @@ typedef struct wm_arbiter_args {
     uint64_t host_bell;         /* wm_bell, pinned */
     uint64_t doors;             /* wm_doorbell[WM_DOORS], pinned */
     uint64_t journals;          /* wm_ring[servers, and 1 for the role], device memory; 0: servers tap nothing */
+    uint64_t carry_lines;       /* wm_carry_line[rings][carriers], device memory */
     uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;           /* uint64_t[n_mailboxes], pinned: see wm_durable */
     uint64_t image;             /* device memory for what the arbiter knows, between two launches; wm_host_lay_out */
@@ -647,7 +679,7 @@ typedef struct wm_arbiter_args {
     uint32_t journal_role;   /* not 0: the journal has a role of its own, and a ring for it behind the servers'; 0:
                                 whoever   runs a step journals what that moves, and publishes it */
     uint32_t linger;   /* not 0: servers keep the module they have run, and wait for its next record at the slot */
-    uint32_t reserved; /* 0 */
+    uint32_t carriers; /* blocks of the launch that carry records for its first one: its grid has one more */
     wm_leases leases;  /* of the pool that the graph's tensors come from */
     uint64_t plan; /* wm_step_plan, host memory: the arbiter is on the CPU and others run its grants; 0: it runs them */
     uint32_t parts[WM_ARBITER_PARTS]; /* where the parts of the working memory begin; wm_host_lay_out */
@@ -685,6 +717,7 @@ WM_STATIC_ASSERT(sizeof(wm_ring_header) == WM_RING_HEADER_BYTES, "slots start ri
 WM_STATIC_ASSERT(offsetof(wm_ring_header, read_idx) == WM_LINE_BYTES, "each side writes lines of its own");
 WM_STATIC_ASSERT(sizeof(wm_ring) == 16, "read at once");
 WM_STATIC_ASSERT(sizeof(wm_durable) == 16, "passed by value to kernels");
+WM_STATIC_ASSERT(sizeof(wm_carry_line) == WM_LINE_BYTES, "polled by one warp, and written by another");
 WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
 WM_STATIC_ASSERT(WM_MAX_ENDS == WM_MAX_INPUTS + WM_MAX_OUTPUTS, "a row for each end");
@@ -695,7 +728,7 @@ WM_STATIC_ASSERT(sizeof(wm_gate_state) == 5 * WM_LINE_BYTES, "lines of the modul
 WM_STATIC_ASSERT(sizeof(wm_gate_report) == WM_LINE_BYTES, "a line of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1432, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_delivery) == 128, "a kernel argument without padding, beside wm_gate_args");
-WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 256 + 4 * WM_ARBITER_PARTS,
+WM_STATIC_ASSERT(sizeof(wm_arbiter_args) == 264 + 4 * WM_ARBITER_PARTS,
                  "a kernel argument has no padding that two compilers could lay differently");
 
 #endif /* WARPMAIL_ABI_H */

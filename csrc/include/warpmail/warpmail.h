@@ -33,7 +33,7 @@ extern "C" {
 #endif
 
 /* Raised by any change of this file that an older program could notice. */
-#define WARPMAIL_API_VERSION 7u
+#define WARPMAIL_API_VERSION 8u
 
 /* Statuses: those of wm_status in abi.h, and these. */
 typedef wm_status warpmail_status;
@@ -347,6 +347,10 @@ warpmail_status warpmail_builder_tap_all(warpmail_builder* builder, uint32_t tap
 /* Lets the journal also take the tensors that records of a tapped mailbox (warpmail_builder_tap comes first) point to,
  * with their bytes as they are when the record passes. The graph needs a pool (warpmail_builder_pool). */
 warpmail_status warpmail_builder_tap_tensors(warpmail_builder* builder, uint32_t mailbox);
+/* Further blocks of the arbiter's launch, 0 (unless set) to WM_MAX_CARRIERS, that help its servers to bring long
+ * records to the journal. Each holds an SM as long as a launch stays; docs/journal.md. Without effect on the twin and
+ * where the CPU arbitrates. */
+warpmail_status warpmail_builder_journal_blocks(warpmail_builder* builder, uint32_t blocks);
 /* Makes device memory of the caller's (on the twin: memory of this process) a part of a module's state, which
  * checkpoints save and restore; *memory is its number in this graph. It stays allocated as long as a runtime built from
  * this builder lives, and nobody but modules uses it during a checkpoint or a restore. */

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::stats::Footprint;
 use crate::wait::deadline;
 
-/// Threads of the arbiter's one block: keeper, inbox, servers, scanners, the journal's role.
+/// Threads of each of the arbiter's blocks, as many as its first one needs: keeper, inbox, servers, scanners, the journal's role.
 pub(super) fn threads_of(args: &wm_arbiter_args) -> u32 {
     (2 + args.servers + args.scanners + args.journal_role) * 32
 }
@@ -57,7 +57,7 @@ impl Launches for CudaLaunches {
         let launched = unsafe {
             result::launch_kernel(
                 self.function,
-                (1, 1, 1),
+                (1 + args.carriers, 1, 1),
                 (threads, 1, 1),
                 self.shared as u32,
                 self.stream.0,

@@ -98,13 +98,14 @@ impl Builder {
 #[pymethods]
 impl Builder {
     #[new]
-    #[pyo3(signature = (device = "best", *, mode = None, static_order = false, beside = None))]
+    #[pyo3(signature = (device = "best", *, mode = None, static_order = false, beside = None, journal_blocks = 0))]
     fn new(
         py: Python<'_>,
         device: &str,
         mode: Option<&str>,
         static_order: bool,
         beside: Option<&Bound<'_, PyAny>>,
+        journal_blocks: u32,
     ) -> PyResult<Self> {
         let device = py.allow_threads(|| device_of(device))?;
         let mut inner = warpmail::Builder::new(device);
@@ -112,6 +113,7 @@ impl Builder {
             inner.mode(mode.parse::<Mode>().map_err(raise)?);
         }
         inner.static_order(static_order);
+        inner.journal_blocks(journal_blocks).map_err(raise)?;
         if let Some(stream) = beside {
             // SAFETY: as the docstring asks of the caller.
             unsafe { inner.beside(crate::streams::handle(stream)?) };

@@ -287,6 +287,20 @@ def test_a_journal_is_read_back(tmp_path):
     assert [r.msg_type for r in warpmail.JournalReader(tmp_path, 15)] == list(range(14, 20))
 
 
+def test_blocks_help_a_journal(tmp_path):
+    with pytest.raises(warpmail.Refused, match="4 blocks for the journal: at most 3"):
+        warpmail.Builder("twin", journal_blocks=4)
+    graph = warpmail.Builder("twin", journal_blocks=2)
+    host, sink = graph.host("host"), graph.resident("sink", warpmail.DISCARD)
+    there = graph.mailbox(host, sink, stride=4096, slots=8, tap="block")
+    runtime = graph.build()
+    runtime.journal(tmp_path)
+    with runtime:
+        runtime.sender(there).post(bytes(3000), 7, timeout=60)
+        runtime.drain(timeout=60)
+    assert [len(r.payload) for r in warpmail.JournalReader(tmp_path)] == [3000]
+
+
 def test_a_neighbour_is_named_by_its_stream():
     class Stream:
         cuda_stream = 0

@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Serving warps of the arbiter; on the twin, threads
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(warpmail::abi::WM_MAX_SERVERS)))]
     servers: Option<u32>,
+    /// Blocks of the arbiter's launch beside its first that carry records of 4 KiB; the twin has none
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(..=i64::from(warpmail::abi::WM_MAX_CARRIERS)))]
+    journal_blocks: u32,
     /// Measure the disk too
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     disk: bool,
@@ -56,7 +59,7 @@ pub(crate) struct Args {
     target: Target,
 }
 
-/// Kinds that each round measures once, those of the disk apart.
+/// Kinds that each round measures once, those of the disk apart, and that of records of 4 KiB without further blocks.
 const KINDS: u64 = 8;
 
 /// What is measured, and where.
@@ -72,18 +75,27 @@ struct Bench<'a> {
 struct Rounds {
     /// Records a nanosecond, without taps and with: 256 bytes, 4 KiB.
     records: [[Vec<f64>; 2]; 2],
+    /// Of 4 KiB, with taps, where the arbiter's launch is one block; empty if it always is.
+    one_block: Vec<f64>,
     bus: Bus,
     tensors: Vec<f64>,
     /// P50, P99 and P99.9 of round trips, without taps and with.
     hops: [Vec<[f64; 3]>; 2],
 }
 
-const STRIDES: [u32; 2] = [256, 4096];
+const LONG: u32 = 4096;
+const STRIDES: [u32; 2] = [256, LONG];
 const TAPS: [Tap; 2] = [Tap::Off, Tap::Block];
 
 impl Bench<'_> {
     fn shape(&self, stride: u32, tap: Tap) -> rings::Shape {
-        rings::Shape { stride, tap, servers: self.args.servers, records: self.args.records }
+        let further_blocks = if stride == LONG { self.further_blocks() } else { 0 };
+        rings::Shape { stride, tap, servers: self.args.servers, further_blocks, records: self.args.records }
+    }
+
+    /// Of launches that carry records of 4 KiB.
+    fn further_blocks(&self) -> u32 {
+        if self.gpu.is_some() { self.args.journal_blocks } else { 0 }
     }
 
     fn round(&self, rounds: &mut Rounds) -> Result<(), String> {
@@ -93,6 +105,11 @@ impl Bench<'_> {
                 rates.push(rings::rate(&self.device, gpu, self.shape(stride, tap))?);
                 self.bar.inc(1);
             }
+        }
+        if self.further_blocks() > 0 {
+            let shape = rings::Shape { further_blocks: 0, ..self.shape(LONG, Tap::Block) };
+            rounds.one_block.push(rings::rate(&self.device, gpu, shape)?);
+            self.bar.inc(1);
         }
         rounds.bus.round(gpu)?;
         self.bar.inc(1);
@@ -125,8 +142,9 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     let gpu = args.target.gpu()?.map(Gpu::new).transpose()?;
     let device = gpu.as_ref().map_or_else(Device::twin, |gpu| gpu.device.clone());
     let mut figures = Figures::new(device.info());
-    let bar = ProgressBar::new(u64::from(args.rounds) * if args.disk { KINDS + disk::KINDS } else { KINDS });
-    let bench = Bench { args, device, gpu, bar };
+    let bench = Bench { args, device, gpu, bar: ProgressBar::new(0) };
+    let kinds = KINDS + u64::from(bench.further_blocks() > 0) + if args.disk { disk::KINDS } else { 0 };
+    bench.bar.set_length(u64::from(args.rounds) * kinds);
     bench.tell_own_overhead()?;
     if args.disk {
         disk::rows(args, &bench.bar, &mut figures)?;
@@ -135,7 +153,7 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     for _ in 0..args.rounds {
         bench.round(&mut rounds)?;
     }
-    rounds.rows(bench.gpu.is_some(), &mut figures);
+    rounds.rows(bench.gpu.is_some(), 1 + bench.further_blocks(), &mut figures);
     let spread = late::lag(&bench.device)?;
     figures.add("drain.lag", spread[0], "ns", None).spread(spread);
     if let Some(gpu) = &bench.gpu {
@@ -146,8 +164,13 @@ pub(crate) fn execute(args: &Args) -> Result<Figures, String> {
     Ok(figures)
 }
 
+fn blocks_in_words(blocks: u32) -> String {
+    if blocks == 1 { "one block".into() } else { format!("{blocks} blocks") }
+}
+
 impl Rounds {
-    fn rows(self, on_gpu: bool, figures: &mut Figures) {
+    /// `blocks`: of launches that carry records of 4 KiB.
+    fn rows(mut self, on_gpu: bool, blocks: u32, figures: &mut Figures) {
         let ceilings = self.bus.ceilings();
         let [[plain, tapped], [plain_4k, tapped_4k]] = self.records.map(|of| of.map(|mut rates| median(&mut rates)));
         figures.add("drain.records_256", tapped * 1e3, "M records/s", Some(plain * 1e3));
@@ -155,17 +178,30 @@ impl Rounds {
         if on_gpu {
             figures.add("drain.records_256.one_sm", bytes(256, tapped), "GB/s", Some(ceilings.one_sm));
         }
-        let value = bytes(4096, tapped_4k);
-        figures.add("drain.records_4k", value, "GB/s", Some(ceilings.stores));
-        let mut bounds = vec![("untapped", "the same without taps", bytes(4096, plain_4k))];
+        let value = bytes(LONG, tapped_4k);
+        let row = figures.add("drain.records_4k", value, "GB/s", Some(ceilings.stores));
         if on_gpu {
-            bounds.push(("one_sm", "what one SM stores", ceilings.one_sm));
-            bounds.push(("carried", "what one SM carries there from device memory", ceilings.carried));
+            row.says = Some(format!("drain.records_4k: the arbiter's launch is {}.", blocks_in_words(blocks)));
+            figures.add("drain.records_4k.blocks", f64::from(blocks), "blocks", None);
         }
-        for (name, _, bound) in &bounds {
-            figures.add(&format!("drain.records_4k.{name}"), value, "GB/s", Some(*bound));
+        let one_block = if self.one_block.is_empty() { value } else { bytes(LONG, median(&mut self.one_block)) };
+        if blocks > 1 {
+            figures.add("drain.records_4k.one_block", one_block, "GB/s", Some(ceilings.stores));
         }
-        if let Some((_, what, bound)) = bounds.iter().min_by(|a, b| a.2.total_cmp(&b.2)) {
+        let untapped = bytes(LONG, plain_4k);
+        figures.add("drain.records_4k.untapped", value, "GB/s", Some(untapped));
+        let mut bounds = vec![("the same without taps".to_string(), untapped)];
+        if on_gpu {
+            let sms = if blocks == 1 { "one SM".to_string() } else { format!("{blocks} times one SM") };
+            for (name, what, bound) in [
+                ("one_sm", "stores", ceilings.one_sm),
+                ("carried", "carries there from device memory", ceilings.carried),
+            ] {
+                figures.add(&format!("drain.records_4k.{name}"), one_block, "GB/s", Some(bound));
+                bounds.push((format!("what {sms} {what}"), f64::from(blocks) * bound));
+            }
+        }
+        if let Some((what, bound)) = bounds.iter().min_by(|a, b| a.1.total_cmp(&b.1)) {
             println!(
                 "drain.records_4k can be {:.2} of its ceiling at most: {what} is {bound:.1} of {:.1} GB/s. It is {:.2} of that.",
                 (bound / ceilings.stores).min(1.0),

@@ -60,6 +60,7 @@ class Builder:
         mode: Optional[Literal["device", "cpu"]] = None,
         static_order: bool = False,
         beside: Any = None,
+        journal_blocks: int = 0,
     ) -> None:
         """`device`: 'best' (a GPU if it can be used, else the twin), 'twin', 'cuda' or 'cuda:N'.
 
@@ -68,7 +69,9 @@ class Builder:
         whose order is not fixed is refused with the module and the rule. See docs/arbitration.md.
         `beside`: a torch.cuda.Stream, or a CUstream as a number (0: the legacy default stream), whose small kernels are to notice
         nothing of a parked arbiter: `build` finds out where it waits, by a few milliseconds of launches on that stream, which exists
-        until then, and which nobody may capture meanwhile. See docs/parking.md."""
+        until then, and which nobody may capture meanwhile. See docs/parking.md.
+        `journal_blocks`: further blocks of the arbiter's launch, 0 to 3, that help to bring long records to the journal; each holds
+        an SM. See docs/journal.md."""
 
     def budget(
         self,

@@ -16,6 +16,8 @@ pub(super) struct Shape {
     pub(super) stride: u32,
     pub(super) tap: Tap,
     pub(super) servers: Option<u32>,
+    /// Of the arbiter's launch, beside its first: `Builder::journal_blocks`.
+    pub(super) further_blocks: u32,
     /// On the twin.
     pub(super) records: u64,
 }
@@ -37,7 +39,7 @@ fn graph(device: &Device, on_gpu: bool, shape: Shape) -> Result<(Runtime, Vec<Ma
         graph.tap(mailbox, shape.tap)?;
         boxes.push(mailbox);
     }
-    graph.journal_slots(4 * slots)?;
+    graph.journal_slots(4 * slots)?.journal_blocks(shape.further_blocks)?;
     let mut runtime = graph.build(HandlerImage::builtin())?;
     if shape.tap != Tap::Off {
         runtime.journal(NullSink::default())?;
