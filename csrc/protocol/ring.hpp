@@ -31,6 +31,7 @@ struct ring_end {
     u64 batch_ns;  // when the records of its present batch pass; the server
     u64 batches;   // that it has handed to other blocks in part (carry.hpp); the server
     u64 each;      // records of such a part of its present batch; the server
+    u64 alone;     // batches that it carries without help, before it asks again; the server
     u64 lost;      // not 0: a warp of one of those may still write here, so there is no room; the server
 };
 
@@ -47,7 +48,7 @@ WM_FN wm_ring_header* ring_header(const wm_ring& ring) {
 // The end, taken up where the header says that it was left.
 WM_FN ring_end attach_ring(const wm_ring& ring) {
     const u64 wrote = load_relaxed_sys(&ring_header(ring)->write_idx);
-    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), 0, 0, 0, wrote, 0, 0, 0, 0};
+    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), 0, 0, 0, wrote, 0, 0, 0, 0, 0};
 }
 
 // Free slots; the far index is looked at again, over the bus, only when fewer than `want` seem free.
