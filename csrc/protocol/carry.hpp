@@ -3,10 +3,10 @@
 // Batches of long records that several warps carry to a server's ring. One block does not store as much as the bus
 // takes, so the arbiter's launch may have further ones, carriers: a warp of each helps one server. The server cuts a
 // batch into parts, one behind the other, hands all but the first to its helpers by way of a line each (wm_carry_line),
-// carries the first, and then goes through the others in their order: what nobody has claimed it takes back and carries
-// itself, for what is claimed it waits. So it never waits for a block that is not there. Numbers, indices and places
-// are those that the server alone would give, and all records of a batch pass at one time. One that has not wholly
-// arrived ends the batch: what was carried behind it does not count.
+// carries the first, and then goes through the others in their order: what is claimed it waits for; what nobody has
+// claimed it takes back, and the batch ends there. So it never waits for a block that is not there. Numbers, indices
+// and places are those that the server alone would give, and all records of a batch pass at one time. One that has not
+// wholly arrived ends the batch, too: what was carried behind the end does not count, and is carried again.
 //
 // Memory order. The server's line: RELEASE of `posted`, acquired by the helper before it looks at the rest of the line
 // or stores into the ring, whose slots the server has seen the host give back. The helper's stores: RELEASE of `done`,
@@ -34,6 +34,7 @@ constexpr u64 carry_margin_ns = 1000000;   // beyond the residency
 constexpr u32 carry_looks = 32;            // in vain, before a helper dozes between two
 constexpr u32 carry_doze_ns = 2000;        // at most
 constexpr u32 unclaimed = ~0u, lost = ~1u; // instead of a number of records
+constexpr u64 carry_alone = 4;             // of so many batches behind one with which nobody helped the last is cut
 
 WM_FN wm_carry_line* carry_line(const wm_arbiter_args& args, u32 server, u32 carrier) {
     return at<wm_carry_line>(args.carry_lines) + server * args.carriers + carrier;
@@ -74,10 +75,16 @@ WM_FN u32 carry_each(const ring_end& end) {
     return static_cast<u32>(load_relaxed_cta(&end.each));
 }
 
-// Cuts a batch of `most` records, and hands its parts to the helpers.
-template <class L> WM_FN void carry_post(L lanes, const passing_records& r, u32 most) {
-    const u32 carriers = r.a.args.carriers, each = most / (carriers + 1);
+// Whether a batch of `most` records is cut.
+WM_FN bool should_cut(const passing_records& r, u32 most) {
+    return r.a.args.carriers != 0 && most >= carry_least && r.box().record_stride >= long_stride &&
+           load_relaxed_cta(&r.a.journals[r.server].alone) == 0;
+}
+
+// Hands parts of a batch of `most` records to the helpers, and gives how many records that are.
+template <class L> WM_FN u32 carry_post(L lanes, const passing_records& r, u32 most) {
     ring_end& end = r.a.journals[r.server];
+    const u32 carriers = r.a.args.carriers, each = most / (carriers + 1);
     const u64 batch = load_relaxed_cta(&end.batches) + 1;
     for (u32 h = lanes.rank(); h < carriers; h += lanes.width()) {
         wm_carry_line* const line = carry_line(r.a.args, r.server, h);
@@ -98,11 +105,12 @@ template <class L> WM_FN void carry_post(L lanes, const passing_records& r, u32 
         store_relaxed_cta(&end.each, u64{each});
     }
     lanes.sync();
+    return carriers * each;
 }
 
-// How many records a helper has carried of its part; `unclaimed`: it is the server's again; `lost`: nobody
-// knows.
-template <class L> WM_FN u32 carry_join(L lanes, const passing_records& r, u32 helper) {
+// How many records a helper has carried of its part; `unclaimed`: none, and it will not; `lost`: nobody knows. Their
+// descriptors are announced if they count: all before them are in the ring.
+template <class L> WM_FN u32 carry_join(L lanes, const passing_records& r, u32 helper, bool counts) {
     const u64 batch = load_relaxed_cta(&r.a.journals[r.server].batches);
     wm_carry_line* const line = carry_line(r.a.args, r.server, helper);
     const u32 each = carry_each(r.a.journals[r.server]);
@@ -117,7 +125,7 @@ template <class L> WM_FN u32 carry_join(L lanes, const passing_records& r, u32 h
         const u64 state = load_relaxed_gpu(&line->state);
         if (lanes.all(carry_stage(state) == WM_CARRY_DONE)) {
             fence_acquire(WM_SCOPE_GPU); // ACQUIRE of carry_turn
-            if (carry_tensors(state) && lanes.rank() == 0)
+            if (counts && carry_tensors(state) && lanes.rank() == 0)
                 announce_tensor(r.a, r.server, load_relaxed_gpu(&line->tensor) - 1);
             return carry_count(state);
         }
@@ -138,37 +146,41 @@ template <class L> WM_FN void carry_lost(L lanes, const passing_records& r, u32 
     lanes.sync();
 }
 
+// Adds to the n records of the batch that the server has carried, of `most` that were its own, those that helpers have
+// behind them. All helpers have done then, or have nothing.
+template <class L> WM_FN u32 carry_gather(L lanes, const passing_records& r, u32 n, u32 most) {
+    bool whole = n == most, helped = false;
+    WM_ROLLED
+    for (u32 h = 0; h < r.a.args.carriers; h++) {
+        const u32 got = carry_join(lanes, r, h, whole);
+        helped = helped || got != unclaimed;
+        if (got == lost)
+            carry_lost(lanes, r, n);
+        whole = whole && got < lost;
+        n += whole ? got : 0;
+        whole = whole && got == carry_each(r.a.journals[r.server]);
+    }
+    if (!helped && lanes.rank() == 0)
+        store_relaxed_cta(&r.a.journals[r.server].alone, carry_alone);
+    lanes.sync();
+    return n;
+}
+
 // Copies up to `most` records to the ring, as pass_ready does, and gives their number. Long ones with what help there
-// is.
+// is: a part that finds none is left for the next batch.
 template <class L> WM_FN u32 carry_ready(L lanes, const passing_records& r, u32 most) {
     ring_end& end = r.a.journals[r.server];
     begin_batch(lanes, r.a, r.server);
-    u32 left = 0; // parts that are not the server's, or not known to be
-    if (r.a.args.carriers != 0 && most >= carry_least && r.box().record_stride >= long_stride) {
-        left = r.a.args.carriers;
-        carry_post(lanes, r, most);
+    if (lanes.rank() == 0) {
+        const u64 alone = load_relaxed_cta(&end.alone);
+        store_relaxed_cta(&end.alone, alone - (alone != 0));
     }
-    u32 n = 0, got = unclaimed;
-    WM_ROLLED
-    for (;; left--) {
-        if (got == unclaimed)
-            n = pass_ready(lanes, r, n, most - left * carry_each(end));
-        else if (got == lost)
-            carry_lost(lanes, r, n);
-        else
-            n += got;
-        if (left == 0)
-            return n;
-        if (n != most - left * carry_each(end))
-            break; // what lies behind one that was short does not count
-        got = carry_join(lanes, r, r.a.args.carriers - left);
-    }
-    WM_ROLLED
-    for (; left != 0; left--) {
-        if (carry_join(lanes, r, r.a.args.carriers - left) == lost)
-            carry_lost(lanes, r, n);
-    }
-    return n;
+    lanes.sync();
+    const bool cut = should_cut(r, most);
+    if (cut)
+        most -= carry_post(lanes, r, most);
+    const u32 n = pass_ready(lanes, r, most);
+    return cut ? carry_gather(lanes, r, n, most) : n;
 }
 
 // The helper's side.
@@ -240,12 +252,12 @@ template <class L> WM_FN void carry_end(L lanes, const wm_arbiter_args& args) {
 
 // Carries them, as many as have wholly arrived; gives their number.
 WM_FN u32 carry_part(one_lane lanes, carried_records& r, u32 n) {
-    return pass_each(lanes, r, 0, n);
+    return pass_each(lanes, r, n);
 }
 #if defined(WM_HAS_WARPS)
 WM_DEV u32 carry_part(warp_lanes lanes, carried_records& r, u32 n) {
     line_copier<lines_ahead, 4, carried_records> copier(lanes, r);
-    const u32 good = copier.copy(0, n);
+    const u32 good = copier.copy(n);
     r.tensor = copier.records().tensor;
     return good;
 }

@@ -183,7 +183,7 @@ template <class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ring, u32 m, 
         } else {
             n = room < n ? static_cast<u32>(room) : n;
             begin_batch(lanes, a, ring);
-            passed = pass_ready(lanes, passing_records{a, ring, m}, 0, n);
+            passed = pass_ready(lanes, passing_records{a, ring, m}, n);
             // What its consumer has refused is not journalled; what else is not to be seen yet, is soon.
             if (passed == 0 && (!peek_followed(lanes, a, m, from, len, type) || len <= payload_bytes(a.rows[m])))
                 return false;

@@ -12,11 +12,12 @@
 
 namespace warpmail {
 
-// Copies records from n to `most` to the ring, as many as have wholly arrived; gives the one behind them. One that
-// cannot be ends it. Straight into the slot: who has not seen the ring's index does not look there.
-template <class R> WM_FN u32 pass_each(one_lane lanes, R& r, u32 n, u32 most) {
+// Copies up to `most` records to the ring, as many as have wholly arrived; gives their number. One that cannot be ends
+// it. Straight into the slot: who has not seen the ring's index does not look there.
+template <class R> WM_FN u32 pass_each(one_lane lanes, R& r, u32 most) {
     const wm_mailbox& box = r.box();
     const u32 payload = payload_bytes(box);
+    u32 n = 0;
     for (u32 len = 0, type = 0; n < most; n++) {
         u8* const slot = r.slot(n);
         const u64 idx = r.index(n);
@@ -31,8 +32,8 @@ template <class R> WM_FN u32 pass_each(one_lane lanes, R& r, u32 n, u32 most) {
     return n;
 }
 
-WM_FN u32 pass_ready(one_lane lanes, const passing_records& r, u32 n, u32 most) {
-    return pass_each(lanes, r, n, most);
+WM_FN u32 pass_ready(one_lane lanes, const passing_records& r, u32 most) {
+    return pass_each(lanes, r, most);
 }
 
 // Payload word w of the slot at `slot` in working memory; `stale` gets bit 31 if what it was made from is not fresh.
@@ -107,10 +108,11 @@ WM_DEV void pass_words(warp_lanes lanes, const passing_records& r, u32 n, u64 v,
     if (type == WM_TYPE_TENSOR)
         pass_descriptor(lanes, r, n);
 }
-// Records from n to `most` of a mailbox of that form, several at a time with all loads under way together.
-WM_DEV u32 pass_plain(warp_lanes lanes, const passing_records& r, u32 n, u32 most) {
+// Up to `most` records of a mailbox of that form, several at a time with all loads under way together.
+WM_DEV u32 pass_plain(warp_lanes lanes, const passing_records& r, u32 most) {
     constexpr u32 at_once = 6;
     const wm_mailbox box = plain_row(r.box().header, r.box().slots_log2);
+    u32 n = 0;
     for (u32 count = at_once; n < most && count == at_once; n += count) {
         u64 v[at_once];
         const u32 fresh = ask_plain(lanes, box, r.index(n), v);
@@ -127,13 +129,14 @@ WM_DEV u32 pass_plain(warp_lanes lanes, const passing_records& r, u32 n, u32 mos
 #endif
 
 // The same by a warp: as many slots at a time as the stage holds and as lie before the end of the mailbox's ring.
-template <class L> WM_FN u32 pass_ready(L lanes, const passing_records& r, u32 n, u32 most) {
+template <class L> WM_FN u32 pass_ready(L lanes, const passing_records& r, u32 most) {
+    u32 n = 0;
     const wm_mailbox& box = r.box();
 #if defined(WM_HAS_WARPS)
     if (box.record_stride == WM_STRIDE_DEFAULT && box.scope == WM_SCOPE_GPU)
-        return pass_plain(lanes, r, n, most);
+        return pass_plain(lanes, r, most);
     if (box.record_stride >= long_stride)
-        return line_copier<lines_ahead, 4>(lanes, r).copy(n, most);
+        return line_copier<lines_ahead, 4>(lanes, r).copy(most);
 #endif
     u64* const stage = reinterpret_cast<u64*>(stage_of(r.a, r.server));
     for (bool good = true; good && n < most;) {

@@ -57,12 +57,13 @@ template <u32 Ahead, u32 AtOnce, class Records = passing_records> class line_cop
 public:
     WM_FN line_copier(warp_lanes lanes, const Records& records) : lanes_(lanes), r_(records), lane_(lanes.rank()) {}
 
-    // Copies records from n to `most`, as many as have wholly arrived; gives the one behind them. The slots of the ring
-    // from there to `most` may have been written to.
-    WM_FN u32 copy(u32 n, u32 most) {
-        if (n == most)
-            return n;
-        begin(n);
+    // Copies up to `most` records, as many as have wholly arrived; gives their number. The slots of the ring behind
+    // them, up to `most`, may have been written to.
+    WM_FN u32 copy(u32 most) {
+        if (most == 0)
+            return 0;
+        begin();
+        u32 n = 0;
         WM_ROLLED
         while (n < most && copy_one(n, n + 1 < most))
             n++;
@@ -109,12 +110,12 @@ private:
     WM_FN u32 tag_of(u32 n) const {
         return upper_half(lap_tag(r_.index(n), r_.box().slots_log2));
     }
-    WM_FN void begin(u32 n) {
-        const u64* const first = slot(n);
+    WM_FN void begin() {
+        const u64* const first = slot(0);
         ask_heads(first);
         WM_UNROLLED
         for (u32 j = 0; j < Ahead; j++)
-            ask<false>(first, j, tag_of(n));
+            ask<false>(first, j, tag_of(0));
     }
     // What lanes 0 to 3 store of record n's head.
     WM_FN u64 head_word(u32 n, u32 len, u32 type) const {

@@ -27,6 +27,7 @@ struct ring_end {
     u64 batch_ns;  // when the records of its present batch pass; who fills it
     u64 batches;   // that were handed to other blocks in part (carry.hpp); likewise
     u64 each;      // records of such a part of its present batch; likewise
+    u64 alone;     // batches that are carried without help, before it is asked for again; likewise
     u64 lost;      // not 0: a warp of one of those may still write here, so there is no room; likewise
 };
 
@@ -43,7 +44,7 @@ WM_FN wm_ring_header* ring_header(const wm_ring& ring) {
 // The end, taken up where the header says that it was left.
 WM_FN ring_end attach_ring(const wm_ring& ring) {
     const u64 wrote = load_relaxed_sys(&ring_header(ring)->write_idx);
-    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), wrote, 0, 0, 0, 0};
+    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), wrote, 0, 0, 0, 0, 0};
 }
 
 // Free slots; the far index is looked at again, over the bus, only when fewer than `want` seem free.

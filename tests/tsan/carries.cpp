@@ -140,6 +140,8 @@ struct scene {
                 break;
             const u32 m = next(seed) % boxes, most = 1 + next(seed) % 20;
             const u64 left = records - passed[m];
+            if (lanes.rank() == 0 && b % 8 != 0)
+                store_relaxed_cta(&a.journals[0].alone, u64{0}); // else it would mostly go alone here
             lanes.sync();
             // As many as are there, or more.
             const u32 n = journal_ready(lanes, a, 0, m, left < most ? static_cast<u32>(left) : most);
@@ -275,7 +277,7 @@ void run_lost() {
     store_relaxed_gpu(state, posted - WM_CARRY_POSTED + WM_CARRY_CLAIMED);
     u32 got[3] = {};
     run_warp([&](lanes_type lanes) {
-        const u32 n = pass_ready(lanes, r, 0, most / 2), joined = carry_join(lanes, r, 0);
+        const u32 n = pass_ready(lanes, r, most / 2), joined = carry_join(lanes, r, 0, true);
         carry_lost(lanes, r, n);
         const u32 then = journal_ready(lanes, s.a, 0, m, most);
         if (lanes.rank() == 0) {
@@ -293,7 +295,7 @@ void run_lost() {
         if (lanes.rank() == 0)
             got[2] = then;
     });
-    if (got[2] != most)
+    if (got[2] != most / 2) // nobody helps
         fail("a ring that stays closed");
     std::puts("a helper that does not end is given up");
 }

@@ -140,7 +140,7 @@ private:
             // The way of devices that ask for fewer lines ahead; it counts nothing.
             const u32 limit = most < free ? most : free;
             host::run_block(32, [&](u32 lane) {
-                taken[lane] = line_copier<8, 4>(warp_lanes{}, passing_records{a_, 0, 0}).copy(0, limit);
+                taken[lane] = line_copier<8, 4>(warp_lanes{}, passing_records{a_, 0, 0}).copy(limit);
             });
             if (const char* what = check(taken, expected))
                 return what;
