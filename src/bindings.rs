@@ -64,6 +64,8 @@ pub const WM_TAP_POLICY: u32 = 3;
 pub const WM_TAP_TYPED_BIT: u32 = 2;
 pub const WM_TAP_TENSORS_BIT: u32 = 3;
 pub const WM_TAP_TYPE_SHIFT: u32 = 16;
+pub const WM_JOURNAL_ROLE: u32 = 1;
+pub const WM_JOURNAL_AHEAD: u32 = 2;
 pub const WM_KIND_RESIDENT: u32 = 0;
 pub const WM_KIND_STREAM: u32 = 1;
 pub const WM_KIND_HOST: u32 = 2;
@@ -702,13 +704,15 @@ impl Default for wm_carry_line {
 pub struct wm_tap_counts {
     pub taken: u64,
     pub dropped: u64,
+    pub ahead: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_tap_counts"][::core::mem::size_of::<wm_tap_counts>() - 16usize];
+    ["Size of wm_tap_counts"][::core::mem::size_of::<wm_tap_counts>() - 24usize];
     ["Alignment of wm_tap_counts"][::core::mem::align_of::<wm_tap_counts>() - 8usize];
     ["Offset of field: wm_tap_counts::taken"][::core::mem::offset_of!(wm_tap_counts, taken) - 0usize];
     ["Offset of field: wm_tap_counts::dropped"][::core::mem::offset_of!(wm_tap_counts, dropped) - 8usize];
+    ["Offset of field: wm_tap_counts::ahead"][::core::mem::offset_of!(wm_tap_counts, ahead) - 16usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -882,7 +886,7 @@ pub struct wm_gate_state {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of wm_gate_state"][::core::mem::size_of::<wm_gate_state>() - 640usize];
+    ["Size of wm_gate_state"][::core::mem::size_of::<wm_gate_state>() - 768usize];
     ["Alignment of wm_gate_state"][::core::mem::align_of::<wm_gate_state>() - 8usize];
     ["Offset of field: wm_gate_state::launches"][::core::mem::offset_of!(wm_gate_state, launches) - 0usize];
     ["Offset of field: wm_gate_state::taken"][::core::mem::offset_of!(wm_gate_state, taken) - 8usize];
@@ -903,7 +907,7 @@ const _: () = {
     ["Offset of field: wm_gate_state::journalled"][::core::mem::offset_of!(wm_gate_state, journalled) - 296usize];
     ["Offset of field: wm_gate_state::journal_read"][::core::mem::offset_of!(wm_gate_state, journal_read) - 304usize];
     ["Offset of field: wm_gate_state::tapped"][::core::mem::offset_of!(wm_gate_state, tapped) - 312usize];
-    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 568usize];
+    ["Offset of field: wm_gate_state::pad0"][::core::mem::offset_of!(wm_gate_state, pad0) - 696usize];
 };
 impl Default for wm_gate_state {
     fn default() -> Self {
@@ -1108,7 +1112,7 @@ pub struct wm_arbiter_args {
     pub resume: u32,
     pub image_bytes: u32,
     pub adaptive: u32,
-    pub journal_role: u32,
+    pub journal_flags: u32,
     pub linger: u32,
     pub carriers: u32,
     pub leases: wm_leases,
@@ -1165,8 +1169,8 @@ const _: () = {
     ["Offset of field: wm_arbiter_args::resume"][::core::mem::offset_of!(wm_arbiter_args, resume) - 200usize];
     ["Offset of field: wm_arbiter_args::image_bytes"][::core::mem::offset_of!(wm_arbiter_args, image_bytes) - 204usize];
     ["Offset of field: wm_arbiter_args::adaptive"][::core::mem::offset_of!(wm_arbiter_args, adaptive) - 208usize];
-    ["Offset of field: wm_arbiter_args::journal_role"]
-        [::core::mem::offset_of!(wm_arbiter_args, journal_role) - 212usize];
+    ["Offset of field: wm_arbiter_args::journal_flags"]
+        [::core::mem::offset_of!(wm_arbiter_args, journal_flags) - 212usize];
     ["Offset of field: wm_arbiter_args::linger"][::core::mem::offset_of!(wm_arbiter_args, linger) - 216usize];
     ["Offset of field: wm_arbiter_args::carriers"][::core::mem::offset_of!(wm_arbiter_args, carriers) - 220usize];
     ["Offset of field: wm_arbiter_args::leases"][::core::mem::offset_of!(wm_arbiter_args, leases) - 224usize];

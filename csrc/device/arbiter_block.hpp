@@ -3,7 +3,7 @@
 // The persistent kernel's first block, a role per warp, and the others, which help its servers with long records: on
 // the device, and in tests lane by lane on the CPU (protocol/lanes_host.hpp).
 //   warp 0  keep        warp 1  inbox      then args.servers warps serve, args.scanners scan, and one is the journal's,
-//   if args.journal_role is not 0
+//   if args.journal_flags has WM_JOURNAL_ROLE
 #ifndef WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
 #define WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
 

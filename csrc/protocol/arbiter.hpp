@@ -38,7 +38,7 @@ constexpr u32 rows_in_working_memory = 512; // tables up to this size are copied
 struct alignas(8) mailbox_brief {
     u8 slots_log2;
     u8 consumer_side;
-    u8 tap;   // WM_TAP_*, without the type, and tap_follows_*
+    u8 tap;   // WM_TAP_*, without the type, and tap_*
     u8 flags; // brief_*
     uint16_t producer;
     uint16_t consumer;
@@ -50,9 +50,10 @@ constexpr u32 brief_written_consumer = 1, brief_consumed_producer = 2, brief_con
 constexpr u32 brief_plain_in = 8, brief_plain_out = 16;
 constexpr u32 brief_outside = 128;   // the producer is outside the arbiter and inside the device
 constexpr u32 brief_class_shift = 5; // the consumer's priority class, 2 bits
-// The journal's role follows a resident consumer, or else a resident producer, and copies what they are done with from
-// the slots, which are given back behind it (journal.hpp).
-constexpr u32 tap_follows_in = 16, tap_follows_out = 32;
+// How the records of a tapped mailbox are journalled (journal.hpp): behind a resident consumer, or else behind a
+// resident producer, out of their slots, which are free only then; or ahead of the consumer, where tensors are wanted.
+// By the journal's role, or by the server that runs the module.
+constexpr u32 tap_behind_in = 16, tap_behind_out = 32, tap_ahead = 64, tap_by_role = 128;
 
 // A row by one load.
 WM_FN mailbox_brief brief_in(const mailbox_brief* rows, u32 m) {
@@ -199,7 +200,7 @@ WM_FN u32 words_for(u32 n) {
 
 // Whether there is a role of the journal's beside the servers.
 WM_FN bool has_journal_role(const wm_arbiter_args& args) {
-    return args.journal_role != 0;
+    return (args.journal_flags & WM_JOURNAL_ROLE) != 0;
 }
 
 // The twin that serves on its own thread still has one server.
@@ -291,8 +292,9 @@ WM_FN u64 pending(const arbiter& a, u32 m) {
     const int64_t d = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - load_relaxed_cta(&a.consumed[m]));
     return d > 0 ? static_cast<u64>(d) : 0;
 }
+// Whether slots are given back behind the journal, whoever that is.
 WM_FN bool is_followed(mailbox_brief box) {
-    return (box.tap & (tap_follows_in | tap_follows_out)) != 0;
+    return (box.tap & (tap_behind_in | tap_behind_out)) != 0;
 }
 // Index up to which the slots of mailbox m are free for its producer.
 WM_FN u64 freed(const arbiter& a, u32 m, mailbox_brief box) {
@@ -302,11 +304,16 @@ WM_FN u64 freed(const arbiter& a, u32 m, mailbox_brief box) {
     const u64 followed = load_relaxed_cta(&a.followed[m]);
     return static_cast<int64_t>(followed - consumed) < 0 ? followed : consumed;
 }
-// Records of a mailbox that is followed which its resident end is done with and the role is not.
+// Records of a tapped mailbox that are to be journalled now: those that its resident end is done with, or, ahead, the
+// one that its next step may take.
 WM_FN u64 to_follow(const arbiter& a, u32 m, mailbox_brief box) {
-    const u64 end = load_relaxed_cta((box.tap & tap_follows_in) != 0 ? &a.consumed[m] : &a.written[m]);
-    const int64_t d = static_cast<int64_t>(end - load_relaxed_cta(&a.followed[m]));
+    const u64 end = load_relaxed_cta((box.tap & tap_behind_out) != 0 ? &a.written[m] : &a.consumed[m]);
+    const int64_t d = static_cast<int64_t>(end + ((box.tap & tap_ahead) != 0) - load_relaxed_cta(&a.followed[m]));
     return d > 0 ? static_cast<u64>(d) : 0;
+}
+// 1: the next record of a mailbox that is journalled ahead is so already.
+WM_FN u64 is_ahead(const arbiter& a, u32 m) {
+    return (a.boxes[m].tap & tap_ahead) != 0 && load_relaxed_cta(&a.followed[m]) != load_relaxed_cta(&a.consumed[m]);
 }
 // Slots of mailbox m that are not free, as far as the arbiter has seen. `Taps` as in context.hpp.
 template <bool Taps> WM_FN u64 occupied(const arbiter& a, u32 m) {
@@ -391,6 +398,16 @@ WM_FN bool is_granted(const arbiter& a, u32 side, u32 module) {
     return side == WM_SIDE_RESIDENT || (side == WM_SIDE_DEVICE && a.modules[module].n_inputs != 0);
 }
 
+// The tap_* bits of a mailbox with a resident end; 0 if there is none, or no tap.
+WM_FN u32 how_journalled(u32 tap, bool resident_consumer, bool resident_producer, bool has_role) {
+    const bool tensors = (tap >> WM_TAP_TENSORS_BIT & 1) != 0;
+    if (tap == WM_TAP_NONE || !(resident_consumer || resident_producer))
+        return 0;
+    if (resident_consumer && tensors) // a lease may end as soon as its record is taken
+        return tap_ahead;
+    return (resident_consumer ? tap_behind_in : tap_behind_out) | (has_role && !tensors ? tap_by_role : 0u);
+}
+
 // The brief of a row; the modules are filled already.
 WM_FN mailbox_brief brief_of(const arbiter& a, const wm_mailbox& box) {
     const bool gives = is_granted(a, box.producer_side, box.producer_id);
@@ -403,11 +420,9 @@ WM_FN mailbox_brief brief_of(const arbiter& a, const wm_mailbox& box) {
     flags |= plain && box.written == 0 ? brief_plain_out : 0u;
     flags |= box.producer_side == WM_SIDE_DEVICE && box.scope == WM_SCOPE_GPU ? brief_outside : 0u;
     u32 tap = box.tap & 15u;
-    // A tensor's lease may end as soon as its record is taken: such a record is journalled before that.
-    if (has_journal_role(a.args) && tap != WM_TAP_NONE && (tap >> WM_TAP_TENSORS_BIT & 1) == 0)
-        tap |= box.consumer_side == WM_SIDE_RESIDENT   ? tap_follows_in
-               : box.producer_side == WM_SIDE_RESIDENT ? tap_follows_out
-                                                       : 0u;
+    if (a.args.journals != 0 && a.args.plan == 0) // an arbiter on the CPU leaves it to the steps
+        tap |= how_journalled(box.tap, box.consumer_side == WM_SIDE_RESIDENT, box.producer_side == WM_SIDE_RESIDENT,
+                              has_journal_role(a.args));
     return {static_cast<u8>(box.slots_log2 & 63),
             static_cast<u8>(box.consumer_side),
             static_cast<u8>(tap),

@@ -137,12 +137,14 @@ template <class L> WM_FN void begin_journal(L lanes, arbiter& a) {
     const wm_tap_counts* counts = at<const wm_tap_counts>(a.args.tap_counts);
     const wm_mailbox_stats* stats = at<const wm_mailbox_stats>(a.args.mailbox_stats_out);
     for (u32 m = lanes.rank(); m < a.args.n_mailboxes; m += lanes.width()) {
-        a.tapped[m] = {load_relaxed_sys(&counts[m].taken), load_relaxed_sys(&counts[m].dropped)};
-        const bool in = (a.boxes[m].tap & tap_follows_in) != 0;
+        a.tapped[m] = {load_relaxed_sys(&counts[m].taken), load_relaxed_sys(&counts[m].dropped),
+                       load_relaxed_sys(&counts[m].ahead)};
+        const bool in = (a.boxes[m].tap & tap_behind_out) == 0;
         const u64 left = is_followed(a.boxes[m]) ? load_relaxed_sys(&stats[m].behind) : 0;
         const u64 behind = left <= 1ull << a.boxes[m].slots_log2 && !is_quarantined(a, m) ? left : 0;
         // Slots are given back behind what was followed: the header says how far that was, not what was taken.
         a.followed[m] = in ? a.consumed[m] : a.written[m] - behind;
+        a.followed[m] += (a.boxes[m].tap & tap_ahead) != 0 ? a.tapped[m].ahead : 0;
         a.consumed[m] += in ? behind : 0;
     }
 }

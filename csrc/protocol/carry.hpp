@@ -77,8 +77,8 @@ WM_FN u32 carry_each(const ring_end& end) {
 
 // Whether a batch of `most` records is cut.
 WM_FN bool should_cut(const passing_records& r, u32 most) {
-    return r.a.args.carriers != 0 && most >= carry_least && r.box().record_stride >= long_stride &&
-           load_relaxed_cta(&r.a.journals[r.server].alone) == 0;
+    return r.a.args.carriers != 0 && r.server < r.a.args.servers && most >= carry_least &&
+           r.box().record_stride >= long_stride && load_relaxed_cta(&r.a.journals[r.server].alone) == 0;
 }
 
 // Hands parts of a batch of `most` records to the helpers, and gives how many records that are.

@@ -106,23 +106,26 @@ public:
     WM_FN u32 skip(u32 input, u32 most) {
         if (input >= module_.n_inputs)
             return 0;
+        tell();
         give_back();
         const u32 m = module_.inputs[input];
         const u64 known = lanes.broadcast(waiting(input), 0);
         most = known < most ? static_cast<u32>(known) : most;
         const mailbox_brief box = brief_in(arbiter_.boxes, m);
-        if (Taps && is_typed(box)) // each has to be looked at
+        if (is_tapped(box) && (is_typed(box) || (box.tap & tap_ahead) != 0)) // each has to be looked at
             return 0;
-        hurry();
+        const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
         u32 n = 0;
-        if (is_tapped(box)) {
-            if constexpr (Taps)
-                n = journal_skipped(lanes, arbiter_, server_, m, box, most);
+        if (is_behind_in(box)) {
+            if ((box.tap & tap_by_role) == 0)
+                most = journal_spare(lanes, arbiter_, server_, most);
+            n = ready_heads(lanes, arbiter_.rows[m], idx, most); // the journal looks at the rest
         } else {
-            n = ready_records(lanes, arbiter_.rows[m], load_relaxed_cta(&arbiter_.consumed[m]), most);
+            n = ready_records(lanes, arbiter_.rows[m], idx, most);
         }
         if (n == 0)
             return 0;
+        due_ = due_ || is_behind_in(box);
         lanes.sync(); // every lane has seen its words
         if (lanes.rank() == 0)
             give_back(module_.inputs[input], n); // read again: a register less meanwhile
@@ -146,7 +149,7 @@ public:
                     return refuse_output(m, refusal::length, WM_BAD_LENGTH);
                 if (src == nullptr && len != 0)
                     return refuse_output(m, refusal::argument, WM_BAD_ARGUMENT);
-                return put<O>(m, box, load_share(src, len), src, len, type);
+                return put<O>(m, box, load_share(src, len), len, type);
             }
         }
 #endif
@@ -161,7 +164,7 @@ public:
 #if defined(WM_HAS_WARPS)
         if constexpr (L::is_group()) {
             if (!r.staged && (box.flags & brief_plain_out))
-                return put<O>(m, box, r.words, nullptr, r.len, r.type);
+                return put<O>(m, box, r.words, r.len, r.type);
             if (!r.staged) {
                 lanes.sync();
                 store_share(r.words, scratch(), r.len);
@@ -231,13 +234,23 @@ public:
         return load_relaxed_cta(&arbiter_.grants[server_].since_ns);
     }
 
-    // Lets what was taken and given so far go to the journal without waiting for the end of the step, and tells of what
-    // was given.
+    // Gives back the slots of what was taken, and tells of what was given, without waiting for the end of the step. The
+    // journal's role may follow from here on.
     WM_FN void hurry() {
         tell();
         flush();
-        if constexpr (Taps)
-            hurry_journal(lanes, arbiter_, server_);
+    }
+
+    // Between two steps, and behind the last: what this server is to journal of what was moved, and, if there is
+    // another `next`, of what it may take.
+    WM_FN void journal(bool next) {
+        if constexpr (Taps) {
+            const bool ahead = next && (arbiter_.args.journal_flags & WM_JOURNAL_AHEAD) != 0;
+            if (!due_ && !ahead)
+                return;
+            due_ = false;
+            journal_ends(lanes, arbiter_, server_, module_, ahead);
+        }
     }
 
     WM_FN u32 moved() const {
@@ -252,17 +265,18 @@ private:
     WM_FN static bool is_tapped(mailbox_brief box) {
         return Taps && box.tap != WM_TAP_NONE;
     }
-    // Whether this server journals the records of an input, or of an output, one by one: nobody follows it, and they
-    // are journalled where they are taken, or, if nobody in the arbiter takes them, where they are given.
-    WM_FN static bool journals_input(mailbox_brief box) {
-        return is_tapped(box) && !is_followed(box);
+    // Whether slots of an input are given back behind the journal.
+    WM_FN static bool is_behind_in(mailbox_brief box) {
+        return Taps && (box.tap & tap_behind_in) != 0;
     }
-    WM_FN static bool journals_output(mailbox_brief box) {
-        return journals_input(box) && box.consumer_side != WM_SIDE_RESIDENT;
+    // Whether this server is to journal what the step moves.
+    WM_FN void note_due(mailbox_brief box, u32 behind) {
+        due_ = due_ || (Taps && (box.tap & (behind | tap_by_role)) == behind);
     }
-    // Whether slots of an input are given back by the journal's role.
-    WM_FN static bool is_followed_in(mailbox_brief box) {
-        return Taps && (box.tap & tap_follows_in) != 0;
+    // Whether the next record of an input is not to be taken yet: it was not journalled.
+    WM_FN bool is_ahead_of_journal(u32 m, mailbox_brief box, u64 idx) const {
+        return Taps && (box.tap & tap_ahead) != 0 &&
+               lanes.any(static_cast<int64_t>(load_relaxed_cta(&arbiter_.followed[m]) - idx) <= 0);
     }
     // Index up to which an output's slots are free. Behind it they may be in the journal's hands, whatever the header
     // says.
@@ -270,7 +284,7 @@ private:
         return Taps ? freed(arbiter_, m, box) : load_relaxed_cta(&arbiter_.consumed[m]);
     }
     WM_FN bool is_held_full(mailbox_brief box, u64 written, u64 free_to) const {
-        return Taps && (box.tap & tap_follows_out) != 0 && written - free_to >= 1ull << box.slots_log2;
+        return Taps && (box.tap & tap_behind_out) != 0 && written - free_to >= 1ull << box.slots_log2;
     }
     // What was found at an input is taken, or not the next record any more.
     WM_FN void forget(u32 input) {
@@ -283,8 +297,10 @@ private:
     template <order O>
     WM_FN wm_status pop_general(u32 input, u32 m, mailbox_brief box, void* dst, u32 dst_bytes, u32& len, u32& type) {
         const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]), written = load_relaxed_cta(&arbiter_.written[m]);
+        if (is_ahead_of_journal(m, box, idx))
+            return WM_EMPTY;
         const u64 outcome = pop_any<O>(lanes, &arbiter_.rows[m], idx, written, lanes.any(waiting(input) > 0),
-                                       is_followed_in(box), dst, dst_bytes);
+                                       is_behind_in(box), dst, dst_bytes);
         const wm_status s = outcome_status(outcome);
         if (s != WM_EMPTY && s != WM_TIMEOUT) {
             len = outcome_len(outcome);
@@ -293,9 +309,8 @@ private:
         if (s == WM_OK || s == WM_BAD_LENGTH) {
             forget(input);
             note_taken(m, box, idx + 1, s);
+            note_due(box, tap_behind_in);
         }
-        if (s == WM_OK && journals_input(box) && is_chosen(arbiter_, box, m, type))
-            tap(m, idx, dst, len, type);
         return s;
     }
     template <order O> WM_FN wm_status push_general(u32 m, mailbox_brief box, const void* src, u32 len, u32 type) {
@@ -307,14 +322,8 @@ private:
         if (s != WM_OK)
             return s;
         note_given(m, box, idx + 1);
-        if (journals_output(box) && is_chosen(arbiter_, box, m, type))
-            tap(m, idx, src, len, type);
+        note_due(box, tap_behind_out);
         return s;
-    }
-    // Journals a record whose bytes lie at `from`.
-    WM_FN void tap(u32 m, u64 index, const void* from, u32 len, u32 type) {
-        if constexpr (Taps)
-            journal(lanes, arbiter_, server_, m, index, from, len, type);
     }
     // Whether the slot of the last record taken from mailbox m is still to be given back.
     WM_FN bool is_owed(u32 m) const {
@@ -338,7 +347,7 @@ private:
             owed_ = no_mailbox;
             lanes.sync(); // every lane has read the index, and sees the others' words
             if (lanes.rank() == 0) {
-                if (!is_followed_in(box))
+                if (!is_behind_in(box))
                     store_relaxed_gpu(&at<wm_mailbox_header>(arbiter_.rows[m].header)->read_idx, idx);
                 note_consumed(m, box, idx);
             }
@@ -349,7 +358,7 @@ private:
     // By lane 0.
     WM_FN void note_consumed(u32 m, mailbox_brief box, u64 idx) {
         store_relaxed_cta(&arbiter_.consumed[m], idx);
-        if (!is_followed_in(box))
+        if (!is_behind_in(box))
             mark_producer(arbiter_, box);
     }
     // Index `idx` of mailbox m is this module's: everybody in the arbiter learns of it.
@@ -411,6 +420,8 @@ private:
                                 u32& type) {
         give_back(); // of the record before
         const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
+        if (is_ahead_of_journal(m, box, idx))
+            return WM_EMPTY;
         const wm_status s = fetch<O>(input, m, box, idx, room, f, len, type);
         if (Copy && s == WM_OK)
             store_share(f, dst, len);
@@ -419,6 +430,7 @@ private:
         forget(input);
         owed_ = m;
         records_in_++;
+        note_due(box, tap_behind_in);
         // Who has the bytes may be about to work on them for long; what is taken in hand is given on at once.
         if (Copy || s == WM_BAD_LENGTH)
             give_back();
@@ -426,24 +438,12 @@ private:
             reject(WM_REJECT_LENGTH);
             return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_CONSUMER, refusal::length, s);
         }
-        if (journals_input(box) && is_chosen(arbiter_, box, m, type))
-            tap_words(m, idx, f, dst, len, type);
         return s;
     }
     WM_DEV wm_status refuse_output(u32 m, refusal why, wm_status s) {
         return refused(lanes, arbiter_.rows[m].header, WM_SCOPE_GPU, WM_END_PRODUCER, why, s);
     }
-    // Journals a record in registers, whose bytes also lie at `from`, or nowhere else.
-    WM_DEV void tap_words(u32 m, u64 index, const fragment<1>& f, const void* from, u32 len, u32 type) {
-        if (from == nullptr) {
-            from = scratch();
-            store_share(f, scratch(), len);
-            lanes.sync();
-        }
-        tap(m, index, from, len, type);
-    }
-    template <order O>
-    WM_DEV wm_status put(u32 m, mailbox_brief box, const fragment<1>& f, const void* from, u32 len, u32 type) {
+    template <order O> WM_DEV wm_status put(u32 m, mailbox_brief box, const fragment<1>& f, u32 len, u32 type) {
         wm_producer p;
         p.mailbox = plain_row(arbiter_.rows[m].header, box.slots_log2);
         p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
@@ -468,8 +468,7 @@ private:
             given_.meta = static_cast<u32>(pack_meta(len, type));
             given_.words = f;
         }
-        if (journals_output(box) && is_chosen(arbiter_, box, m, type))
-            tap_words(m, idx - 1, f, from, len, type);
+        note_due(box, tap_behind_out);
         return s;
     }
 #endif
@@ -496,9 +495,10 @@ private:
         wm_consumer c;
         c.mailbox = arbiter_.rows[m];
         c.read_idx = load_relaxed_cta(&arbiter_.consumed[m]) + n;
-        publish_read(c);
-        store_relaxed_cta(&arbiter_.consumed[m], c.read_idx);
-        mark_producer(arbiter_, brief_in(arbiter_.boxes, m));
+        const mailbox_brief box = brief_in(arbiter_.boxes, m);
+        if (!is_behind_in(box))
+            publish_read(c);
+        note_consumed(m, box, c.read_idx);
     }
     WM_FN wm_status judged(wm_status s) {
         if (s != WM_OK)
@@ -516,6 +516,7 @@ private:
     found_records<L> found_;
     u32 records_in_ = 0; // in this grant
     u32 records_out_ = 0;
+    bool due_ = false; // this server is to journal some of what was moved
     given_record<L> given_;
 #if defined(WM_HAS_WARPS)
     u32 owed_ = no_mailbox; // whose slot is still to be given back

@@ -5,17 +5,21 @@
 // module gives it.
 //
 // Whoever waits for what a step gives shall not wait for the journal, and least of all for the bus: a fence of a warp
-// that has stored over it takes as long as the way there and back. So a server does nothing for a tap. A role of its
-// own, a warp, follows `consumed`, or `written`, of each tapped mailbox and copies the records from their slots, which
-// are only then given back (`followed`): the role has the part of a second consumer. Where its ring is full the records
-// stay where they are, and whoever fills the mailbox waits; or they are dropped, as the tap says.
+// that has stored over it takes as long as the way there and back. So while a step runs a server does nothing for a
+// tap. A role of its own, a warp, follows `consumed`, or `written`, of each tapped mailbox and copies the records from
+// their slots, which are only then given back (`followed`): it has the part of a second consumer. Where its ring is
+// full the records stay where they are, and whoever fills the mailbox waits; or they are dropped, as the tap says.
 //
-//   many at once   A module that has no use for its records takes many at a time (context::skip), and its server
-//                  journals them itself, into a ring of its own, when the role has followed it so far. Who of the two
-//                  journals a mailbox's records has its bit in `following`.
-//   tensors        Where a tap wants the tensors, too, a record is journalled by the server before anybody can learn of
-//                  it from this step: a lease may end then (R3). Such a mailbox is not followed.
-//   no role        A step that runs in a launch of its own journals what it moves by itself, and publishes it.
+//   many at once   Of a module that has no use for its records and takes many at a time (context::skip) the server
+//                  journals them itself behind the step, into a ring of its own. Who of the two journals a mailbox's
+//                  records has its bit in `following`.
+//   tensors        Where a tap wants the tensors, too, the server journals a record ahead of the step that may take it:
+//                  whoever learns of it from that step may end its lease (R3). What a step gives to somebody outside it
+//                  journals behind the step.
+//   no role        A step that runs in a launch of its own journals what it moves behind it, and publishes it.
+//
+// The server has one place for all of this, between two steps (journal_ends), so that its code is not among that of a
+// step.
 //
 // The number in the head, consecutive in each mailbox, restores the order of one whose records are in several rings; it
 // is taken by whoever journals the record, in the order of that one's ring. A record that is dropped takes no number.
@@ -79,44 +83,6 @@ template <class L> WM_FN void hurry_journal(L lanes, arbiter& a, u32 server) {
         publish_ring(a, server, load_relaxed_cta(&a.journals[server].write_idx));
 }
 
-// Journals a record of mailbox m whose payload lies at `from`, by the server that owns the module at hand. The caller's
-// lanes have seen the payload, which is theirs again then. Nobody has learnt of the record from this step yet (R3).
-template <class L>
-WM_FN void journal(L lanes, arbiter& a, u32 server, u32 m, u64 index, const void* from, u32 len, u32 type) {
-    ring_end& end = a.journals[server];
-    const bool room = ring_room(lanes, end, 1) != 0;
-    if (room)
-        fill_slot(lanes, ring_slot(end.ring, load_relaxed_cta(&end.write_idx)),
-                  {load_relaxed_cta(&a.tapped[m].taken) + 1, index, now_ns(), a.rows[m].mailbox_id,
-                   static_cast<uint16_t>(len), static_cast<uint16_t>(type)},
-                  from, len);
-    lanes.sync(); // all is stored, and what lane 0 changes now was read
-    if (lanes.rank() == 0) {
-        if (room && type == WM_TYPE_TENSOR)
-            announce_tensor(a, server, load_relaxed_cta(&end.write_idx));
-        if (room)
-            count_journalled(a, server, m, 1);
-        else
-            count_dropped(a, m, 1);
-    }
-    lanes.sync();
-}
-
-// Journals up to `most` records that wait in mailbox m, from `followed` on; gives their number, and the caller moves
-// that. In a ring that is nearly full it leaves what a step needs.
-template <class L> WM_FN u32 journal_ready(L lanes, arbiter& a, u32 ring, u32 m, u32 most) {
-    ring_end& end = a.journals[ring];
-    const u64 spare = a.args.journal_need ? a.args.journal_need - 1 : 0;
-    const u64 room = ring_room(lanes, end, most + spare);
-    const u32 limit = room <= spare ? 0 : room - spare < most ? static_cast<u32>(room - spare) : most;
-    const u32 n = carry_ready(lanes, passing_records{a, ring, m}, limit);
-    lanes.sync(); // all is stored, and what lane 0 changes now was read
-    if (n != 0 && lanes.rank() == 0)
-        count_journalled(a, ring, m, n);
-    lanes.sync();
-    return n;
-}
-
 // Takes a mailbox's bit, if nobody has it. ACQUIRE of end_following.
 template <class L> WM_FN bool begin_following(L lanes, arbiter& a, u32 m) {
     u32 had = 0;
@@ -130,11 +96,13 @@ template <class L> WM_FN void end_following(L lanes, arbiter& a, u32 m) {
         clear_release_cta(&a.following[m / 32], 1u << (m % 32)); // RELEASE, acquired in begin_following
 }
 
-// The slots of mailbox m before `idx` are free, and were only up to `before`; by lane 0. A resident producer is told if
-// it may have found no room; others are told each time.
-WM_FN void give_back_followed(arbiter& a, u32 m, mailbox_brief box, u64 before, u64 idx) {
+// The records of mailbox m before `idx` are journalled, and were only up to `before`; by lane 0. What follows its
+// resident end gives the slots back: a resident producer is told if it may have found no room, others each time.
+WM_FN void note_followed(arbiter& a, u32 m, mailbox_brief box, u64 before, u64 idx) {
     store_release_cta(&a.followed[m], idx);
-    if ((box.tap & tap_follows_in) != 0) {
+    if ((box.tap & tap_ahead) != 0)
+        return;
+    if ((box.tap & tap_behind_in) != 0) {
         wm_consumer c;
         c.mailbox = a.rows[m];
         c.read_idx = idx;
@@ -157,10 +125,25 @@ template <class L> WM_FN bool peek_followed(L lanes, const arbiter& a, u32 m, u6
     type = meta_type(head);
     return lanes.all(((head ^ lap_tag(idx, row.slots_log2)) & tag_mask) == 0);
 }
+// How many records from `idx` on, up to `most`, have a head that is there and a length that can be: a lane a record.
+template <class L> WM_FN u32 ready_heads(L lanes, const wm_mailbox& row, u64 idx, u32 most) {
+    const u32 all = L::width() < 32 ? (1u << (L::width() % 32)) - 1 : ~0u;
+    u32 n = 0;
+    for (u32 run = L::width(); n < most && run == L::width(); n += run) {
+        const u64 mine = idx + n + lanes.rank();
+        const u64 head = n + lanes.rank() < most ? load_relaxed(slot_at(row, mine), row.scope) : 0;
+        const bool good = n + lanes.rank() < most && ((head ^ lap_tag(mine, row.slots_log2)) & tag_mask) == 0 &&
+                          meta_len(head) <= payload_bytes(row);
+        const u32 bits = lanes.ballot(good);
+        run = bits == all ? L::width() : lowest_bit(~bits);
+    }
+    return n < most ? n : most;
+}
 
-// Journals some of the records of mailbox m that its resident end is done with, into `ring`, or drops them. False: the
-// ring has no room, and they are to stay. By whoever has the mailbox's bit.
-template <class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ring, u32 m, mailbox_brief box) {
+// Journals some of the records that are due of mailbox m, into `ring`, or drops them. False: the ring has no room, or
+// they cannot be seen yet, and they are to stay. By whoever has the mailbox's bit, or alone journals it. `Helped`:
+// other blocks may help.
+template <bool Helped, class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ring, u32 m, mailbox_brief box) {
     const u64 from = lanes.broadcast(load_relaxed_cta(&a.followed[m]), 0);
     const u64 due = lanes.broadcast(to_follow(a, m, box), 0);
     u32 n = due < follow_at_once ? static_cast<u32>(due) : follow_at_once;
@@ -178,13 +161,20 @@ template <class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ring, u32 m, 
         const u64 room = ring_room(lanes, a.journals[ring], n);
         if (room == 0 && (box.tap & WM_TAP_POLICY) != WM_TAP_DROP)
             return false;
-        if (room == 0) {
-            dropped = n;
+        if (room == 0) { // not what is still to come
+            dropped = (box.tap & tap_ahead) == 0 || peek_followed(lanes, a, m, from, len, type) ? n : 0;
+            if (dropped == 0)
+                return false;
         } else {
             n = room < n ? static_cast<u32>(room) : n;
-            begin_batch(lanes, a, ring);
-            passed = pass_ready(lanes, passing_records{a, ring, m}, n);
-            // What its consumer has refused is not journalled; what else is not to be seen yet, is soon.
+            const passing_records r{a, ring, m};
+            if constexpr (Helped) {
+                passed = carry_ready(lanes, r, n);
+            } else {
+                begin_batch(lanes, a, ring);
+                passed = pass_ready(lanes, r, n);
+            }
+            // What its consumer refuses is not journalled; what else is not to be seen yet, is soon.
             if (passed == 0 && (!peek_followed(lanes, a, m, from, len, type) || len <= payload_bytes(a.rows[m])))
                 return false;
             n = passed == 0 ? 1 : passed;
@@ -196,34 +186,50 @@ template <class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ring, u32 m, 
             count_journalled(a, ring, m, passed);
         if (dropped != 0)
             count_dropped(a, m, dropped);
-        give_back_followed(a, m, box, from, from + n);
+        note_followed(a, m, box, from, from + n);
     }
     lanes.sync();
     return true;
 }
 
-// Journals up to `most` records that wait at an input of this server's module and that it has no use for, behind those
-// that it has taken and nobody has journalled yet. Gives their number, and the caller releases them.
-template <class L> WM_FN u32 journal_skipped(L lanes, arbiter& a, u32 server, u32 m, mailbox_brief box, u32 most) {
-    const bool shared = is_followed(box);
+// Records that a server may take many at a time of an input and journal behind the step: what its ring has room for
+// beside what a step needs, as there is nobody else to do it.
+template <class L> WM_FN u32 journal_spare(L lanes, arbiter& a, u32 server, u32 most) {
+    const u64 spare = a.args.journal_need ? a.args.journal_need - 1 : 0;
+    const u64 room = ring_room(lanes, a.journals[server], most + spare);
+    return room <= spare ? 0 : room - spare < most ? static_cast<u32>(room - spare) : most;
+}
+
+// What this server is to journal at an end of its module: behind a step, or ahead of one.
+template <class L> WM_FN void journal_end(L lanes, arbiter& a, u32 server, u32 m, mailbox_brief box) {
+    const bool shared = (box.tap & tap_by_role) != 0;
     if (shared && !begin_following(lanes, a, m))
-        return 0; // the role is at it
-    const u64 consumed = lanes.broadcast(load_relaxed_cta(&a.consumed[m]), 0);
-    const u64 from = shared ? lanes.broadcast(load_relaxed_cta(&a.followed[m]), 0) : consumed;
-    lanes.sync();
-    if (!shared && lanes.rank() == 0)
-        store_relaxed_cta(&a.followed[m], from);
-    lanes.sync();
-    const u32 taken = static_cast<u32>(consumed - from), n = journal_ready(lanes, a, server, m, taken + most);
-    if (lanes.rank() == 0) {
-        if (n > taken) // the caller gives their slots back
-            store_relaxed_cta(&a.followed[m], from + n);
-        else if (n != 0)
-            give_back_followed(a, m, box, from, from + n);
+        return; // the role is at it
+    const u64 begin = lanes.broadcast(now_ns(), 0);
+    WM_ROLLED
+    for (u32 looks = 0; lanes.any(to_follow(a, m, box) != 0);) {
+        if (follow_some<true>(lanes, a, server, m, box))
+            continue;
+        // Where nobody else does it, what is known to be there is waited for.
+        const bool expected = !shared && ((box.tap & tap_ahead) == 0 || pending(a, m) != 0);
+        if (!lanes.any(expected) || lanes.broadcast(now_ns(), 0) - begin > arrival_ns)
+            break;
+        pause_after(looks++);
     }
     if (shared)
         end_following(lanes, a, m);
-    return n > taken ? n - taken : 0;
+}
+// Between two steps of a module: what the one before has left to its server, and, if there is to be another, what that
+// may take where tensors are wanted.
+template <class L> WM_FN void journal_ends(L lanes, arbiter& a, u32 server, const module_brief& mod, bool ahead) {
+    WM_ROLLED
+    for (u32 i = 0; i < u32{mod.n_inputs} + mod.n_outputs; i++) {
+        const bool in = i < mod.n_inputs;
+        const u32 m = in ? mod.inputs[i] : mod.outputs[i - mod.n_inputs];
+        const mailbox_brief box = brief_in(a.boxes, m);
+        if ((box.tap & (in ? tap_behind_in | (ahead ? tap_ahead : 0u) : tap_behind_out)) != 0)
+            journal_end(lanes, a, server, m, box);
+    }
 }
 
 // The role's own state.
@@ -252,7 +258,7 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
         bool presses = false;
         if (mine < a.args.n_mailboxes) {
             const mailbox_brief box = brief_in(a.boxes, mine);
-            due = is_followed(box) ? to_follow(a, mine, box) : 0;
+            due = (box.tap & tap_by_role) != 0 ? to_follow(a, mine, box) : 0;
             presses = due != 0 && is_pressing(box, due);
         }
         const u32 waiting = lanes.ballot(due != 0);
@@ -262,7 +268,7 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
             const u32 m = first + lowest_bit(bits);
             if (!begin_following(lanes, a, m))
                 continue;
-            moved = follow_some(lanes, a, own, m, brief_in(a.boxes, m)) || moved;
+            moved = follow_some<false>(lanes, a, own, m, brief_in(a.boxes, m)) || moved;
             end_following(lanes, a, m);
         }
     }

@@ -36,7 +36,15 @@ WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const fou
     context<L, Taps> c(lanes, a, server, module, found);
     u32 steps = 0;
     bool moved = false;
-    for (bool more = true; more;) {
+    for (bool next = true;;) {
+        c.journal(next);
+        if (!next)
+            break;
+        if (Taps && steps != 0 && !journal_has_room(lanes, a, server)) {
+            if (lanes.rank() == 0)
+                mark(a, module);
+            break;
+        }
         const u32 before = c.moved();
         H::step(c, mod.handler);
         lanes.sync();
@@ -46,17 +54,12 @@ WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const fou
         if (!moved)
             c.reject(WM_REJECT_NO_PROGRESS);
         // Whoever has found all that there was looks at the same places next.
-        more = moved && !found.whole && may_step<Taps>(lanes, a, mod);
-        bool last = steps >= mod.batch || !moved;
-        if (Taps && more && !last)
-            last = !journal_has_room(lanes, a, server);
-        if (last) {
-            // What is left is somebody else's turn first; without progress, only news are worth another look.
-            if (more && lanes.rank() == 0)
-                mark(a, module);
-            break;
-        }
-        if (more)
+        const bool more = moved && !found.whole && may_step<Taps>(lanes, a, mod);
+        next = more && steps < mod.batch;
+        // What is left is somebody else's turn first; without progress, only news are worth another look.
+        if (more && !next && lanes.rank() == 0)
+            mark(a, module);
+        if (next)
             c.tell();
     }
     given = c.given();

@@ -29,6 +29,7 @@ WM_FN wm_arbiter_args step_table(const wm_step_args& s) {
     t.scratch_bytes = s.scratch_bytes;
     t.journal_stage_bytes = s.journal_stage_bytes;
     t.journal_need = s.journal_need;
+    t.journal_flags = WM_JOURNAL_AHEAD; // it may be
     return t;
 }
 
@@ -36,15 +37,19 @@ WM_FN wm_arbiter_args step_table(const wm_step_args& s) {
 WM_FN void step_begin_end(arbiter& a, const wm_step_args& s, u32 i) {
     const wm_mailbox& box = s.ends[i];
     const_cast<wm_mailbox*>(a.rows)[i] = box;
-    a.boxes[i] = {
-        static_cast<u8>(box.slots_log2 & 63), static_cast<u8>(WM_SIDE_HOST), static_cast<u8>(box.tap), 0, 0, 0};
+    const u32 tap = (box.tap & 15u) | how_journalled(box.tap, i < WM_MAX_INPUTS, i >= WM_MAX_INPUTS, false);
+    a.boxes[i] = {static_cast<u8>(box.slots_log2 & 63), static_cast<u8>(WM_SIDE_HOST), static_cast<u8>(tap), 0, 0, 0};
     const bool is_behind = (s.behind >> i & 1) != 0, is_input = i < WM_MAX_INPUTS;
     a.written[i] = is_behind && is_input ? load_relaxed(write_idx_of(box), box.scope) : s.written[i];
     a.consumed[i] = is_behind && !is_input ? load_relaxed(read_idx_of(box), box.scope) : s.consumed[i];
     a.quarantined[i] = 0;
+    if (s.journal.header != 0)
+        a.followed[i] = is_input ? a.consumed[i] : a.written[i];
     if (s.journal.header != 0 && box.tap != WM_TAP_NONE) {
         const wm_tap_counts* counts = at<const wm_tap_counts>(s.tap_counts) + box.mailbox_id;
-        a.tapped[i] = {load_relaxed_sys(&counts->taken), load_relaxed_sys(&counts->dropped)};
+        a.tapped[i] = {load_relaxed_sys(&counts->taken), load_relaxed_sys(&counts->dropped),
+                       load_relaxed_sys(&counts->ahead)};
+        a.followed[i] += (tap & tap_ahead) != 0 ? a.tapped[i].ahead : 0;
     }
 }
 
@@ -90,6 +95,7 @@ template <class L> WM_FN void step_end(L lanes, arbiter& a, const wm_step_args& 
         wm_tap_counts* counts = at<wm_tap_counts>(s.tap_counts) + a.rows[i].mailbox_id;
         store_relaxed_sys(&counts->taken, a.tapped[i].taken);
         store_relaxed_sys(&counts->dropped, a.tapped[i].dropped);
+        store_relaxed_sys(&counts->ahead, is_ahead(a, i));
     }
 }
 

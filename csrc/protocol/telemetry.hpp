@@ -93,6 +93,7 @@ template <class L> WM_FN void telemetry_write(L lanes, arbiter& a, u64 now, bool
         wm_tap_counts* counts = at<wm_tap_counts>(a.args.tap_counts) + m;
         store_relaxed_sys(&counts->taken, load_relaxed_cta(&a.tapped[m].taken));
         store_relaxed_sys(&counts->dropped, load_relaxed_cta(&a.tapped[m].dropped));
+        store_relaxed_sys(&counts->ahead, is_ahead(a, m));
     }
     copy_words(lanes, at<u64>(a.args.module_stats_out), at<const u64>(a.args.module_stats),
                serves ? static_cast<u64>(a.args.n_modules) * (sizeof(wm_module_stats) / 8) : 0);

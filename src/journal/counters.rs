@@ -106,7 +106,7 @@ impl Counts {
     }
 
     fn tap(&self, memory: &Memory, id: u32, tap: u32) -> TapStats {
-        let wm_tap_counts { taken, dropped } = memory.tap_counts(id as usize);
+        let wm_tap_counts { taken, dropped, .. } = memory.tap_counts(id as usize);
         let count = &self.of_mailbox[id as usize];
         let (durable, lost) = (count.durable.load(Ordering::Acquire), count.lost.load(Ordering::Acquire));
         // The arbiter's counters come with its telemetry, a moment later than the records.

@@ -372,6 +372,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
     let SpinBudget { idle_spin, adaptive, sm_share, residency, servers, .. } = graph.budget;
     let journal_role = u32::from(has_journal_role(graph));
     let most_scanners = abi::WM_MAX_SCANNERS.min(abi::WM_MAX_WARPS - 2 - servers - journal_role);
+    let ahead = if graph.mailboxes.iter().any(|m| m.tap_tensors) { abi::WM_JOURNAL_AHEAD } else { 0 };
     let mut counts = abi::wm_arbiter_args {
         magic: abi::WM_ABI_MAGIC,
         version: abi::WM_ABI_VERSION,
@@ -390,7 +391,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         journal_stage_bytes: graph.journal_stage_bytes(),
         journal_need: graph.journal_need(),
         adaptive: u32::from(adaptive),
-        journal_role,
+        journal_flags: if journal_role == 0 { ahead } else { ahead | abi::WM_JOURNAL_ROLE },
         linger: u32::from(graph.lingers),
         carriers: graph.carriers(),
         ..abi::wm_arbiter_args::zeroed()

@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "protocol/journal.hpp"
+#include "batches.hpp"
 
 using namespace warpmail;
 
@@ -144,7 +144,7 @@ struct scene {
                 store_relaxed_cta(&a.journals[0].alone, u64{0}); // else it would mostly go alone here
             lanes.sync();
             // As many as are there, or more.
-            const u32 n = journal_ready(lanes, a, 0, m, left < most ? static_cast<u32>(left) : most);
+            const u32 n = journal_batch(lanes, a, 0, m, left < most ? static_cast<u32>(left) : most);
             if (n > most)
                 fail("more records than were asked for");
             if (lanes.rank() == 0) {
@@ -279,7 +279,7 @@ void run_lost() {
     run_warp([&](lanes_type lanes) {
         const u32 n = pass_ready(lanes, r, most / 2), joined = carry_join(lanes, r, 0, true);
         carry_lost(lanes, r, n);
-        const u32 then = journal_ready(lanes, s.a, 0, m, most);
+        const u32 then = journal_batch(lanes, s.a, 0, m, most);
         if (lanes.rank() == 0) {
             got[0] = joined;
             got[1] = then;
@@ -291,7 +291,7 @@ void run_lost() {
     store_relaxed_gpu(state, posted - WM_CARRY_POSTED + WM_CARRY_DONE);
     run_warp([&](lanes_type lanes) {
         carry_serve(lanes, s.a, 0);
-        const u32 then = journal_ready(lanes, s.a, 0, m, most);
+        const u32 then = journal_batch(lanes, s.a, 0, m, most);
         if (lanes.rank() == 0)
             got[2] = then;
     });

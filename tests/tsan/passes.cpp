@@ -10,7 +10,7 @@
 #include <cstring>
 #include <vector>
 
-#include "protocol/journal.hpp"
+#include "batches.hpp"
 
 using namespace warpmail;
 
@@ -57,7 +57,7 @@ public:
         args_.mailboxes = address(&box_);
         args_.journals = address(&handle_);
         args_.journal_stage_bytes = stride < 2048 ? 2048 : stride;
-        args_.journal_role = 1;
+        args_.journal_flags = WM_JOURNAL_ROLE;
         u64 kept_bytes;
         working_ = memory(place(a_, nullptr, kept_bytes));
         place(a_, working_.begin(), kept_bytes);
@@ -147,7 +147,7 @@ private:
             for (u32 i = 0; i < expected; i++)
                 std::memset(ring_slot(handle_, wrote_ + i), 0xEE, handle_.slot_bytes);
         }
-        host::run_block(32, [&](u32 lane) { taken[lane] = journal_ready(warp_lanes{}, a_, 0, 0, most); });
+        host::run_block(32, [&](u32 lane) { taken[lane] = journal_batch(warp_lanes{}, a_, 0, 0, most); });
         if (const char* what = check(taken, expected))
             return what;
         wrote_ += expected;

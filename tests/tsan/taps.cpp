@@ -2,10 +2,10 @@
 //
 // What warps of the arbiter do for the journal, by threads in the place of lanes, under ThreadSanitizer: a server's
 // warp takes records one by one, which the journal's role follows, and skips others, which it journals itself, out of
-// mailboxes of several strides; gives some, which are followed too; and journals some at once, as those that point to
-// tensors are. Helpers carry parts of batches of long records. A thread of the host reads both rings. Every byte and
-// every number is checked, and what is dropped is counted. A barrier between lanes that is missing is a reported race,
-// as a missing release is.
+// mailboxes of several strides; gives some, which are followed too; and journals some before it takes them, as those
+// that point to tensors are. Helpers carry parts of batches of long records. A thread of the host reads both rings.
+// Every byte and every number is checked, and what is dropped is counted. A barrier between lanes that is missing is a
+// reported race, as a missing release is.
 #include <pthread.h>
 
 #include <cstdio>
@@ -96,13 +96,14 @@ void make(u8* to, u32 len, u64 serial) {
 }
 
 constexpr u32 boxes = 6, rings = 2;
-constexpr u32 given = 4;   // the server gives its records; of those before it, it takes them
-constexpr u32 at_once = 5; // its records are journalled one by one, by the server
+constexpr u32 given = 4; // the server gives its records; of those before it, it takes them
+constexpr u32 ahead = 5; // its records are journalled one by one, by the server, before it takes them
 constexpr u32 strides[boxes] = {64, 256, 4096, 640, 256, 4096};
 constexpr u32 chosen_type = 1;
-constexpr u32 taps[boxes] = {WM_TAP_BLOCK | tap_follows_in,  WM_TAP_DROP | tap_follows_in,
-                             WM_TAP_BLOCK | tap_follows_in,  WM_TAP_BLOCK | 1u << WM_TAP_TYPED_BIT | tap_follows_in,
-                             WM_TAP_BLOCK | tap_follows_out, WM_TAP_DROP | 1u << WM_TAP_TENSORS_BIT};
+constexpr u32 taps[boxes] = {
+    WM_TAP_BLOCK | tap_behind_in | tap_by_role,  WM_TAP_DROP | tap_behind_in | tap_by_role,
+    WM_TAP_BLOCK | tap_behind_in | tap_by_role,  WM_TAP_BLOCK | 1u << WM_TAP_TYPED_BIT | tap_behind_in | tap_by_role,
+    WM_TAP_BLOCK | tap_behind_out | tap_by_role, WM_TAP_DROP | 1u << WM_TAP_TENSORS_BIT | tap_ahead};
 constexpr u32 slots_log2 = 3, ring_log2 = 4, carriers = 2;
 
 constexpr bool is_typed_box(u32 m) {
@@ -142,7 +143,7 @@ struct scene {
         args.mailboxes = reinterpret_cast<uintptr_t>(rows);
         args.journals = reinterpret_cast<uintptr_t>(ring);
         args.journal_stage_bytes = WM_STRIDE_MAX;
-        args.journal_role = 1;
+        args.journal_flags = WM_JOURNAL_ROLE | WM_JOURNAL_AHEAD;
         args.carry_lines = reinterpret_cast<uintptr_t>(lines);
         args.carriers = carriers;
         args.residency_ns = wait_ns;
@@ -219,11 +220,9 @@ struct scene {
             if (done == records)
                 continue;
             u32 n = 0;
-            if (m == at_once)
-                n = one_step(lanes, payload, done, seed);
-            else if (m == given)
+            if (m == given)
                 n = give_one(lanes, payload, done, seed);
-            else if (is_typed_box(m) || next(seed) % 3 == 0)
+            else if (m == ahead || is_typed_box(m) || next(seed) % 3 == 0)
                 n = take_one(lanes, m, done);
             else
                 n = skip_some(lanes, m, done, seed);
@@ -236,24 +235,33 @@ struct scene {
     }
     // As context::pop does: what is taken is the role's to give back.
     u32 take_one(thread_lanes lanes, u32 m, u64 done) {
+        if (m == ahead) {
+            journal_end(lanes, a, 0, m, a.boxes[m]);
+            if (lanes.any(a.followed[m] == done))
+                return 0;
+        }
         u32 len = 0, type = 0;
         const u64* const slot = slot_at(rows[m], done);
         if (!lanes.all(peek_slot<order::self_contained>(one_lane{}, slot, any_form(rows[m]), lap_tag(done, slots_log2),
                                                         len, type)))
             return 0;
-        if (lanes.rank() == 0)
+        if (lanes.rank() == 0) {
             store_relaxed_cta(&a.consumed[m], done + 1);
+            if (m == ahead)
+                store_relaxed_sys(read_idx_of(rows[m]), done + 1);
+        }
         return 1;
     }
     // As context::skip does.
     u32 skip_some(thread_lanes lanes, u32 m, u64 done, u64& seed) {
-        const u32 n = journal_skipped(lanes, a, 0, m, a.boxes[m], 1 + next(seed) % 6);
+        const u32 n = ready_heads(lanes, rows[m], done, 1 + next(seed) % 6);
         lanes.sync();
         if (n != 0 && lanes.rank() == 0) {
-            store_relaxed_sys(read_idx_of(rows[m]), done + n);
             store_relaxed_cta(&a.consumed[m], done + n);
             skipped += n;
         }
+        lanes.sync();
+        journal_end(lanes, a, 0, m, a.boxes[m]);
         return n;
     }
     // As a step that is granted when there is room, also in the journal's eyes, and a scan that looks at the consumer.
@@ -276,20 +284,6 @@ struct scene {
         }
         return 1;
     }
-    // A step of a handler with some records, in scratch memory that it uses again at once.
-    u32 one_step(thread_lanes lanes, u8* payload, u64 done, u64& seed) {
-        u32 n = 1 + next(seed) % 4;
-        n = done + n > records ? static_cast<u32>(records - done) : n;
-        for (u32 i = 0; i < n; i++) {
-            const u32 len = 8 + next(seed) % 3961, type = next(seed) % 7 ? 1 : WM_TYPE_TENSOR;
-            if (lanes.rank() == 0)
-                make(payload, len, done + i);
-            lanes.sync();
-            journal(lanes, a, 0, at_once, done + i, payload, len, type);
-        }
-        return n;
-    }
-
     void help(u32 helper) {
         carrier c = carry_begin(one_lane{}, args, 0, helper);
         while (carry_turn(one_lane{}, args, c)) {
@@ -367,8 +361,10 @@ void run(u64 records) {
     crew server, role;
     std::vector<u8> payload(4096 + 16);
     std::vector<std::thread> servers, others;
-    for (u32 m = 0; m < given; m++)
-        others.emplace_back([&s, m] { s.produce(m); });
+    for (u32 m = 0; m < boxes; m++) {
+        if (m != given)
+            others.emplace_back([&s, m] { s.produce(m); });
+    }
     others.emplace_back([&s] { s.consume(); });
     others.emplace_back([&s] { s.drain(); });
     for (u32 h = 0; h < carriers; h++)

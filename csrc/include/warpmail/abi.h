@@ -98,6 +98,11 @@ typedef int32_t wm_status;
 #define WM_TAP_TENSORS_BIT 3u /* in the arbiter's table: the tensors that records point to are wanted, too */
 #define WM_TAP_TYPE_SHIFT 16u
 
+/* Of an arbiter's journal. */
+#define WM_JOURNAL_ROLE 1u  /* it has a role of its own, and a ring behind the servers'; else who runs a step journals \
+                             */
+#define WM_JOURNAL_AHEAD 2u /* some taps want tensors: records are journalled ahead of the step that takes them */
+
 /* Module kinds and firing rules. */
 #define WM_KIND_RESIDENT 0u
 #define WM_KIND_STREAM 1u
@@ -443,6 +448,7 @@ typedef struct wm_carry_line {
 typedef struct wm_tap_counts {
     uint64_t taken;   /* records put into journal rings */
     uint64_t dropped; /* records that found them full */
+    uint64_t ahead;   /* 1: the next record that a module will take is counted already */
 } wm_tap_counts;
 
 /*
@@ -676,8 +682,7 @@ typedef struct wm_arbiter_args {
     uint32_t resume;         /* not 0: the launch before left its image, and nobody but the modules changed anything */
     uint32_t image_bytes;    /* a multiple of 16 */
     uint32_t adaptive;       /* not 0: it parks at once where news has been coming later than after idle_spin_ns */
-    uint32_t journal_role;   /* not 0: the journal has a role of its own, and a ring for it behind the servers'; 0:
-                                whoever   runs a step journals what that moves, and publishes it */
+    uint32_t journal_flags;  /* WM_JOURNAL_* */
     uint32_t linger;   /* not 0: servers keep the module they have run, and wait for its next record at the slot */
     uint32_t carriers; /* blocks of the launch that carry records for its first one: its grid has one more */
     wm_leases leases;  /* of the pool that the graph's tensors come from */
@@ -718,13 +723,13 @@ WM_STATIC_ASSERT(offsetof(wm_ring_header, read_idx) == WM_LINE_BYTES, "each side
 WM_STATIC_ASSERT(sizeof(wm_ring) == 16, "read at once");
 WM_STATIC_ASSERT(sizeof(wm_durable) == 16, "passed by value to kernels");
 WM_STATIC_ASSERT(sizeof(wm_carry_line) == WM_LINE_BYTES, "polled by one warp, and written by another");
-WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 16, "copied word by word");
+WM_STATIC_ASSERT(sizeof(wm_tap_counts) == 24, "copied word by word");
 WM_STATIC_ASSERT(sizeof(wm_module_stats) == 32 + 8 * WM_REJECT_REASONS, "copied word by word");
 WM_STATIC_ASSERT(WM_MAX_ENDS == WM_MAX_INPUTS + WM_MAX_OUTPUTS, "a row for each end");
 WM_STATIC_ASSERT(sizeof(wm_server_mark) == WM_LINE_BYTES, "a line of the server's own");
 WM_STATIC_ASSERT(sizeof(wm_step_args) == 1512, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_step_head) == WM_STEP_HEAD_BYTES, "the payload behind it is aligned for 16-byte accesses");
-WM_STATIC_ASSERT(sizeof(wm_gate_state) == 5 * WM_LINE_BYTES, "lines of the module's own");
+WM_STATIC_ASSERT(sizeof(wm_gate_state) == 6 * WM_LINE_BYTES, "lines of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_report) == WM_LINE_BYTES, "a line of the module's own");
 WM_STATIC_ASSERT(sizeof(wm_gate_args) == 1432, "a kernel argument without padding, well below 4 KiB");
 WM_STATIC_ASSERT(sizeof(wm_delivery) == 128, "a kernel argument without padding, beside wm_gate_args");

@@ -63,7 +63,7 @@ impl Memory {
             }
             self.write_pinned((cpu.table + at) as usize, bytes_of(&row));
             // While a grant is out, the arbiter is awake.
-            let step = abi::wm_mailbox { bell: 0, ..as_far_end(handle) };
+            let step = abi::wm_mailbox { bell: 0, tap: row.tap, ..as_far_end(handle) };
             self.write_pinned((cpu.step_table + at) as usize, bytes_of(&step));
         }
         let has_journal = !pinned.rings.is_empty();
