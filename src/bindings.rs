@@ -64,8 +64,6 @@ pub const WM_TAP_POLICY: u32 = 3;
 pub const WM_TAP_TYPED_BIT: u32 = 2;
 pub const WM_TAP_TENSORS_BIT: u32 = 3;
 pub const WM_TAP_TYPE_SHIFT: u32 = 16;
-pub const WM_JOURNAL_ROLE: u32 = 1;
-pub const WM_JOURNAL_AHEAD: u32 = 2;
 pub const WM_KIND_RESIDENT: u32 = 0;
 pub const WM_KIND_STREAM: u32 = 1;
 pub const WM_KIND_HOST: u32 = 2;
@@ -1112,7 +1110,8 @@ pub struct wm_arbiter_args {
     pub resume: u32,
     pub image_bytes: u32,
     pub adaptive: u32,
-    pub journal_flags: u32,
+    pub journal_roles: u16,
+    pub journal_ahead: u16,
     pub linger: u32,
     pub carriers: u32,
     pub leases: wm_leases,
@@ -1169,8 +1168,10 @@ const _: () = {
     ["Offset of field: wm_arbiter_args::resume"][::core::mem::offset_of!(wm_arbiter_args, resume) - 200usize];
     ["Offset of field: wm_arbiter_args::image_bytes"][::core::mem::offset_of!(wm_arbiter_args, image_bytes) - 204usize];
     ["Offset of field: wm_arbiter_args::adaptive"][::core::mem::offset_of!(wm_arbiter_args, adaptive) - 208usize];
-    ["Offset of field: wm_arbiter_args::journal_flags"]
-        [::core::mem::offset_of!(wm_arbiter_args, journal_flags) - 212usize];
+    ["Offset of field: wm_arbiter_args::journal_roles"]
+        [::core::mem::offset_of!(wm_arbiter_args, journal_roles) - 212usize];
+    ["Offset of field: wm_arbiter_args::journal_ahead"]
+        [::core::mem::offset_of!(wm_arbiter_args, journal_ahead) - 214usize];
     ["Offset of field: wm_arbiter_args::linger"][::core::mem::offset_of!(wm_arbiter_args, linger) - 216usize];
     ["Offset of field: wm_arbiter_args::carriers"][::core::mem::offset_of!(wm_arbiter_args, carriers) - 220usize];
     ["Offset of field: wm_arbiter_args::leases"][::core::mem::offset_of!(wm_arbiter_args, leases) - 224usize];

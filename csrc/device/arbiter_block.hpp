@@ -2,8 +2,8 @@
 //
 // The persistent kernel's first block, a role per warp, and the others, which help its servers with long records: on
 // the device, and in tests lane by lane on the CPU (protocol/lanes_host.hpp).
-//   warp 0  keep        warp 1  inbox      then args.servers warps serve, args.scanners scan, and one is the journal's,
-//   if args.journal_flags has WM_JOURNAL_ROLE
+//   warp 0  keep        warp 1  inbox      then args.servers warps serve, args.scanners scan, and args.journal_roles
+//   are the journal's
 #ifndef WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
 #define WARPMAIL_DEVICE_ARBITER_BLOCK_HPP
 
@@ -18,14 +18,12 @@ constexpr u32 first_server_warp = 2;
 constexpr u32 keeper_doze_ns = 200;
 
 WM_FN u32 block_warps(const wm_arbiter_args& args) {
-    return first_server_warp + args.servers + args.scanners + has_journal_role(args);
+    return first_server_warp + args.servers + args.scanners + args.journal_roles;
 }
 
 // A server until it leaves. `Taps` as in context.hpp.
 template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 server) {
     const warp_lanes lanes;
-    if (Taps && a.args.carriers != 0)
-        carry_serve(lanes, a, server);
     serve_state state = serve_begin(lanes, a, server);
     linger_state at;
     for (served what = served::grant; what != served::left;) {
@@ -46,10 +44,10 @@ WM_FN bool block_is_valid(const wm_arbiter_args& args) {
 // Called by all threads of block 1 + `helper` of the launch.
 WM_INLINED void carrier_block(const wm_arbiter_args& args, u32 helper) {
     const warp_lanes lanes;
-    const u32 server = lanes.in_block();
-    if (!block_is_valid(args) || helper >= args.carriers || server >= args.servers)
+    const u32 role = lanes.in_block();
+    if (!block_is_valid(args) || helper >= args.carriers || role >= args.journal_roles)
         return;
-    carrier c = carry_begin(lanes, args, server, helper);
+    carrier c = carry_begin(lanes, args, server_count(args) + role, helper);
     while (carry_turn(lanes, args, c)) {
     }
 }
@@ -84,7 +82,7 @@ template <class Handlers> WM_INLINED void arbiter_block(const wm_arbiter_args& a
         while (inbox_turn(lanes, a, b)) {
         }
     } else if (warp >= journal_warp) {
-        journal_state j;
+        journal_state j = journal_begin(lanes, a, warp - journal_warp);
         while (journal_turn(lanes, a, j)) {
         }
     } else if (warp >= first_scanner_warp) {

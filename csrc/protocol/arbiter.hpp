@@ -6,9 +6,9 @@
 // Working memory (`arbiter`) is shared memory on the device and heap memory on the twin. One writer per word:
 //   written[m]   resident producer: the server that runs it; else the scan of the producer's side
 //   consumed[m]  resident consumer: the server that runs it; else the scan of the consumer's side
-//   followed[m], tapped[m]   who has the mailbox's bit in `following`; where there is no role, who runs the module
+//   followed[m], tapped[m]   the role that follows the mailbox; where there is none, the server that runs the module
 //   grants[s], granted[s], standing[s]   server s         flags[...]   see the flag_ constants
-// but for `look`, `owned` and `following`, sets of bits that anybody changes by read-modify-writes.
+// but for `look` and `owned`, sets of bits that anybody changes by read-modify-writes.
 //
 // There is no separate decider: an idle server takes the next module itself (claim.hpp). Handing a decision from warp
 // to warp costs more than deciding.
@@ -127,9 +127,9 @@ struct arbiter {
     u64* kept;             // see the kept_ constants
     u32* looked;           // a bit for the inbox and one for each scanner: it has looked at all its words once
     ring_end* journals;    // [ring_count]: each server's end of its journal ring, then the role's
-    wm_tap_counts* tapped; // per mailbox; whoever has its bit in `following`, or owns the module that taps it
+    wm_tap_counts* tapped; // per mailbox; the role that follows it, or who runs the module that taps it
     u64* followed;         // per mailbox: its records up to here are journalled, or dropped; likewise
-    u32* following;        // [words of mailboxes]: a bit a mailbox: somebody journals its records
+    u32* roles;            // [journal_roles]: role_* of each; its own word
     u8* stage;             // [ring_count]: journal_stage_bytes
     u8* scratch;           // [servers][scratch_bytes]
 };
@@ -140,13 +140,15 @@ constexpr u32 stands_granted = 1;   // it runs a module, or has left
 constexpr u32 stands_lingering =
     2; // it owns a module and waits for the module's next record: an idle server (linger.hpp)
 
-constexpr u32 flag_stop = 0;       // scan of the host side -> keeper: the stop doorbell was rung
-constexpr u32 flag_closing = 1;    // keeper -> servers: take no more grants
-constexpr u32 flag_leave = 2;      // keeper -> scans: all servers have left; the WM_EXIT_* reason
-constexpr u32 flag_left = 3;       // keeper -> the journal's role: all servers have left; the WM_EXIT_* reason
-constexpr u32 flag_journalled = 4; // the journal's role -> keeper: it has followed them, as far as it can
-constexpr u32 flag_behind = 5;     // likewise: there are records left that it was to follow
-constexpr u32 flag_count = 6;
+constexpr u32 flag_stop = 0;    // scan of the host side -> keeper: the stop doorbell was rung
+constexpr u32 flag_closing = 1; // keeper -> servers: take no more grants
+constexpr u32 flag_leave = 2;   // keeper -> scans: all servers have left; the WM_EXIT_* reason
+constexpr u32 flag_left = 3;    // keeper -> the journal's roles: all servers have left; the WM_EXIT_* reason
+constexpr u32 flag_count = 4;
+
+// What a role of the journal's says.
+constexpr u32 role_behind = 1; // there are records left that it was to follow
+constexpr u32 role_done = 2;   // the servers have left, and it has followed them as far as it can
 
 // What goes on over launches; the names are those of wm_telemetry. The keeper's:
 constexpr u32 kept_launch = 0;  // number of this launch, and of its credit; whoever begins anew, then the inbox
@@ -200,16 +202,16 @@ WM_FN u32 words_for(u32 n) {
 
 // Whether there is a role of the journal's beside the servers.
 WM_FN bool has_journal_role(const wm_arbiter_args& args) {
-    return (args.journal_flags & WM_JOURNAL_ROLE) != 0;
+    return args.journal_roles != 0;
 }
 
 // The twin that serves on its own thread still has one server.
 WM_FN u32 server_count(const wm_arbiter_args& args) {
     return args.servers ? args.servers : 1;
 }
-// Journal rings, where there are any: one for each server, then the role's.
+// Journal rings, where there are any: one for each server, then one for each of the journal's roles.
 WM_FN u32 ring_count(const wm_arbiter_args& args) {
-    return server_count(args) + has_journal_role(args);
+    return server_count(args) + args.journal_roles;
 }
 
 // Places the working memory at `base` (16-byte aligned) and returns its size in bytes; with base null only the size.
@@ -264,7 +266,7 @@ template <bool Given = false> WM_FN u64 place(arbiter& a, u8* base, u64& kept_by
     a.followed = wide(args.journals ? mailboxes : 0);
     kept_bytes = at_byte; // each launch begins the rest anew, or it means nothing between two steps
     a.owned = narrow(words_for(args.n_modules));
-    a.following = narrow(args.journals ? words_for(mailboxes) : 0);
+    a.roles = narrow(args.journal_roles);
     a.standing = narrow(servers);
     a.grants = reinterpret_cast<wm_grant*>(take(servers * sizeof(wm_grant)));
     a.flags = wide(flag_count);

@@ -256,8 +256,8 @@ template <class L> WM_FN void begin(L lanes, arbiter& a, u8* base, u64 begin_ns,
     image.put(base);
     for (u32 w = lanes.rank(); w < words_for(a.args.n_modules); w += lanes.width())
         a.owned[w] = 0;
-    for (u32 w = lanes.rank(); a.args.journals && w < words_for(a.args.n_mailboxes); w += lanes.width())
-        a.following[w] = 0;
+    for (u32 r = lanes.rank(); r < a.args.journal_roles; r += lanes.width())
+        a.roles[r] = 0;
     for (u32 s = lanes.rank(); s < server_count(a.args); s += lanes.width()) {
         a.grants[s] = {0, 0};
         a.standing[s] = stands_searching;

@@ -63,10 +63,10 @@ WM_FN u64 batches_carried(const wm_arbiter_args& args, u32 server) {
     return args.carriers ? load_relaxed_gpu(&carry_line(args, server, 0)->state) >> WM_CARRY_BATCH_SHIFT : 0;
 }
 
-// A server begins a launch: whom it had given up in the one before is gone.
-template <class L> WM_FN void carry_serve(L lanes, const arbiter& a, u32 server) {
+// A role begins a launch: whom it had given up in the one before is gone.
+template <class L> WM_FN void carry_serve(L lanes, const arbiter& a, u32 ring) {
     if (lanes.rank() == 0)
-        store_relaxed_cta(&a.journals[server].lost, u64{0});
+        store_relaxed_cta(&a.journals[ring].lost, u64{0});
     lanes.sync();
 }
 
@@ -77,7 +77,7 @@ WM_FN u32 carry_each(const ring_end& end) {
 
 // Whether a batch of `most` records is cut.
 WM_FN bool should_cut(const passing_records& r, u32 most) {
-    return r.a.args.carriers != 0 && r.server < r.a.args.servers && most >= carry_least &&
+    return r.a.args.carriers != 0 && r.server >= r.a.args.servers && most >= carry_least &&
            r.box().record_stride >= long_stride && load_relaxed_cta(&r.a.journals[r.server].alone) == 0;
 }
 
@@ -244,7 +244,7 @@ template <class L> WM_FN carrier carry_begin(L lanes, const wm_arbiter_args& arg
 
 // By the keeper, when all servers have left.
 template <class L> WM_FN void carry_end(L lanes, const wm_arbiter_args& args) {
-    for (u32 i = lanes.rank(); i < args.servers * args.carriers; i += lanes.width()) {
+    for (u32 i = lanes.rank(); i < ring_count(args) * args.carriers; i += lanes.width()) {
         u64* const ended = &at<wm_carry_line>(args.carry_lines)[i].ended;
         store_relaxed_gpu(ended, load_relaxed_gpu(ended) + 1);
     }

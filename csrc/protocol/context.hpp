@@ -125,7 +125,7 @@ public:
         }
         if (n == 0)
             return 0;
-        due_ = due_ || is_behind_in(box);
+        note_due(box, tap_behind_in);
         lanes.sync(); // every lane has seen its words
         if (lanes.rank() == 0)
             give_back(module_.inputs[input], n); // read again: a register less meanwhile
@@ -245,7 +245,7 @@ public:
     // another `next`, of what it may take.
     WM_FN void journal(bool next) {
         if constexpr (Taps) {
-            const bool ahead = next && (arbiter_.args.journal_flags & WM_JOURNAL_AHEAD) != 0;
+            const bool ahead = next && arbiter_.args.journal_ahead != 0;
             if (!due_ && !ahead)
                 return;
             due_ = false;

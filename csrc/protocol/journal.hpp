@@ -6,23 +6,23 @@
 //
 // Whoever waits for what a step gives shall not wait for the journal, and least of all for the bus: a fence of a warp
 // that has stored over it takes as long as the way there and back. So while a step runs a server does nothing for a
-// tap. A role of its own, a warp, follows `consumed`, or `written`, of each tapped mailbox and copies the records from
+// tap. A role, a warp of its own, follows `consumed`, or `written`, of each tapped mailbox and copies the records from
 // their slots, which are only then given back (`followed`): it has the part of a second consumer. Where its ring is
 // full the records stay where they are, and whoever fills the mailbox waits; or they are dropped, as the tap says.
 //
-//   many at once   Of a module that has no use for its records and takes many at a time (context::skip) the server
-//                  journals them itself behind the step, into a ring of its own. Who of the two journals a mailbox's
-//                  records has its bit in `following`.
+//   several roles  As many as there are warps for, up to one for each mailbox; each follows mailboxes of its own, into
+//   a
+//                  ring of its own, so none waits for another. Further blocks of the launch may help them (carry.hpp).
 //   tensors        Where a tap wants the tensors, too, the server journals a record ahead of the step that may take it:
 //                  whoever learns of it from that step may end its lease (R3). What a step gives to somebody outside it
-//                  journals behind the step.
+//                  journals behind the step. For this each server has a ring.
 //   no role        A step that runs in a launch of its own journals what it moves behind it, and publishes it.
 //
-// The server has one place for all of this, between two steps (journal_ends), so that its code is not among that of a
-// step.
+// A server has one place for this, between two steps (journal_ends), and little code, so that none of it is in the way
+// of a step.
 //
-// The number in the head, consecutive in each mailbox, restores the order of one whose records are in several rings; it
-// is taken by whoever journals the record, in the order of that one's ring. A record that is dropped takes no number.
+// The number in the head, consecutive in each mailbox, is taken by whoever journals the record, in the order of that
+// one's ring; it restores the order of a mailbox whose module several servers run. A record that is dropped takes none.
 #ifndef WARPMAIL_PROTOCOL_JOURNAL_HPP
 #define WARPMAIL_PROTOCOL_JOURNAL_HPP
 
@@ -83,19 +83,6 @@ template <class L> WM_FN void hurry_journal(L lanes, arbiter& a, u32 server) {
         publish_ring(a, server, load_relaxed_cta(&a.journals[server].write_idx));
 }
 
-// Takes a mailbox's bit, if nobody has it. ACQUIRE of end_following.
-template <class L> WM_FN bool begin_following(L lanes, arbiter& a, u32 m) {
-    u32 had = 0;
-    if (lanes.rank() == 0)
-        had = or_acquire_cta(&a.following[m / 32], 1u << (m % 32)) & 1u << (m % 32);
-    return lanes.broadcast(had, 0) == 0;
-}
-template <class L> WM_FN void end_following(L lanes, arbiter& a, u32 m) {
-    lanes.sync();
-    if (lanes.rank() == 0)
-        clear_release_cta(&a.following[m / 32], 1u << (m % 32)); // RELEASE, acquired in begin_following
-}
-
 // The records of mailbox m before `idx` are journalled, and were only up to `before`; by lane 0. What follows its
 // resident end gives the slots back: a resident producer is told if it may have found no room, others each time.
 WM_FN void note_followed(arbiter& a, u32 m, mailbox_brief box, u64 before, u64 idx) {
@@ -141,9 +128,9 @@ template <class L> WM_FN u32 ready_heads(L lanes, const wm_mailbox& row, u64 idx
 }
 
 // Journals some of the records that are due of mailbox m, into `ring`, or drops them. False: the ring has no room, or
-// they cannot be seen yet, and they are to stay. By whoever has the mailbox's bit, or alone journals it. `Helped`:
-// other blocks may help.
-template <bool Helped, class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ring, u32 m, mailbox_brief box) {
+// they cannot be seen yet, and they are to stay. By the one who journals them. `Role`: the quickest way, with the help
+// that there is; else the shortest.
+template <bool Role, class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ring, u32 m, mailbox_brief box) {
     const u64 from = lanes.broadcast(load_relaxed_cta(&a.followed[m]), 0);
     const u64 due = lanes.broadcast(to_follow(a, m, box), 0);
     u32 n = due < follow_at_once ? static_cast<u32>(due) : follow_at_once;
@@ -168,11 +155,11 @@ template <bool Helped, class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 
         } else {
             n = room < n ? static_cast<u32>(room) : n;
             const passing_records r{a, ring, m};
-            if constexpr (Helped) {
+            if constexpr (Role) {
                 passed = carry_ready(lanes, r, n);
             } else {
                 begin_batch(lanes, a, ring);
-                passed = pass_ready(lanes, r, n);
+                passed = pass_by_stage(lanes, r, n);
             }
             // What its consumer refuses is not journalled; what else is not to be seen yet, is soon.
             if (passed == 0 && (!peek_followed(lanes, a, m, from, len, type) || len <= payload_bytes(a.rows[m])))
@@ -202,22 +189,17 @@ template <class L> WM_FN u32 journal_spare(L lanes, arbiter& a, u32 server, u32 
 
 // What this server is to journal at an end of its module: behind a step, or ahead of one.
 template <class L> WM_FN void journal_end(L lanes, arbiter& a, u32 server, u32 m, mailbox_brief box) {
-    const bool shared = (box.tap & tap_by_role) != 0;
-    if (shared && !begin_following(lanes, a, m))
-        return; // the role is at it
     const u64 begin = lanes.broadcast(now_ns(), 0);
     WM_ROLLED
     for (u32 looks = 0; lanes.any(to_follow(a, m, box) != 0);) {
-        if (follow_some<true>(lanes, a, server, m, box))
+        if (follow_some<false>(lanes, a, server, m, box))
             continue;
-        // Where nobody else does it, what is known to be there is waited for.
-        const bool expected = !shared && ((box.tap & tap_ahead) == 0 || pending(a, m) != 0);
+        // What is known to be there is waited for, as nobody else journals it.
+        const bool expected = (box.tap & tap_ahead) == 0 || pending(a, m) != 0;
         if (!lanes.any(expected) || lanes.broadcast(now_ns(), 0) - begin > arrival_ns)
             break;
         pause_after(looks++);
     }
-    if (shared)
-        end_following(lanes, a, m);
 }
 // Between two steps of a module: what the one before has left to its server, and, if there is to be another, what that
 // may take where tensors are wanted.
@@ -227,33 +209,47 @@ template <class L> WM_FN void journal_ends(L lanes, arbiter& a, u32 server, cons
         const bool in = i < mod.n_inputs;
         const u32 m = in ? mod.inputs[i] : mod.outputs[i - mod.n_inputs];
         const mailbox_brief box = brief_in(a.boxes, m);
-        if ((box.tap & (in ? tap_behind_in | (ahead ? tap_ahead : 0u) : tap_behind_out)) != 0)
+        const u32 what = in ? tap_behind_in | (ahead ? tap_ahead : 0u) : tap_behind_out;
+        if ((box.tap & what) != 0 && (box.tap & tap_by_role) == 0)
             journal_end(lanes, a, server, m, box);
     }
 }
 
-// The role's own state.
+// A role's own state.
 struct journal_state {
-    u64 moved_ns = 0;    // when something was followed last, since the servers left; 0: they have not
-    u64 followed_ns = 0; // when it went along all mailboxes last
-    bool pressing = false;
+    u32 part;        // which of the roles it is: it follows every journal_roles-th mailbox from that one on
+    u64 moved_ns;    // when something was followed last, since the servers left; 0: they have not
+    u64 followed_ns; // when it went along all its mailboxes last
+    bool pressing;
+    bool over;
 };
+template <class L> WM_FN journal_state journal_begin(L lanes, const arbiter& a, u32 part) {
+    carry_serve(lanes, a, server_count(a.args) + part);
+    return {part, 0, 0, false, false};
+}
 
 // Whether a mailbox can wait no longer: half of its slots, or as many records as are followed at once.
 WM_FN bool is_pressing(mailbox_brief box, u64 due) {
     return due >= follow_at_once || due >= (1ull << box.slots_log2) / 2;
 }
 
-// One turn of the journal's role. False when the servers have left and all of theirs is published: what finds no room
-// stays in its mailbox for the next launch, if there is to be one soon.
+// Tells the host of what is in the rings from `first` to before `end`: a lane a ring.
+template <class L> WM_FN void publish_rings(L lanes, arbiter& a, u32 first, u32 end) {
+    for (u32 ring = first + lanes.rank(); ring < end; ring += lanes.width())
+        publish_ring(a, ring, load_acquire_cta(&a.journals[ring].write_idx)); // ACQUIRE of count_journalled
+    lanes.sync();
+}
+
+// One turn of a role of the journal's. False when the servers have left and all of theirs is published: what finds no
+// room stays in its mailbox for the next launch, if there is to be one soon.
 template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s) {
     const u64 left = lanes.broadcast(load_acquire_cta(&a.flags[flag_left]), 0); // ACQUIRE of has_followed
-    const u32 own = server_count(a.args);
+    const u32 roles = a.args.journal_roles, own = server_count(a.args) + s.part;
     const u64 now = lanes.broadcast(now_ns(), 0);
     const bool late = left != WM_EXIT_NONE || now - s.followed_ns >= follow_every_ns;
     bool behind = false, moved = false, pressing = false;
-    for (u32 first = 0; first < a.args.n_mailboxes; first += lanes.width()) {
-        const u32 mine = first + lanes.rank(); // a lane a mailbox
+    for (u32 first = s.part; first < a.args.n_mailboxes; first += lanes.width() * roles) {
+        const u32 mine = first + lanes.rank() * roles; // a lane a mailbox
         u64 due = 0;
         bool presses = false;
         if (mine < a.args.n_mailboxes) {
@@ -265,25 +261,20 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
         behind = behind || waiting != 0;
         pressing = pressing || s.pressing || lanes.any(presses);
         for (u32 bits = late || pressing ? waiting : 0; bits != 0; bits &= bits - 1) {
-            const u32 m = first + lowest_bit(bits);
-            if (!begin_following(lanes, a, m))
-                continue;
-            moved = follow_some<false>(lanes, a, own, m, brief_in(a.boxes, m)) || moved;
-            end_following(lanes, a, m);
+            const u32 m = first + lowest_bit(bits) * roles;
+            moved = follow_some<true>(lanes, a, own, m, brief_in(a.boxes, m)) || moved;
         }
     }
     s.pressing = pressing && !s.pressing; // then all mailboxes are looked at once more, those before it too
     if (moved && (late || !s.pressing))
         s.followed_ns = now;
-    for (u32 first = 0; first < ring_count(a.args); first += lanes.width()) {
-        const u32 ring = first + lanes.rank(); // a lane a ring
-        if (ring < ring_count(a.args))
-            publish_ring(a, ring, load_acquire_cta(&a.journals[ring].write_idx)); // ACQUIRE of count_journalled
-    }
-    lanes.sync();
-    if (lanes.rank() == 0)
-        store_relaxed_cta(&a.flags[flag_behind], u64{behind});
+    publish_rings(lanes, a, own, own + 1);
+    if (s.part == 0)
+        publish_rings(lanes, a, 0, server_count(a.args));
     if (left == WM_EXIT_NONE) {
+        if (lanes.rank() == 0)
+            store_relaxed_cta(&a.roles[s.part], behind ? role_behind : 0);
+        lanes.sync();
         if (L::is_group() && !moved)
             doze(follow_doze_ns);
         return true;
@@ -293,18 +284,28 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
         return true;
     lanes.sync();
     if (lanes.rank() == 0)
-        store_release_cta(&a.flags[flag_journalled], u64{1}); // RELEASE, acquired in has_followed
+        store_release_cta(&a.roles[s.part],
+                          role_done | (behind ? role_behind : 0)); // RELEASE, acquired in has_followed
+    s.over = true;
     return false;
 }
 
-// Whether there are records that the role has to follow, and it has seen them; else it may be about to.
+// Whether there are records that a role has to follow, and it has seen them; else it may be about to.
 template <class L> WM_FN bool is_behind(L lanes, const arbiter& a) {
-    return lanes.broadcast(load_relaxed_cta(&a.flags[flag_behind]), 0) != 0;
+    u32 said = 0;
+    for (u32 r = lanes.rank(); r < a.args.journal_roles; r += lanes.width())
+        said |= load_relaxed_cta(&a.roles[r]);
+    return a.args.journal_roles != 0 && lanes.any((said & role_behind) != 0);
 }
-// Whether the role has come to its end; tells it why the servers have left.
+// Whether all roles have come to their end; tells them why the servers have left.
 template <class L> WM_FN bool has_followed(L lanes, arbiter& a, u32 reason) {
-    if (!has_journal_role(a.args) || lanes.broadcast(load_acquire_cta(&a.flags[flag_journalled]), 0) != 0)
-        return true; // ACQUIRE of journal_turn
+    if (a.args.journal_roles == 0)
+        return true;
+    u32 waits = 0;
+    for (u32 r = lanes.rank(); r < a.args.journal_roles; r += lanes.width())
+        waits |= (load_acquire_cta(&a.roles[r]) & role_done) == 0; // ACQUIRE of journal_turn
+    if (!lanes.any(waits != 0))
+        return true;
     if (lanes.rank() == 0)
         store_release_cta(&a.flags[flag_left], u64{reason}); // RELEASE, acquired in journal_turn
     lanes.sync();

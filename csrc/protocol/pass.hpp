@@ -128,16 +128,11 @@ WM_DEV u32 pass_plain(warp_lanes lanes, const passing_records& r, u32 most) {
 }
 #endif
 
-// The same by a warp: as many slots at a time as the stage holds and as lie before the end of the mailbox's ring.
-template <class L> WM_FN u32 pass_ready(L lanes, const passing_records& r, u32 most) {
-    u32 n = 0;
+// The same by way of working memory: as many slots at a time as the stage holds and as lie before the end of the
+// mailbox's ring. It needs few registers and little code.
+template <class L> WM_FN u32 pass_by_stage(L lanes, const passing_records& r, u32 most) {
     const wm_mailbox& box = r.box();
-#if defined(WM_HAS_WARPS)
-    if (box.record_stride == WM_STRIDE_DEFAULT && box.scope == WM_SCOPE_GPU)
-        return pass_plain(lanes, r, most);
-    if (box.record_stride >= long_stride)
-        return line_copier<lines_ahead, 4>(lanes, r).copy(most);
-#endif
+    u32 n = 0;
     u64* const stage = reinterpret_cast<u64*>(stage_of(r.a, r.server));
     for (bool good = true; good && n < most;) {
         // From here to the end of the mailbox's ring.
@@ -157,6 +152,20 @@ template <class L> WM_FN u32 pass_ready(L lanes, const passing_records& r, u32 m
         lanes.sync(); // the stage is free again
     }
     return n;
+}
+WM_FN u32 pass_by_stage(one_lane lanes, const passing_records& r, u32 most) {
+    return pass_ready(lanes, r, most);
+}
+
+// The quickest way of a warp.
+template <class L> WM_FN u32 pass_ready(L lanes, const passing_records& r, u32 most) {
+#if defined(WM_HAS_WARPS)
+    if (r.box().record_stride == WM_STRIDE_DEFAULT && r.box().scope == WM_SCOPE_GPU)
+        return pass_plain(lanes, r, most);
+    if (r.box().record_stride >= long_stride)
+        return line_copier<lines_ahead, 4>(lanes, r).copy(most);
+#endif
+    return pass_by_stage(lanes, r, most);
 }
 
 } // namespace warpmail

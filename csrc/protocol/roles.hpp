@@ -26,7 +26,7 @@ WM_FN bool args_are_valid(const wm_arbiter_args& args) {
     return args.magic == WM_ABI_MAGIC && args.version == WM_ABI_VERSION && args.n_mailboxes <= WM_MAX_MAILBOXES &&
            args.n_modules <= WM_MAX_MODULES && args.servers <= WM_MAX_SERVERS && args.scanners <= WM_MAX_SCANNERS &&
            args.carriers <= WM_MAX_CARRIERS && (args.carriers == 0 || (args.carry_lines != 0 && args.journals != 0)) &&
-           2 + args.servers + args.scanners + has_journal_role(args) <= WM_MAX_WARPS &&
+           2 + args.servers + args.scanners + args.journal_roles <= WM_MAX_WARPS &&
            args.n_device_words <= 2 * WM_MAX_MAILBOXES && args.n_host_words <= 2 * WM_MAX_MAILBOXES &&
            args.scratch_bytes % 16 == 0 && args.journal_stage_bytes % 16 == 0 && args.residency_ns != 0 &&
            args.image != 0 && args.image_bytes % 16 == 0 && (args.plan == 0 || args.n_device_words == 0) &&

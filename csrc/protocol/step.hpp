@@ -29,7 +29,7 @@ WM_FN wm_arbiter_args step_table(const wm_step_args& s) {
     t.scratch_bytes = s.scratch_bytes;
     t.journal_stage_bytes = s.journal_stage_bytes;
     t.journal_need = s.journal_need;
-    t.journal_flags = WM_JOURNAL_AHEAD; // it may be
+    t.journal_ahead = 1; // it may be
     return t;
 }
 

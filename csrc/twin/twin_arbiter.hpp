@@ -76,8 +76,10 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
         inbox_state b = inbox_begin(lanes, a);
         serve_state own = serve_begin(lanes, a, 0);
         linger_state own_at;
-        journal_state j;
-        bool keeping = true, serving = args->servers == 0, following = has_journal_role(*args);
+        std::vector<journal_state> roles;
+        for (u32 r = 0; r < args->journal_roles; r++)
+            roles.push_back(journal_begin(lanes, a, r));
+        bool keeping = true, serving = args->servers == 0;
         u64 granted = 0;
         idle_backoff idle(!can_park(*args));
         const u32 parts = args->scanners ? args->scanners : 1;
@@ -89,8 +91,10 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
                 serving = serve_turn<Handlers>(lanes, a, 0, own, own_at) != served::left;
             if (keeping)
                 keeping = keep_turn(lanes, a, k);
-            if (following)
-                following = journal_turn(lanes, a, j);
+            for (journal_state& role : roles) {
+                if (!role.over)
+                    journal_turn(lanes, a, role);
+            }
             u64 now_granted = 0;
             for (u32 s = 0; s < server_count(*args); s++)
                 now_granted += load_relaxed_cta(&a.granted[s]);

@@ -140,6 +140,11 @@ impl Builder {
         self.tapped_by_servers().next().is_some()
     }
 
+    /// The mailboxes whose records a role of the arbiter's journals.
+    pub(crate) fn followed_mailboxes(&self) -> u32 {
+        self.tapped_by_servers().filter(|m| !m.tap_tensors).count() as u32
+    }
+
     /// Whether the stream module journals the mailbox.
     pub(crate) fn taps(&self, module: usize, mailbox: u32) -> bool {
         self.tapped_at(&self.mailboxes[mailbox as usize]) == Some(TappedBy::Steps(module as u32))

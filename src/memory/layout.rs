@@ -133,18 +133,26 @@ impl InPinned {
     }
 }
 
-/// Journal rings, if servers tap anything: one for each of them, and one for the journal's role.
+/// Journal rings, if servers tap anything: one for each of them, and one for each of the journal's roles.
 fn rings(graph: &Builder) -> usize {
-    if graph.has_server_taps() {
-        graph.budget.servers.max(1) as usize + usize::from(has_journal_role(graph))
-    } else {
-        0
-    }
+    if graph.has_server_taps() { graph.budget.servers.max(1) as usize + journal_roles(graph) as usize } else { 0 }
 }
 
-/// Whether a role of the arbiter's journals what its servers are done with; steps of an arbiter on the CPU do it themselves.
-fn has_journal_role(graph: &Builder) -> bool {
-    graph.has_server_taps() && !graph.is_cpu_arbitrated()
+/// Warps that scan: as many as the words ask for, and as the block has room for beside one of the journal's.
+fn scanners(graph: &Builder) -> u32 {
+    let most = abi::WM_MAX_WARPS - 2 - graph.budget.servers - u32::from(graph.has_server_taps());
+    (words_of(graph).0 as u32).div_ceil(WORDS_PER_SCANNER).clamp(1, abi::WM_MAX_SCANNERS.min(most))
+}
+
+/// Warps of the arbiter that journal what its servers are done with: one for each mailbox that they follow, as far as the block has
+/// room. On the twin one; steps of an arbiter on the CPU journal by themselves.
+fn journal_roles(graph: &Builder) -> u32 {
+    if !graph.has_server_taps() || graph.is_cpu_arbitrated() {
+        return 0;
+    }
+    let on_gpu = graph.device.info().ordinal.is_some();
+    let room = if on_gpu { abi::WM_MAX_WARPS - 2 - graph.budget.servers - scanners(graph) } else { 1 };
+    graph.followed_mailboxes().clamp(1, room)
 }
 
 /// A handle as the arbiter has it: it knows of no tap that is not its own.
@@ -370,9 +378,6 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
     let (device_words, host_words) = words_of(graph);
     let n_device_words = device_words as u32;
     let SpinBudget { idle_spin, adaptive, sm_share, residency, servers, .. } = graph.budget;
-    let journal_role = u32::from(has_journal_role(graph));
-    let most_scanners = abi::WM_MAX_SCANNERS.min(abi::WM_MAX_WARPS - 2 - servers - journal_role);
-    let ahead = if graph.mailboxes.iter().any(|m| m.tap_tensors) { abi::WM_JOURNAL_AHEAD } else { 0 };
     let mut counts = abi::wm_arbiter_args {
         magic: abi::WM_ABI_MAGIC,
         version: abi::WM_ABI_VERSION,
@@ -382,7 +387,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         idle_spin_ns: idle_spin.map_or(0, |d| d.as_nanos() as u64),
         residency_ns: residency.as_nanos() as u64,
         servers,
-        scanners: n_device_words.div_ceil(WORDS_PER_SCANNER).clamp(1, most_scanners),
+        scanners: scanners(graph),
         scratch_bytes: graph.scratch_bytes(),
         n_device_words,
         n_host_words: host_words as u32,
@@ -391,7 +396,8 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         journal_stage_bytes: graph.journal_stage_bytes(),
         journal_need: graph.journal_need(),
         adaptive: u32::from(adaptive),
-        journal_flags: if journal_role == 0 { ahead } else { ahead | abi::WM_JOURNAL_ROLE },
+        journal_roles: journal_roles(graph) as u16,
+        journal_ahead: graph.mailboxes.iter().any(|m| m.tap_tensors).into(),
         linger: u32::from(graph.lingers),
         carriers: graph.carriers(),
         ..abi::wm_arbiter_args::zeroed()

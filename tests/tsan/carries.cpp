@@ -78,7 +78,7 @@ struct scene {
             rows[m].slots_log2 = slots_log2;
         }
         args.n_mailboxes = boxes;
-        args.servers = 1;
+        args.servers = 0; // the only ring is that of a role
         args.mailboxes = address(rows);
         args.journals = address(&ring);
         args.carry_lines = address(lines.data());

@@ -57,7 +57,7 @@ public:
         args_.mailboxes = address(&box_);
         args_.journals = address(&handle_);
         args_.journal_stage_bytes = stride < 2048 ? 2048 : stride;
-        args_.journal_flags = WM_JOURNAL_ROLE;
+        args_.journal_roles = 1;
         u64 kept_bytes;
         working_ = memory(place(a_, nullptr, kept_bytes));
         place(a_, working_.begin(), kept_bytes);

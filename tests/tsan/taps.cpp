@@ -143,7 +143,7 @@ struct scene {
         args.mailboxes = reinterpret_cast<uintptr_t>(rows);
         args.journals = reinterpret_cast<uintptr_t>(ring);
         args.journal_stage_bytes = WM_STRIDE_MAX;
-        args.journal_flags = WM_JOURNAL_ROLE | WM_JOURNAL_AHEAD;
+        args.journal_roles = args.journal_ahead = 1;
         args.carry_lines = reinterpret_cast<uintptr_t>(lines);
         args.carriers = carriers;
         args.residency_ns = wait_ns;
@@ -260,8 +260,6 @@ struct scene {
             store_relaxed_cta(&a.consumed[m], done + n);
             skipped += n;
         }
-        lanes.sync();
-        journal_end(lanes, a, 0, m, a.boxes[m]);
         return n;
     }
     // As a step that is granted when there is room, also in the journal's eyes, and a scan that looks at the consumer.
@@ -285,7 +283,7 @@ struct scene {
         return 1;
     }
     void help(u32 helper) {
-        carrier c = carry_begin(one_lane{}, args, 0, helper);
+        carrier c = carry_begin(one_lane{}, args, 1, helper); // of the role
         while (carry_turn(one_lane{}, args, c)) {
         }
     }
@@ -321,7 +319,7 @@ struct scene {
         u64 idx[rings] = {};
         const u64 since = now_ns();
         for (bool more = true; more;) {
-            const bool last = load_acquire_cta(&a.flags[flag_journalled]) != 0;
+            const bool last = (load_acquire_cta(&a.roles[0]) & role_done) != 0;
             more = !last;
             for (u32 r = 0; r < rings; r++) {
                 wm_ring_header* const h = ring_header(ring[r]);
@@ -372,7 +370,7 @@ void run(u64 records) {
     for (u32 lane = 0; lane < width; lane++) {
         servers.emplace_back([&, lane] { s.serve({&server, lane}, payload.data()); });
         others.emplace_back([&, lane] {
-            journal_state state;
+            journal_state state = journal_begin(thread_lanes{&role, lane}, s.a, 0);
             while (journal_turn(thread_lanes{&role, lane}, s.a, state))
                 std::this_thread::yield();
         });

@@ -233,7 +233,7 @@ u64 whole_arbiter(u64 records, u32 side, u32 servers, u64 idle_spin_ns, bool on_
     wm_step_plan plan = {address(given), rings, address(stats), address(stats_out), address(journal.counts), 0, 0};
     args.journals = rings;
     args.tap_counts = address(journal.counts);
-    args.journal_flags = tapped && !on_cpu ? WM_JOURNAL_ROLE : 0;
+    args.journal_roles = tapped && !on_cpu;
     args.journal_need = tapped && on_cpu ? 2 : 0;
     args.journal_stage_bytes = 256;
     args.plan = on_cpu ? address(&plan) : 0;

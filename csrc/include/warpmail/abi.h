@@ -98,11 +98,6 @@ typedef int32_t wm_status;
 #define WM_TAP_TENSORS_BIT 3u /* in the arbiter's table: the tensors that records point to are wanted, too */
 #define WM_TAP_TYPE_SHIFT 16u
 
-/* Of an arbiter's journal. */
-#define WM_JOURNAL_ROLE 1u  /* it has a role of its own, and a ring behind the servers'; else who runs a step journals \
-                             */
-#define WM_JOURNAL_AHEAD 2u /* some taps want tensors: records are journalled ahead of the step that takes them */
-
 /* Module kinds and firing rules. */
 #define WM_KIND_RESIDENT 0u
 #define WM_KIND_STREAM 1u
@@ -663,7 +658,7 @@ typedef struct wm_arbiter_args {
     uint64_t device_bell;       /* wm_bell, device memory */
     uint64_t host_bell;         /* wm_bell, pinned */
     uint64_t doors;             /* wm_doorbell[WM_DOORS], pinned */
-    uint64_t journals;          /* wm_ring[servers, and 1 for the role], device memory; 0: servers tap nothing */
+    uint64_t journals;          /* wm_ring[servers + journal_roles], device memory; 0: servers tap nothing */
     uint64_t carry_lines;       /* wm_carry_line[rings][carriers], device memory */
     uint64_t tap_counts;        /* wm_tap_counts[n_mailboxes], pinned */
     uint64_t durable;           /* uint64_t[n_mailboxes], pinned: see wm_durable */
@@ -682,7 +677,9 @@ typedef struct wm_arbiter_args {
     uint32_t resume;         /* not 0: the launch before left its image, and nobody but the modules changed anything */
     uint32_t image_bytes;    /* a multiple of 16 */
     uint32_t adaptive;       /* not 0: it parks at once where news has been coming later than after idle_spin_ns */
-    uint32_t journal_flags;  /* WM_JOURNAL_* */
+    uint16_t journal_roles;  /* warps that journal what the servers are done with, each with a ring behind the servers';
+                                0: whoever runs a step journals what that moves, and publishes it */
+    uint16_t journal_ahead;  /* not 0: some taps want tensors, whose records are journalled before a step takes them */
     uint32_t linger;   /* not 0: servers keep the module they have run, and wait for its next record at the slot */
     uint32_t carriers; /* blocks of the launch that carry records for its first one: its grid has one more */
     wm_leases leases;  /* of the pool that the graph's tensors come from */

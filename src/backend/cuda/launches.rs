@@ -8,7 +8,7 @@ use cudarc::driver::{result, sys};
 use super::doors::Doors;
 use super::libraries::Library;
 use super::{Context, Stream, driver, relax_captures};
-use crate::abi::{self, wm_arbiter_args};
+use crate::abi::wm_arbiter_args;
 use crate::backend::{Door, Launches};
 use crate::error::Result;
 use crate::stats::Footprint;
@@ -16,7 +16,7 @@ use crate::wait::deadline;
 
 /// Threads of each of the arbiter's blocks, as many as its first one needs: keeper, inbox, servers, scanners, the journal's role.
 pub(super) fn threads_of(args: &wm_arbiter_args) -> u32 {
-    (2 + args.servers + args.scanners + (args.journal_flags & abi::WM_JOURNAL_ROLE)) * 32
+    (2 + args.servers + args.scanners + u32::from(args.journal_roles)) * 32
 }
 
 pub(super) struct CudaLaunches {

@@ -28,7 +28,13 @@ const BOXES_TWIN: u32 = 4;
 
 fn graph(device: &Device, on_gpu: bool, shape: Shape) -> Result<(Runtime, Vec<MailboxId>), warpmail::Error> {
     let mut graph = Builder::new(device.clone());
-    hot(&mut graph, shape.servers.or(Some(if on_gpu { abi::WM_MAX_SERVERS - 1 } else { 1 })))?;
+    // With taps servers have little to do here, and more of the block's warps bring records to the rings.
+    let servers = match (on_gpu, shape.tap) {
+        (true, Tap::Off) => abi::WM_MAX_SERVERS - 1,
+        (true, _) => 2,
+        (false, _) => 1,
+    };
+    hot(&mut graph, shape.servers.or(Some(servers)))?;
     let slots = if shape.stride > 1024 { 256 } else { 1024 };
     let mut boxes = Vec::new();
     for i in 0..if on_gpu { BOXES_GPU } else { BOXES_TWIN } {
