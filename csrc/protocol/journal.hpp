@@ -33,7 +33,7 @@
 namespace warpmail {
 
 // Records of a mailbox that the role follows before it looks at others.
-constexpr u32 follow_at_once = 32;
+constexpr u32 follow_at_once = 64;
 // How long the role waits at the end of all launches for a ring that nobody empties.
 constexpr u64 leave_patience_ns = 1000000000;
 // The role goes along the mailboxes at once when nothing has come for as long, and else so often: what it does keeps

@@ -93,35 +93,41 @@ template <class L> WM_FN void fetch_slots(L lanes, u64* stage, const u64* from, 
 }
 
 #if defined(WM_HAS_WARPS)
-// One record of the usual form out of a warp's registers into its slot of the ring, in whole sectors: `v` is the lane's
-// slot word.
-WM_DEV void pass_words(warp_lanes lanes, const passing_records& r, u32 n, u64 v, u64 time_ns) {
-    const u64 first = lanes.broadcast(v, 0);
-    const u32 lane = lanes.rank(), meta = static_cast<u32>(first), len = meta_len(meta), type = meta_type(meta);
-    const u64 word = lane == 0 ? 0 : restored(lanes, v, static_cast<u32>(first >> WM_HEAD_BITS_SHIFT));
-    ring_chunk* const to = reinterpret_cast<ring_chunk*>(r.slot(n));
-    const u32 at_word = (lane - 1) & (WM_GROUP_WORDS - 1); // lane 0: behind the others
-    if (lane < 2)
-        to[lane] = head_chunk(r.head(n, len, type, time_ns), lane);
-    if (at_word < 2 * ring_chunks(len) - 4)
-        reinterpret_cast<u64*>(to + 2)[at_word] = word;
-    if (type == WM_TYPE_TENSOR)
-        pass_descriptor(lanes, r, n);
-}
-// Up to `most` records of a mailbox of that form, several at a time with all loads under way together.
+// Up to `most` records of a mailbox of the usual form, several at a time with all loads under way together: out of a
+// warp's registers into slots of the ring, in whole sectors. What is the same for all of them is found out once: a warp
+// carries as many as its instructions allow.
 WM_DEV u32 pass_plain(warp_lanes lanes, const passing_records& r, u32 most) {
-    constexpr u32 at_once = 6;
+    constexpr u32 at_once = 8;
     const wm_mailbox box = plain_row(r.box().header, r.box().slots_log2);
+    const wm_ring ring = r.a.journals[r.server].ring;
+    const u32 lane = lanes.rank(), mask = static_cast<u32>(ring_slots(ring)) - 1, mailbox_id = r.box().mailbox_id;
+    const u32 place = static_cast<u32>(r.place(0));
+    const u64 number = r.count(true, 0), index = r.index(0);
+    // Lane 0's word lies behind the others: the rest of the last sector.
+    const u32 at_word = (lane - 1) & (WM_GROUP_WORDS - 1);
     u32 n = 0;
     for (u32 count = at_once; n < most && count == at_once; n += count) {
         u64 v[at_once];
-        const u32 fresh = ask_plain(lanes, box, r.index(n), v);
+        const u32 fresh = ask_plain(lanes, box, index + n, v);
         const u64 time_ns = now_ns();
         count = fresh < most - n ? fresh : most - n;
         WM_UNROLLED
         for (u32 i = 0; i < at_once; i++) {
-            if (i < count)
-                pass_words(lanes, r, n + i, v[i], time_ns);
+            if (i >= count)
+                continue;
+            const u64 first = lanes.broadcast(v[i], 0);
+            const u32 meta = static_cast<u32>(first), len = meta_len(meta), type = meta_type(meta);
+            u8* const to = at<u8>(ring.header + WM_RING_HEADER_BYTES + u64{(place + n + i) & mask} * ring.slot_bytes);
+            // The head's chunks, by lanes 0 and 1.
+            const u64 last = journal_head_end(mailbox_id, len, type);
+            if (lane < 2)
+                reinterpret_cast<ring_chunk*>(to)[lane] = {
+                    {lane == 0 ? number + n + i : time_ns, lane == 0 ? index + n + i : last}};
+            if (at_word < 2 * ring_chunks(len) - 4)
+                reinterpret_cast<u64*>(to + sizeof(wm_journal_head))[at_word] =
+                    lane == 0 ? 0 : restored(lanes, v[i], static_cast<u32>(first >> WM_HEAD_BITS_SHIFT));
+            if (type == WM_TYPE_TENSOR)
+                pass_descriptor(lanes, r, n + i);
         }
     }
     return n;
