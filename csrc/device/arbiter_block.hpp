@@ -21,8 +21,8 @@ WM_FN u32 block_warps(const wm_arbiter_args& args) {
     return first_server_warp + args.servers + args.scanners + args.journal_roles;
 }
 
-// A server until it leaves. `Taps` as in context.hpp.
-template <class Handlers, bool Taps> WM_INLINED void serve_all(arbiter& a, u32 server) {
+// A server until it leaves.
+template <class Handlers, taps Taps> WM_INLINED void serve_all(arbiter& a, u32 server) {
     const warp_lanes lanes;
     serve_state state = serve_begin(lanes, a, server);
     linger_state at;
@@ -89,9 +89,11 @@ template <class Handlers> WM_INLINED void arbiter_block(const wm_arbiter_args& a
         while (scan_turn(lanes, a, part, args.scanners, scanner)) {
         }
     } else if (args.journals == 0) {
-        serve_all<Handlers, false>(a, warp - first_server_warp);
+        serve_all<Handlers, no_taps>(a, warp - first_server_warp);
+    } else if (args.journal_ahead == 0) {
+        serve_all<Handlers, followed_taps>(a, warp - first_server_warp);
     } else {
-        serve_all<Handlers, true>(a, warp - first_server_warp);
+        serve_all<Handlers, all_taps>(a, warp - first_server_warp);
     }
     block.sync();
     leave_image(block, a, memory);

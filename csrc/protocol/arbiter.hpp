@@ -294,6 +294,11 @@ WM_FN u64 pending(const arbiter& a, u32 m) {
     const int64_t d = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - load_relaxed_cta(&a.consumed[m]));
     return d > 0 ? static_cast<u64>(d) : 0;
 }
+// What of the code for taps a table needs: none; what its servers must know of the journal's roles that follow them; or
+// all, where they journal some records themselves. What a step costs is mostly what its instructions cost to fetch, and
+// code that is not run stands among them: an arbiter runs the shortest that will do.
+enum taps : u32 { no_taps, followed_taps, all_taps };
+
 // Whether slots are given back behind the journal, whoever that is.
 WM_FN bool is_followed(mailbox_brief box) {
     return (box.tap & (tap_behind_in | tap_behind_out)) != 0;
@@ -317,8 +322,8 @@ WM_FN u64 to_follow(const arbiter& a, u32 m, mailbox_brief box) {
 WM_FN u64 is_ahead(const arbiter& a, u32 m) {
     return (a.boxes[m].tap & tap_ahead) != 0 && load_relaxed_cta(&a.followed[m]) != load_relaxed_cta(&a.consumed[m]);
 }
-// Slots of mailbox m that are not free, as far as the arbiter has seen. `Taps` as in context.hpp.
-template <bool Taps> WM_FN u64 occupied(const arbiter& a, u32 m) {
+// Slots of mailbox m that are not free, as far as the arbiter has seen.
+template <taps Taps> WM_FN u64 occupied(const arbiter& a, u32 m) {
     if (!Taps)
         return pending(a, m);
     const int64_t d = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - freed(a, m, brief_in(a.boxes, m)));
@@ -342,7 +347,7 @@ WM_FN void quarantine(arbiter& a, u32 m, u32 reason) {
 WM_FN bool has_record(const arbiter& a, u32 m) {
     return pending(a, m) > 0 && !is_quarantined(a, m);
 }
-template <bool Taps = true> WM_FN bool has_room(const arbiter& a, u32 m, u32 records) {
+template <taps Taps = all_taps> WM_FN bool has_room(const arbiter& a, u32 m, u32 records) {
     bool room = occupied<Taps>(a, m) + records <= 1ull << a.boxes[m].slots_log2;
     if (Taps && !room && is_followed(brief_in(a.boxes, m))) {
         fence_sc_cta(); // pairs with that of give_back_followed: this sees what is free now, or that how full it was
@@ -353,7 +358,7 @@ template <bool Taps = true> WM_FN bool has_room(const arbiter& a, u32 m, u32 rec
 
 // The firing rule, and credit. All lanes get the same answer: lane i < WM_MAX_INPUTS looks at input i, the next ones at
 // the outputs. `found`: the module has one input, and a record is known to be there.
-template <bool Taps = true, class L>
+template <taps Taps = all_taps, class L>
 WM_FN bool may_step(L lanes, const arbiter& a, const module_brief& mod, bool found = false) {
     const module_shape shape = shape_of(mod);
     if (shape.kind != WM_KIND_RESIDENT)

@@ -36,7 +36,7 @@ struct ready_look {
     u32 output = no_mailbox;
     u64 written = 0; // of the output, which only the module's owner moves
 };
-template <bool Taps> WM_FN ready_look look_ahead(const arbiter& a, const module_brief& mod) {
+template <taps Taps> WM_FN ready_look look_ahead(const arbiter& a, const module_brief& mod) {
     const module_shape shape = shape_of(mod);
     ready_look r;
     r.is_usual = shape.n_inputs == 1 && shape.n_outputs <= 1;
@@ -79,7 +79,7 @@ struct chain_asked {
     u32 owned = 0; // what the word of owned bits was before, in lane 0
     ready_look before;
 };
-template <bool Taps, class L>
+template <taps Taps, class L>
 WM_FN chain_asked chain_ask(L lanes, arbiter& a, u32 server, const serve_state& state, const given_record<L>& given,
                             bool may) {
     chain_asked c;
@@ -99,7 +99,7 @@ WM_FN chain_asked chain_ask(L lanes, arbiter& a, u32 server, const serve_state& 
 
 // The module that takes the record `given`, for this server to run next, owned by it, and `found` at its input; or
 // no_module, and whoever it concerns has been told.
-template <bool Taps, class L>
+template <taps Taps, class L>
 WM_FN u32 chain_take(L lanes, arbiter& a, const given_record<L>& given, const chain_asked& c, found_records<L>& found) {
     if (!c.asked)
         return no_module;

@@ -93,7 +93,7 @@ template <class L> WM_FN void await_look(L lanes, const arbiter& a) {
 // Takes module `i` for this server if its rule and credit hold: sets its owned bit, clears its look bit, evaluates. A
 // record that is seen at its input counts even if it has not been told of: a launch that news has woken need not wait
 // for its scan.
-template <bool Taps, class L>
+template <taps Taps, class L>
 WM_FN bool try_own(L lanes, arbiter& a, u32* look, u32 i, const glance<L>& at_input, found_records<L>& found) {
     const u32 bit = 1u << (i % 32);
     u32 got = 0;
@@ -120,7 +120,8 @@ template <class L> WM_FN void disown(L lanes, arbiter& a, u32 i) {
 }
 
 // A module for this server to run, owned by it, or no_module; `found` at its input, if it has one alone.
-template <bool Taps = true, class L> WM_FN u32 claim(L lanes, arbiter& a, serve_state& state, found_records<L>& found) {
+template <taps Taps = all_taps, class L>
+WM_FN u32 claim(L lanes, arbiter& a, serve_state& state, found_records<L>& found) {
     const u32 words = words_for(a.args.n_modules), classes = classes_of(a);
     const u32 fair = static_cast<u32>((state.turns + 1) / WM_FAIR_TURNS);
     u32 c = 0;

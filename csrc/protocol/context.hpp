@@ -14,9 +14,7 @@
 
 namespace warpmail {
 
-// `Taps`: whether any mailbox of the table is tapped. An arbiter without taps runs code without them: it is shorter by
-// half, and what a step costs is mostly what its instructions cost to fetch.
-template <class L, bool Taps = true> class context {
+template <class L, taps Taps = all_taps> class context {
 public:
     using held = record<L>; // what `take` takes
     L lanes;
@@ -117,7 +115,7 @@ public:
         const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
         u32 n = 0;
         if (is_behind_in(box)) {
-            if ((box.tap & tap_by_role) == 0)
+            if (Taps == all_taps && (box.tap & tap_by_role) == 0)
                 most = journal_spare(lanes, arbiter_, server_, most);
             n = ready_heads(lanes, arbiter_.rows[m], idx, most); // the journal looks at the rest
         } else {
@@ -244,7 +242,7 @@ public:
     // Between two steps, and behind the last: what this server is to journal of what was moved, and, if there is
     // another `next`, of what it may take.
     WM_FN void journal(bool next) {
-        if constexpr (Taps) {
+        if constexpr (Taps == all_taps) {
             const bool ahead = next && arbiter_.args.journal_ahead != 0;
             if (!due_ && !ahead)
                 return;
@@ -271,11 +269,11 @@ private:
     }
     // Whether this server is to journal what the step moves.
     WM_FN void note_due(mailbox_brief box, u32 behind) {
-        due_ = due_ || (Taps && (box.tap & (behind | tap_by_role)) == behind);
+        due_ = due_ || (Taps == all_taps && (box.tap & (behind | tap_by_role)) == behind);
     }
     // Whether the next record of an input is not to be taken yet: it was not journalled.
     WM_FN bool is_ahead_of_journal(u32 m, mailbox_brief box, u64 idx) const {
-        return Taps && (box.tap & tap_ahead) != 0 &&
+        return Taps == all_taps && (box.tap & tap_ahead) != 0 &&
                lanes.any(static_cast<int64_t>(load_relaxed_cta(&arbiter_.followed[m]) - idx) <= 0);
     }
     // Index up to which an output's slots are free. Behind it they may be in the journal's hands, whatever the header

@@ -122,7 +122,7 @@ template <class L> WM_FN u32 grantable(L lanes, arbiter& a, module_brief& mod, b
 
 // Whether a module may run, or be granted steps, now; or whether its gates are to be told that they may step ahead no
 // more. By whoever owns it. `found` as in may_step.
-template <bool Taps, class L> WM_FN bool may_be_granted(L lanes, arbiter& a, module_brief& mod, bool found) {
+template <taps Taps, class L> WM_FN bool may_be_granted(L lanes, arbiter& a, module_brief& mod, bool found) {
     if (mod.kind != WM_KIND_STREAM)
         return may_step<Taps>(lanes, a, mod, found);
     bool sound;

@@ -83,7 +83,7 @@ template <class L> WM_FN bool should_linger(L lanes, const arbiter& a, u32 serve
 }
 
 // Steps for whose records every output has room.
-template <bool Taps, class L> WM_FN u32 steps_of_credit(L lanes, const arbiter& a, const module_brief& mod) {
+template <taps Taps, class L> WM_FN u32 steps_of_credit(L lanes, const arbiter& a, const module_brief& mod) {
     u32 least = ~0u;
     for (u32 o = lanes.rank(); o < mod.n_outputs; o += lanes.width()) {
         const u32 m = mod.outputs[o],
@@ -211,7 +211,7 @@ struct bit_watch {
 };
 
 // One turn of a server that lingers at `s.module`.
-template <bool Taps, class L>
+template <taps Taps, class L>
 WM_FN lingering linger(L lanes, arbiter& a, u32 server, linger_state& s, found_records<L>& found) {
     const module_brief& mod = a.modules[s.module];
     bit_watch bits;

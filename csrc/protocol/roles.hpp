@@ -287,7 +287,7 @@ template <class L> WM_FN void stand(L lanes, const arbiter& a, u32 server, u32 w
 
 // A grant of `module`, which this server owns. Whether it moved a record of a resident module. The server holds a grant
 // until end_grant.
-template <class H, bool Taps, class L>
+template <class H, taps Taps, class L>
 WM_INLINED bool serve(L lanes, arbiter& a, u32 server, serve_state& state, u32 module, const found_records<L>& found,
                       given_record<L>& given, tally& t) {
     const u64 begin_ns = now_ns();
@@ -318,11 +318,11 @@ template <class L> WM_FN void end_grant(L lanes, const arbiter& a, u32 server, u
 
 // The module that this server is to run now, owned by it: the one that it lingers at, or one that it has claimed; or
 // no_module.
-template <bool Taps, class L>
+template <taps Taps, class L>
 WM_FN u32 next_grant(L lanes, arbiter& a, u32 server, serve_state& state, linger_state& at, found_records<L>& found) {
-    const bool room = !Taps || journal_has_room(lanes, a, server);
+    const bool room = Taps != all_taps || journal_has_room(lanes, a, server);
     if (at.module == no_module) {
-        if (Taps && a.args.journal_need != 0)
+        if (Taps == all_taps && a.args.journal_need != 0)
             stand(lanes, a, server, room ? stands_searching : stands_granted);
         return room ? claim<Taps>(lanes, a, state, found) : no_module;
     }
@@ -340,7 +340,7 @@ WM_FN u32 next_grant(L lanes, arbiter& a, u32 server, serve_state& state, linger
 }
 
 // One turn.
-template <class H, bool Taps = true, class L>
+template <class H, taps Taps = all_taps, class L>
 WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state, linger_state& at) {
     if (at.module == no_module && lanes.any(load_relaxed_cta(&a.flags[flag_closing]) != 0)) {
         stand(lanes, a, server, stands_granted);
@@ -372,7 +372,7 @@ WM_INLINED served serve_turn(L lanes, arbiter& a, u32 server, serve_state& state
         chain_asked asked; // behind `disown`: the module itself may have to wait for a turn
         if (given.mailbox != no_mailbox)
             asked = chain_ask<Taps>(lanes, a, server, state, given,
-                                    !lingers && (!Taps || journal_has_room(lanes, a, server)));
+                                    !lingers && (Taps != all_taps || journal_has_room(lanes, a, server)));
         // While it lingers the sum is in registers, but for times, which would take up two more. A stream module counts
         // its steps itself.
         if (lingers && at.moved.steps < linger_steps) {

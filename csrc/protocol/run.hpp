@@ -29,7 +29,7 @@ WM_FN u64 held_ns(const arbiter& a, u32 server) {
 // Runs one grant: at least one step, then more while the rule still holds, up to the module's batch. The module is
 // owned by this server; `found` at its inputs. Whether the last step moved a record. What it gave and left in `given`
 // is the caller's to tell of (chain.hpp).
-template <class H, bool Taps = true, class L>
+template <class H, taps Taps = all_taps, class L>
 WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const found_records<L>& found,
                           given_record<L>& given, tally& t) {
     const module_brief& mod = a.modules[module];
@@ -40,7 +40,7 @@ WM_INLINED bool run_grant(L lanes, arbiter& a, u32 server, u32 module, const fou
         c.journal(next);
         if (!next)
             break;
-        if (Taps && steps != 0 && !journal_has_room(lanes, a, server)) {
+        if (Taps == all_taps && steps != 0 && !journal_has_room(lanes, a, server)) {
             if (lanes.rank() == 0)
                 mark(a, module);
             break;

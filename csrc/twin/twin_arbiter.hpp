@@ -14,7 +14,7 @@
 
 namespace warpmail {
 
-template <class Handlers, bool Taps> void twin_serve(arbiter& a, u32 server) {
+template <class Handlers, taps Taps> void twin_serve(arbiter& a, u32 server) {
     idle_backoff idle(!can_park(a.args));
     serve_state state = serve_begin(one_lane{}, a, server);
     linger_state at;
@@ -62,9 +62,11 @@ template <class Handlers> int twin_arbiter(const wm_arbiter_args* args) noexcept
             for (u32 s = 0; s < args->servers; s++)
                 servers.emplace_back([&a, s] {
                     if (a.args.journals == 0)
-                        twin_serve<Handlers, false>(a, s);
+                        twin_serve<Handlers, no_taps>(a, s);
+                    else if (a.args.journal_ahead == 0)
+                        twin_serve<Handlers, followed_taps>(a, s);
                     else
-                        twin_serve<Handlers, true>(a, s);
+                        twin_serve<Handlers, all_taps>(a, s);
                 });
         } catch (...) {
             store_relaxed_cta(&a.flags[flag_closing], u64{1});

@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(warpmail::abi::WM_MAX_SERVERS)))]
     servers: Option<u32>,
     /// Blocks of the arbiter's launch beside its first that carry records of 4 KiB; the twin has none
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(..=i64::from(warpmail::abi::WM_MAX_CARRIERS)))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=i64::from(warpmail::abi::WM_MAX_CARRIERS)))]
     journal_blocks: u32,
     /// Measure the disk too
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
