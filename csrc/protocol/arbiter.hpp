@@ -324,7 +324,7 @@ WM_FN u64 is_ahead(const arbiter& a, u32 m) {
 }
 // Slots of mailbox m that are not free, as far as the arbiter has seen.
 template <taps Taps> WM_FN u64 occupied(const arbiter& a, u32 m) {
-    if (!Taps)
+    if (Taps == no_taps)
         return pending(a, m);
     const int64_t d = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - freed(a, m, brief_in(a.boxes, m)));
     return d > 0 ? static_cast<u64>(d) : 0;
@@ -349,7 +349,7 @@ WM_FN bool has_record(const arbiter& a, u32 m) {
 }
 template <taps Taps = all_taps> WM_FN bool has_room(const arbiter& a, u32 m, u32 records) {
     bool room = occupied<Taps>(a, m) + records <= 1ull << a.boxes[m].slots_log2;
-    if (Taps && !room && is_followed(brief_in(a.boxes, m))) {
+    if (Taps != no_taps && !room && is_followed(brief_in(a.boxes, m))) {
         fence_sc_cta(); // pairs with that of give_back_followed: this sees what is free now, or that how full it was
         room = occupied<Taps>(a, m) + records <= 1ull << a.boxes[m].slots_log2;
     }

@@ -261,11 +261,11 @@ public:
 
 private:
     WM_FN static bool is_tapped(mailbox_brief box) {
-        return Taps && box.tap != WM_TAP_NONE;
+        return Taps != no_taps && box.tap != WM_TAP_NONE;
     }
     // Whether slots of an input are given back behind the journal.
     WM_FN static bool is_behind_in(mailbox_brief box) {
-        return Taps && (box.tap & tap_behind_in) != 0;
+        return Taps != no_taps && (box.tap & tap_behind_in) != 0;
     }
     // Whether this server is to journal what the step moves.
     WM_FN void note_due(mailbox_brief box, u32 behind) {
@@ -279,10 +279,10 @@ private:
     // Index up to which an output's slots are free. Behind it they may be in the journal's hands, whatever the header
     // says.
     WM_FN u64 free_to(u32 m, mailbox_brief box) const {
-        return Taps ? freed(arbiter_, m, box) : load_relaxed_cta(&arbiter_.consumed[m]);
+        return Taps != no_taps ? freed(arbiter_, m, box) : load_relaxed_cta(&arbiter_.consumed[m]);
     }
     WM_FN bool is_held_full(mailbox_brief box, u64 written, u64 free_to) const {
-        return Taps && (box.tap & tap_behind_out) != 0 && written - free_to >= 1ull << box.slots_log2;
+        return Taps != no_taps && (box.tap & tap_behind_out) != 0 && written - free_to >= 1ull << box.slots_log2;
     }
     // What was found at an input is taken, or not the next record any more.
     WM_FN void forget(u32 input) {
