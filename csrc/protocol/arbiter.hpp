@@ -303,14 +303,6 @@ enum taps : u32 { no_taps, followed_taps, all_taps };
 WM_FN bool is_followed(mailbox_brief box) {
     return (box.tap & (tap_behind_in | tap_behind_out)) != 0;
 }
-// Index up to which the slots of mailbox m are free for its producer.
-WM_FN u64 freed(const arbiter& a, u32 m, mailbox_brief box) {
-    const u64 consumed = load_relaxed_cta(&a.consumed[m]);
-    if (!is_followed(box))
-        return consumed;
-    const u64 followed = load_relaxed_cta(&a.followed[m]);
-    return static_cast<int64_t>(followed - consumed) < 0 ? followed : consumed;
-}
 // Records of a tapped mailbox that are to be journalled now: those that its resident end is done with, or, ahead, the
 // one that its next step may take.
 WM_FN u64 to_follow(const arbiter& a, u32 m, mailbox_brief box) {
@@ -322,12 +314,16 @@ WM_FN u64 to_follow(const arbiter& a, u32 m, mailbox_brief box) {
 WM_FN u64 is_ahead(const arbiter& a, u32 m) {
     return (a.boxes[m].tap & tap_ahead) != 0 && load_relaxed_cta(&a.followed[m]) != load_relaxed_cta(&a.consumed[m]);
 }
-// Slots of mailbox m that are not free, as far as the arbiter has seen.
-template <taps Taps> WM_FN u64 occupied(const arbiter& a, u32 m) {
-    if (Taps == no_taps)
-        return pending(a, m);
-    const int64_t d = static_cast<int64_t>(load_relaxed_cta(&a.written[m]) - freed(a, m, brief_in(a.boxes, m)));
-    return d > 0 ? static_cast<u64>(d) : 0;
+// Slots of mailbox m that are not free for its producer, as far as the arbiter has seen: of records that wait, or that
+// wait for the journal. In 32 bits: a ring is far shorter.
+template <taps Taps> WM_FN u32 occupied(const arbiter& a, u32 m, mailbox_brief box) {
+    const u32 written = static_cast<u32>(load_relaxed_cta(&a.written[m]));
+    int32_t used = static_cast<int32_t>(written - static_cast<u32>(load_relaxed_cta(&a.consumed[m])));
+    if (Taps != no_taps && is_followed(box)) {
+        const int32_t held = static_cast<int32_t>(written - static_cast<u32>(load_relaxed_cta(&a.followed[m])));
+        used = held > used ? held : used;
+    }
+    return used > 0 ? static_cast<u32>(used) : 0;
 }
 // Whether two indices that many apart can be those of one mailbox. A consumer may be ahead of `write_idx`: it goes by
 // the tags.
@@ -348,10 +344,11 @@ WM_FN bool has_record(const arbiter& a, u32 m) {
     return pending(a, m) > 0 && !is_quarantined(a, m);
 }
 template <taps Taps = all_taps> WM_FN bool has_room(const arbiter& a, u32 m, u32 records) {
-    bool room = occupied<Taps>(a, m) + records <= 1ull << a.boxes[m].slots_log2;
-    if (Taps != no_taps && !room && is_followed(brief_in(a.boxes, m))) {
-        fence_sc_cta(); // pairs with that of give_back_followed: this sees what is free now, or that how full it was
-        room = occupied<Taps>(a, m) + records <= 1ull << a.boxes[m].slots_log2;
+    const mailbox_brief box = brief_in(a.boxes, m);
+    bool room = u64{occupied<Taps>(a, m, box)} + records <= 1ull << box.slots_log2;
+    if (Taps != no_taps && !room && is_followed(box)) {
+        fence_sc_cta(); // pairs with that of note_followed: this sees what is free now, or that how full it was
+        room = u64{occupied<Taps>(a, m, box)} + records <= 1ull << box.slots_log2;
     }
     return room && !is_quarantined(a, m);
 }

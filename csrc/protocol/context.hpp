@@ -276,13 +276,13 @@ private:
         return Taps == all_taps && (box.tap & tap_ahead) != 0 &&
                lanes.any(static_cast<int64_t>(load_relaxed_cta(&arbiter_.followed[m]) - idx) <= 0);
     }
-    // Index up to which an output's slots are free. Behind it they may be in the journal's hands, whatever the header
-    // says.
-    WM_FN u64 free_to(u32 m, mailbox_brief box) const {
-        return Taps != no_taps ? freed(arbiter_, m, box) : load_relaxed_cta(&arbiter_.consumed[m]);
+    // Slots of an output that are not free. They may be in the journal's hands, whatever the header says: a producer's
+    // end looks there when it finds no room.
+    WM_FN u32 used_slots(u32 m, mailbox_brief box) const {
+        return occupied<Taps>(arbiter_, m, box);
     }
-    WM_FN bool is_held_full(mailbox_brief box, u64 written, u64 free_to) const {
-        return Taps != no_taps && (box.tap & tap_behind_out) != 0 && written - free_to >= 1ull << box.slots_log2;
+    WM_FN bool is_held_full(mailbox_brief box, u32 used) const {
+        return Taps != no_taps && (box.tap & tap_behind_out) != 0 && lanes.any(used >= 1u << box.slots_log2);
     }
     // What was found at an input is taken, or not the next record any more.
     WM_FN void forget(u32 input) {
@@ -312,11 +312,12 @@ private:
         return s;
     }
     template <order O> WM_FN wm_status push_general(u32 m, mailbox_brief box, const void* src, u32 len, u32 type) {
-        const u64 idx = load_relaxed_cta(&arbiter_.written[m]), free = free_to(m, box);
+        const u64 idx = load_relaxed_cta(&arbiter_.written[m]);
+        const u32 used = used_slots(m, box);
         lanes.sync();
-        if (lanes.any(is_held_full(box, idx, free)))
+        if (is_held_full(box, used))
             return WM_FULL;
-        const wm_status s = push_any<O>(lanes, &arbiter_.rows[m], idx, free, src, len, type);
+        const wm_status s = push_any<O>(lanes, &arbiter_.rows[m], idx, idx - used, src, len, type);
         if (s != WM_OK)
             return s;
         note_given(m, box, idx + 1);
@@ -445,9 +446,10 @@ private:
         wm_producer p;
         p.mailbox = plain_row(arbiter_.rows[m].header, box.slots_log2);
         p.write_idx = load_relaxed_cta(&arbiter_.written[m]);
-        p.read_seen = free_to(m, box);
+        const u32 used = used_slots(m, box);
+        p.read_seen = p.write_idx - used;
         const u64 idx = p.write_idx + 1;
-        if (lanes.any(is_held_full(box, p.write_idx, p.read_seen)))
+        if (is_held_full(box, used))
             return WM_FULL;
         lanes.sync();      // every lane has read the indices, and lane 0 sees what the others wrote
         if (releases(O)) { // RELEASE, as release_slot's

@@ -87,7 +87,7 @@ template <taps Taps, class L> WM_FN u32 steps_of_credit(L lanes, const arbiter& 
     u32 least = ~0u;
     for (u32 o = lanes.rank(); o < mod.n_outputs; o += lanes.width()) {
         const u32 m = mod.outputs[o],
-                  free = (1u << brief_in(a.boxes, m).slots_log2) - static_cast<u32>(occupied<Taps>(a, m));
+                  free = (1u << brief_in(a.boxes, m).slots_log2) - occupied<Taps>(a, m, brief_in(a.boxes, m));
         const u32 steps = is_quarantined(a, m) ? 0 : free / (mod.out_records ? mod.out_records : 1);
         least = steps < least ? steps : least;
     }

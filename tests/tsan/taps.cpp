@@ -275,7 +275,7 @@ struct scene {
             wm_producer p = {};
             p.mailbox = rows[given];
             p.write_idx = done;
-            p.read_seen = freed(a, given, a.boxes[given]);
+            p.read_seen = done - occupied<all_taps>(a, given, a.boxes[given]);
             if (try_push(one_lane{}, p, payload, len, type_of(done)) != WM_OK)
                 fail("room for what is given");
             store_relaxed_cta(&a.written[given], done + 1);

@@ -31,7 +31,7 @@ fn graph(device: &Device, on_gpu: bool, shape: Shape) -> Result<(Runtime, Vec<Ma
     // With taps servers have little to do here, and more of the block's warps bring records to the rings.
     let servers = match (on_gpu, shape.tap) {
         (true, Tap::Off) => abi::WM_MAX_SERVERS - 1,
-        (true, _) => 3,
+        (true, _) => 2,
         (false, _) => 1,
     };
     hot(&mut graph, shape.servers.or(Some(servers)))?;
