@@ -16,8 +16,7 @@
 //   store_release_cta of flag_leave              ->  load_acquire_cta by the scans
 //   store_release_cta of what a scan has seen    ->  load_acquire_cta by the keeper that parks
 //   store_release_cta of a ring's index in working memory -> load_acquire_cta by the journal's role
-//   clear_release_cta of a mailbox's `following` bit -> or_acquire_cta by the next to journal its records
-//   store_release_cta of flag_left, flag_journalled -> load_acquire_cta by the journal's role, by the keeper
+//   store_release_cta of flag_left, of a role's word -> load_acquire_cta by the journal's roles, by the keeper
 //   fence_release before the state of a line     ->  fence_acquire after it was seen, and back (carry.hpp)
 //   store_release_sys of a ring's write_idx      ->  load_acquire_sys of the same word by the host's drain, and of
 //                                                    read_idx the other way round

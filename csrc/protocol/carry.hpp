@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// Batches of long records that several warps carry to a server's ring. One block does not store as much as the bus
-// takes, so the arbiter's launch may have further ones, carriers: a warp of each helps one server. The server cuts a
+// Batches of long records that several warps carry to a ring. One block does not store as much as the bus
+// takes, so the arbiter's launch may have further ones, carriers: a warp of each helps one role. The role cuts a
 // batch into parts, one behind the other, hands all but the first to its helpers by way of a line each (wm_carry_line),
 // carries the first, and then goes through the others in their order: what is claimed it waits for; what nobody has
 // claimed it takes back, and the batch ends there. So it never waits for a block that is not there. Numbers, indices
-// and places are those that the server alone would give, and all records of a batch pass at one time. One that has not
+// and places are those that the role alone would give, and all records of a batch pass at one time. One that has not
 // wholly arrived ends the batch, too: what was carried behind the end does not count, and is carried again.
 //
-// Memory order. The server's line: RELEASE of `posted`, acquired by the helper before it looks at the rest of the line
-// or stores into the ring, whose slots the server has seen the host give back. The helper's stores: RELEASE of `done`,
-// acquired by the server, then on as if they were its own (journal.hpp). Who has a part is settled by a
+// Memory order. The role's line: RELEASE of `posted`, acquired by the helper before it looks at the rest of the line
+// or stores into the ring, whose slots the role has seen the host give back. The helper's stores: RELEASE of `done`,
+// acquired by the role, then on as if they were its own (journal.hpp). Who has a part is settled by a
 // compare-and-swap of the state, which says of which batch it is: one of an earlier batch is never mistaken for it.
 //
 // How long it takes. Between `claimed` and `done` a helper waits for nobody: it loads and stores a batch at most. A
-// server waits carry_wait_ns for that, and then gives the helper up: the batch ends before its part. It may store into
-// that part's slots still, so the server's ring takes nothing more in this launch: it looks full. A launch ends when
+// role waits carry_wait_ns for that, and then gives the helper up: the batch ends before its part. It may store into
+// that part's slots still, so the role's ring takes nothing more in this launch: it looks full. A launch ends when
 // all of its warps have, so in the next one there is no such helper.
 //
 // A helper leaves when its launch's keeper says that all servers have, and by itself when the residency is over: what
@@ -36,8 +36,8 @@ constexpr u32 carry_doze_ns = 2000;        // at most
 constexpr u32 unclaimed = ~0u, lost = ~1u; // instead of a number of records
 constexpr u64 carry_alone = 4;             // of so many batches behind one with which nobody helped the last is cut
 
-WM_FN wm_carry_line* carry_line(const wm_arbiter_args& args, u32 server, u32 carrier) {
-    return at<wm_carry_line>(args.carry_lines) + server * args.carriers + carrier;
+WM_FN wm_carry_line* carry_line(const wm_arbiter_args& args, u32 ring, u32 carrier) {
+    return at<wm_carry_line>(args.carry_lines) + ring * args.carriers + carrier;
 }
 // record_stride and slots_log2; and, behind it, mailbox_id and scope.
 WM_FN u64* carry_shape(wm_carry_line* line) {
@@ -58,9 +58,9 @@ WM_FN u32 carry_count(u64 state) {
 WM_FN bool carry_tensors(u64 state) {
     return (state >> WM_CARRY_TENSOR_BIT & 1) != 0;
 }
-// Batches that the server has cut in launches that have ended.
-WM_FN u64 batches_carried(const wm_arbiter_args& args, u32 server) {
-    return args.carriers ? load_relaxed_gpu(&carry_line(args, server, 0)->state) >> WM_CARRY_BATCH_SHIFT : 0;
+// Batches that the role has cut in launches that have ended.
+WM_FN u64 batches_carried(const wm_arbiter_args& args, u32 ring) {
+    return args.carriers ? load_relaxed_gpu(&carry_line(args, ring, 0)->state) >> WM_CARRY_BATCH_SHIFT : 0;
 }
 
 // A role begins a launch: whom it had given up in the one before is gone.
@@ -70,7 +70,7 @@ template <class L> WM_FN void carry_serve(L lanes, const arbiter& a, u32 ring) {
     lanes.sync();
 }
 
-// Records of a helper's part of the server's present batch.
+// Records of a helper's part of the role's present batch.
 WM_FN u32 carry_each(const ring_end& end) {
     return static_cast<u32>(load_relaxed_cta(&end.each));
 }
@@ -146,7 +146,7 @@ template <class L> WM_FN void carry_lost(L lanes, const passing_records& r, u32 
     lanes.sync();
 }
 
-// Adds to the n records of the batch that the server has carried, of `most` that were its own, those that helpers have
+// Adds to the n records of the batch that the role has carried, of `most` that were its own, those that helpers have
 // behind them. All helpers have done then, or have nothing.
 template <class L> WM_FN u32 carry_gather(L lanes, const passing_records& r, u32 n, u32 most) {
     bool whole = n == most, helped = false;
@@ -214,7 +214,7 @@ struct carried_records {
         return {
             count(true, n), index(n), time_ns, row.mailbox_id, static_cast<uint16_t>(len), static_cast<uint16_t>(type)};
     }
-    // The server does, in the order of the ring.
+    // The role does, in the order of the ring.
     WM_FN void announce(u32 n) {
         tensor = place(n) + 1;
     }
@@ -229,10 +229,10 @@ struct carrier {
     u32 looks; // in vain
 };
 
-template <class L> WM_FN carrier carry_begin(L lanes, const wm_arbiter_args& args, u32 server, u32 helper) {
+template <class L> WM_FN carrier carry_begin(L lanes, const wm_arbiter_args& args, u32 ring, u32 helper) {
     carrier c;
-    c.line = carry_line(args, server, helper);
-    c.ring = at<const wm_ring>(args.journals)[server];
+    c.line = carry_line(args, ring, helper);
+    c.ring = at<const wm_ring>(args.journals)[ring];
     c.launch = lanes.broadcast(load_relaxed_gpu(&c.line->begun), 0);
     c.begin_ns = now_ns();
     c.looks = 0;
@@ -280,7 +280,7 @@ template <class L> WM_FN bool carry_turn(L lanes, const wm_arbiter_args& args, c
     u64 was = 0;
     if (lanes.rank() == 0)
         was = cas_relaxed_gpu(&c.line->state, posted, posted - WM_CARRY_POSTED + WM_CARRY_CLAIMED);
-    // Under way meanwhile. If the part is this helper's the server has changed none of it since it was posted.
+    // Under way meanwhile. If the part is this helper's the role has changed none of it since it was posted.
     carried_records r = {};
     r.row.header = load_relaxed_gpu(&c.line->header);
     const u64 shape = load_relaxed_gpu(carry_shape(c.line)), whose = load_relaxed_gpu(carry_shape(c.line) + 1);

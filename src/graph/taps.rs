@@ -86,8 +86,8 @@ impl Builder {
         Ok(self)
     }
 
-    /// Slots of each server's ring to the journal, and of each stream module's, a power of two; 1024 unless set. A burst that is
-    /// longer than the rings drops records or holds who journals them, as each tap says.
+    /// Slots of each ring to the journal (of the arbiter's roles and servers, and of each stream module), a power of two; 1024
+    /// unless set. A burst that is longer than the rings drops records, or waits in its mailbox or with who journals it, as each tap says.
     pub fn journal_slots(&mut self, slots: u32) -> Result<&mut Self> {
         MailboxOptions::slots(slots).check()?;
         self.journal_slots = slots;
@@ -95,7 +95,7 @@ impl Builder {
     }
 
     /// Threads that empty the rings to the journal while one alone would fall behind, at least 1; half of the cores, up to 8,
-    /// unless set. Never more than there are servers, and one alone where tensors are journalled.
+    /// unless set. Never more than there are rings, and one alone where tensors are journalled.
     pub fn journal_threads(&mut self, threads: u32) -> Result<&mut Self> {
         if threads == 0 {
             return Err(Error::refused("0 threads for the journal", "somebody must empty its rings"));
@@ -104,9 +104,8 @@ impl Builder {
         Ok(self)
     }
 
-    /// Further blocks of the arbiter's launch, 0 to 3, whose warps help its servers to bring records of 1 KiB and more to the
-    /// rings: those of mailboxes whose modules have no use for them, which one block carries more slowly than a bus takes them.
-    /// None unless set. Each holds an SM while a launch stays, with work and without: what a [`SpinBudget`](crate::SpinBudget) and the counters
+    /// Further blocks of the arbiter's launch, 0 to 3, whose warps help to bring records of 1 KiB and more to the
+    /// rings, which one block carries more slowly than a bus takes them. None unless set. Each holds an SM while a launch stays, with work and without: what a [`SpinBudget`](crate::SpinBudget) and the counters
     /// of [`Stats`](crate::Stats) say of an SM's time is true of each block. A launch ends when all of its blocks have: where the
     /// device has no room for one of them the next launch begins late, and records are carried without it meanwhile. On the twin,
     /// with an arbiter on the CPU, and where servers tap nothing, this changes nothing.

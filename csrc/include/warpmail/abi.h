@@ -410,17 +410,17 @@ typedef struct wm_ring {
 } wm_ring;
 
 /*
- * Where a server of the arbiter hands a warp of another block of its launch some records of a batch, to be carried to
- * the server's ring: one for each server and each such block, in device memory (csrc/protocol/carry.hpp). In `state`,
+ * Where a role of the journal's hands a warp of another block of the arbiter's launch some records of a batch, to be
+ * carried to the role's ring: one for each ring and such block, in device memory (csrc/protocol/carry.hpp). In `state`,
  * from bit 0 on: WM_CARRY_*; whether there are descriptors of tensors among what was carried; how many are to be
  * carried, or were; which batch, modulo 2^32. Zero-filled it is one without records.
  */
 typedef struct wm_carry_line {
-    uint64_t state;  /* the server and who carries, in turns */
+    uint64_t state;  /* the role and who carries, in turns */
     uint64_t ended;  /* launches that the first block has left; its keeper */
     uint64_t begun;  /* launches in which the warp that carries has run; it */
     uint64_t tensor; /* 1 + place of the last descriptor among them; it */
-    uint64_t header; /* of the mailbox; this and the next ones: the server */
+    uint64_t header; /* of the mailbox; this and the next ones: the role */
     uint32_t record_stride;
     uint32_t slots_log2;
     uint32_t mailbox_id;
@@ -431,7 +431,7 @@ typedef struct wm_carry_line {
     uint64_t time_ns; /* when they pass */
     uint8_t pad0[WM_LINE_BYTES - 88];
 } wm_carry_line;
-#define WM_CARRY_NONE 0u    /* nothing, or the server carries them itself */
+#define WM_CARRY_NONE 0u    /* nothing, or the role carries them itself */
 #define WM_CARRY_POSTED 1u  /* they wait for whoever comes first */
 #define WM_CARRY_CLAIMED 2u /* they are being carried */
 #define WM_CARRY_DONE 3u    /* as many as it says are in the ring */

@@ -347,8 +347,8 @@ warpmail_status warpmail_builder_tap_all(warpmail_builder* builder, uint32_t tap
 /* Lets the journal also take the tensors that records of a tapped mailbox (warpmail_builder_tap comes first) point to,
  * with their bytes as they are when the record passes. The graph needs a pool (warpmail_builder_pool). */
 warpmail_status warpmail_builder_tap_tensors(warpmail_builder* builder, uint32_t mailbox);
-/* Further blocks of the arbiter's launch, 0 (unless set) to WM_MAX_CARRIERS, that help its servers to bring long
- * records to the journal. Each holds an SM as long as a launch stays; docs/journal.md. Without effect on the twin and
+/* Further blocks of the arbiter's launch, 0 (unless set) to WM_MAX_CARRIERS, that help to bring long records to the
+ * journal. Each holds an SM as long as a launch stays; docs/journal.md. Without effect on the twin and
  * where the CPU arbitrates. */
 warpmail_status warpmail_builder_journal_blocks(warpmail_builder* builder, uint32_t blocks);
 /* Makes device memory of the caller's (on the twin: memory of this process) a part of a module's state, which
