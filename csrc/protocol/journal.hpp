@@ -215,17 +215,19 @@ template <class L> WM_FN void journal_ends(L lanes, arbiter& a, u32 server, cons
     }
 }
 
-// A role's own state.
+// A role's own state, beside what its ring's end has.
 struct journal_state {
-    u32 part;        // which of the roles it is: it follows every journal_roles-th mailbox from that one on
-    u64 moved_ns;    // when something was followed last, since the servers left; 0: they have not
-    u64 followed_ns; // when it went along all its mailboxes last
+    u32 part; // which of the roles it is: it follows every journal_roles-th mailbox from that one on
     bool pressing;
     bool over;
 };
 template <class L> WM_FN journal_state journal_begin(L lanes, const arbiter& a, u32 part) {
+    ring_end& end = a.journals[server_count(a.args) + part];
     carry_serve(lanes, a, server_count(a.args) + part);
-    return {part, 0, 0, false, false};
+    if (lanes.rank() == 0)
+        end.followed_ns = end.moved_ns = 0;
+    lanes.sync();
+    return {part, false, false};
 }
 
 // Whether a mailbox can wait no longer: half of its slots, or as many records as are followed at once.
@@ -240,13 +242,24 @@ template <class L> WM_FN void publish_rings(L lanes, arbiter& a, u32 first, u32 
     lanes.sync();
 }
 
+// Whether a role that is the last to be waited for goes on waiting for room in its ring.
+template <class L> WM_FN bool is_patient(L lanes, ring_end& end, bool moved) {
+    const u64 now = lanes.broadcast(now_ns(), 0), before = lanes.broadcast(load_relaxed_cta(&end.moved_ns), 0);
+    const u64 since = moved || before == 0 ? now : before;
+    lanes.sync();
+    if (lanes.rank() == 0)
+        store_relaxed_cta(&end.moved_ns, since);
+    lanes.sync();
+    return now - since < leave_patience_ns;
+}
+
 // One turn of a role of the journal's. False when the servers have left and all of theirs is published: what finds no
 // room stays in its mailbox for the next launch, if there is to be one soon.
 template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s) {
     const u64 left = lanes.broadcast(load_acquire_cta(&a.flags[flag_left]), 0); // ACQUIRE of has_followed
     const u32 roles = a.args.journal_roles, own = server_count(a.args) + s.part;
     const u64 now = lanes.broadcast(now_ns(), 0);
-    const bool late = left != WM_EXIT_NONE || now - s.followed_ns >= follow_every_ns;
+    const bool late = left != WM_EXIT_NONE || now - load_relaxed_cta(&a.journals[own].followed_ns) >= follow_every_ns;
     bool behind = false, moved = false, pressing = false;
     for (u32 first = s.part; first < a.args.n_mailboxes; first += lanes.width() * roles) {
         const u32 mine = first + lanes.rank() * roles; // a lane a mailbox
@@ -266,8 +279,9 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
         }
     }
     s.pressing = pressing && !s.pressing; // then all mailboxes are looked at once more, those before it too
-    if (moved && (late || !s.pressing))
-        s.followed_ns = now;
+    lanes.sync();                         // all have read it
+    if (moved && (late || !s.pressing) && lanes.rank() == 0)
+        store_relaxed_cta(&a.journals[own].followed_ns, now_ns());
     publish_rings(lanes, a, own, own + 1);
     if (s.part == 0)
         publish_rings(lanes, a, 0, server_count(a.args));
@@ -279,8 +293,7 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
             doze(follow_doze_ns);
         return true;
     }
-    s.moved_ns = moved || s.moved_ns == 0 ? now : s.moved_ns;
-    if (behind && (moved || (left == WM_EXIT_STOP && now - s.moved_ns < leave_patience_ns)))
+    if (behind && (moved || (left == WM_EXIT_STOP && is_patient(lanes, a.journals[own], moved))))
         return true;
     lanes.sync();
     if (lanes.rank() == 0)

@@ -74,7 +74,7 @@ template <class L> WM_FN bool pass_staged(L lanes, const passing_records& r, u32
 // Brings `bytes` that lie one behind the other, a multiple of 64, to working memory. Several loads of each lane are
 // under way at once, in a warp of 2 KiB.
 template <class L> WM_FN void fetch_slots(L lanes, u64* stage, const u64* from, u32 bytes) {
-    constexpr u32 ahead = 4;
+    constexpr u32 ahead = loads_ahead;
     const u32 words = bytes / 8, step = 2 * lanes.width();
     for (u32 first = 2 * lanes.rank(); first < words; first += ahead * step) {
         ring_chunk v[ahead];
@@ -97,7 +97,7 @@ template <class L> WM_FN void fetch_slots(L lanes, u64* stage, const u64* from, 
 // warp's registers into slots of the ring, in whole sectors. What is the same for all of them is found out once: a warp
 // carries as many as its instructions allow.
 WM_DEV u32 pass_plain(warp_lanes lanes, const passing_records& r, u32 most) {
-    constexpr u32 at_once = 8;
+    constexpr u32 at_once = 6;
     const wm_mailbox box = plain_row(r.box().header, r.box().slots_log2);
     const wm_ring ring = r.a.journals[r.server].ring;
     const u32 lane = lanes.rank(), mask = static_cast<u32>(ring_slots(ring)) - 1, mailbox_id = r.box().mailbox_id;

@@ -29,6 +29,9 @@ struct ring_end {
     u64 each;      // records of such a part of its present batch; likewise
     u64 alone;     // batches that are carried without help, before it is asked for again; likewise
     u64 lost;      // not 0: a warp of one of those may still write here, so there is no room; likewise
+    // Of a role (journal.hpp): when it went along all its mailboxes last; when something was followed last, since the
+    // servers left, or 0.
+    u64 followed_ns, moved_ns;
 };
 
 WM_FN u64 ring_slots(const wm_ring& ring) {
@@ -44,7 +47,7 @@ WM_FN wm_ring_header* ring_header(const wm_ring& ring) {
 // The end, taken up where the header says that it was left.
 WM_FN ring_end attach_ring(const wm_ring& ring) {
     const u64 wrote = load_relaxed_sys(&ring_header(ring)->write_idx);
-    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), wrote, 0, 0, 0, 0, 0};
+    return {ring, wrote, load_acquire_sys(&ring_header(ring)->read_idx), wrote, 0, 0, 0, 0, 0, 0, 0};
 }
 
 // Free slots; the far index is looked at again, over the bus, only when fewer than `want` seem free.
