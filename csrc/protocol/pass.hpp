@@ -71,8 +71,14 @@ template <class L> WM_FN bool pass_staged(L lanes, const passing_records& r, u32
     return good;
 }
 
-// Brings `bytes` that lie one behind the other, a multiple of 64, to working memory. Several loads of each lane are
-// under way at once, in a warp of 2 KiB.
+// How many loads of each lane are under way at once, in a warp of 2 KiB; one on devices where the rest of a server
+// needs the registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr u32 loads_ahead = 1;
+#else
+constexpr u32 loads_ahead = 4;
+#endif
+// Brings `bytes` that lie one behind the other, a multiple of 64, to working memory.
 template <class L> WM_FN void fetch_slots(L lanes, u64* stage, const u64* from, u32 bytes) {
     constexpr u32 ahead = loads_ahead;
     const u32 words = bytes / 8, step = 2 * lanes.width();

@@ -31,12 +31,6 @@ constexpr u32 most_lines = (payload_in(WM_STRIDE_MAX) / 8 + head_words + line_wo
 static_assert(most_lines == 16 && groups_in(WM_STRIDE_MAX) <= line_words, "the words of a record stay in registers");
 static_assert(WM_GROUP_WORDS == line_words && head_words == 4, "what the table above says");
 // How many lines are asked for ahead: as many as leave the rest of a role its registers, which depends on the device.
-// Likewise of loads on the way to working memory, and the rest of a server.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr u32 loads_ahead = 1;
-#else
-constexpr u32 loads_ahead = 4;
-#endif
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr u32 lines_ahead = 8;
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
