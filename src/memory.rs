@@ -278,11 +278,12 @@ impl Memory {
         }
     }
 
-    /// The stop doorbell.
-    pub(crate) fn ring_stop(&self, stop: bool) {
+    /// The stop doorbell: how long the journal's roles may wait for room in a ring that nobody empties, in nanoseconds, at least
+    /// 1; 0: go on.
+    pub(crate) fn ring_stop(&self, patience_ns: u64) {
         let word = self.control + std::mem::offset_of!(abi::wm_control, stop.rung);
         // SAFETY: an aligned word inside the allocation whose one writer is the host's launcher thread.
-        unsafe { abi::wm_host_store_release(self.pinned.host.add(word).cast(), u64::from(stop)) };
+        unsafe { abi::wm_host_store_release(self.pinned.host.add(word).cast(), patience_ns) };
     }
 
     fn door(&self, credit: u64) -> usize {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //
-// The persistent kernel's first block, a role per warp, and the others, which help its servers with long records: on
+// The persistent kernel's first block, a role per warp, and the others, which help its journal with long records: on
 // the device, and in tests lane by lane on the CPU (protocol/lanes_host.hpp).
 //   warp 0  keep        warp 1  inbox      then args.servers warps serve, args.scanners scan, and args.journal_roles
 //   are the journal's

@@ -308,7 +308,7 @@ WM_FN bool is_followed(mailbox_brief box) {
 WM_FN u64 to_follow(const arbiter& a, u32 m, mailbox_brief box) {
     const u64 end = load_relaxed_cta((box.tap & tap_behind_out) != 0 ? &a.written[m] : &a.consumed[m]);
     const int64_t d = static_cast<int64_t>(end + ((box.tap & tap_ahead) != 0) - load_relaxed_cta(&a.followed[m]));
-    return d > 0 ? static_cast<u64>(d) : 0;
+    return d > 0 && !((box.tap & tap_ahead) != 0 && load_relaxed_cta(&a.quarantined[m]) != 0) ? static_cast<u64>(d) : 0;
 }
 // 1: the next record of a mailbox that is journalled ahead is so already.
 WM_FN u64 is_ahead(const arbiter& a, u32 m) {

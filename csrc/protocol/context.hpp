@@ -114,12 +114,13 @@ public:
             return 0;
         const u64 idx = load_relaxed_cta(&arbiter_.consumed[m]);
         u32 n = 0;
-        if (is_behind_in(box)) {
-            if (Taps == all_taps && (box.tap & tap_by_role) == 0)
-                most = journal_spare(lanes, arbiter_, server_, most);
+        if (is_behind_in(box) && (Taps != all_taps || (box.tap & tap_by_role) != 0)) {
             n = ready_heads(lanes, arbiter_.rows[m], idx, most); // the journal looks at the rest
         } else {
+            if (is_behind_in(box))
+                most = journal_spare(lanes, arbiter_, server_, skipped_, most);
             n = ready_records(lanes, arbiter_.rows[m], idx, most);
+            skipped_ += n;
         }
         if (n == 0)
             return 0;
@@ -247,6 +248,7 @@ public:
             if (!due_ && !ahead)
                 return;
             due_ = false;
+            skipped_ = 0;
             journal_ends(lanes, arbiter_, server_, module_, ahead);
         }
     }
@@ -517,6 +519,7 @@ private:
     u32 records_in_ = 0; // in this grant
     u32 records_out_ = 0;
     bool due_ = false; // this server is to journal some of what was moved
+    u32 skipped_ = 0;  // records of this step that were skipped, and are not the roles' to journal
     given_record<L> given_;
 #if defined(WM_HAS_WARPS)
     u32 owed_ = no_mailbox; // whose slot is still to be given back

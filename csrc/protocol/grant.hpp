@@ -75,9 +75,12 @@ WM_FN u32 credit_of(L lanes, const arbiter& a, const module_brief& mod, u32 sett
         const u32 known = static_cast<u32>(load_relaxed_cta(&a.written[m])),
                   written = fresh ? written_now(a, m) : known;
         // A consumer can be ahead of the `written` that is known: that counts as none.
-        const u32 held = occupied<all_taps>(a, m, brief_in(a.boxes, m)) - occupied<no_taps>(a, m, brief_in(a.boxes, m));
-        const int32_t waiting =
-            static_cast<int32_t>(written - static_cast<u32>(load_relaxed_cta(&a.consumed[m])) + held);
+        const mailbox_brief box = brief_in(a.boxes, m);
+        int32_t waiting = static_cast<int32_t>(written - static_cast<u32>(load_relaxed_cta(&a.consumed[m])));
+        if (is_followed(box)) {
+            const int32_t held = static_cast<int32_t>(written - static_cast<u32>(load_relaxed_cta(&a.followed[m])));
+            waiting = held > waiting ? held : waiting;
+        }
         // Below zero: steps that were taken ahead, of which the record is counted and the grant is still to come.
         const int32_t used = (waiting > 0 ? waiting : 0) + static_cast<int32_t>(mod.granted - settled);
         const u32 room = used < static_cast<int32_t>(slots) && !is_quarantined(a, m)

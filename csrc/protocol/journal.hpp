@@ -34,8 +34,6 @@ namespace warpmail {
 
 // Records of a mailbox that the role follows before it looks at others.
 constexpr u32 follow_at_once = 64;
-// How long the role waits at the end of all launches for a ring that nobody empties.
-constexpr u64 leave_patience_ns = 1000000000;
 // The role goes along the mailboxes at once when nothing has come for as long, and else so often: what it does keeps
 // the servers beside it from their instructions, and a fence of theirs from its end while stores are on the bus.
 constexpr u64 follow_every_ns = 20000;
@@ -137,14 +135,13 @@ template <bool Role, class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ri
     if (n == 0)
         return true;
     u32 len = 0, type = 0, passed = 0, dropped = 0;
-    bool chosen = true;
+    bool chosen = true, seen = true;
     if (is_typed(box)) { // one by one, as each has to be looked at
-        if (!peek_followed(lanes, a, m, from, len, type))
-            return false;
+        seen = peek_followed(lanes, a, m, from, len, type);
         chosen = is_chosen(a, box, m, type);
         n = 1;
     }
-    if (chosen) {
+    if (chosen && seen) {
         const u64 room = ring_room(lanes, a.journals[ring], n);
         if (room == 0 && (box.tap & WM_TAP_POLICY) != WM_TAP_DROP)
             return false;
@@ -162,10 +159,14 @@ template <bool Role, class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ri
                 passed = pass_by_stage(lanes, r, n);
             }
             // What its consumer refuses is not journalled; what else is not to be seen yet, is soon.
-            if (passed == 0 && (!peek_followed(lanes, a, m, from, len, type) || len <= payload_bytes(a.rows[m])))
-                return false;
+            seen = passed != 0 || (peek_followed(lanes, a, m, from, len, type) && len > payload_bytes(a.rows[m]));
             n = passed == 0 ? 1 : passed;
         }
+    }
+    if (!seen) { // nor ever, if whoever fills the mailbox went beyond its bounds
+        if (!lanes.any(is_quarantined(a, m)))
+            return false;
+        dropped = n;
     }
     lanes.sync(); // all is stored, and what lane 0 changes now was read
     if (lanes.rank() == 0) {
@@ -180,9 +181,9 @@ template <bool Role, class L> WM_FN bool follow_some(L lanes, arbiter& a, u32 ri
 }
 
 // Records that a server may take many at a time of an input and journal behind the step: what its ring has room for
-// beside what a step needs, as there is nobody else to do it.
-template <class L> WM_FN u32 journal_spare(L lanes, arbiter& a, u32 server, u32 most) {
-    const u64 spare = a.args.journal_need ? a.args.journal_need - 1 : 0;
+// beside what a step needs, and what it has `skipped` already, as there is nobody else to do it.
+template <class L> WM_FN u32 journal_spare(L lanes, arbiter& a, u32 server, u32 skipped, u32 most) {
+    const u64 spare = skipped + (a.args.journal_need ? a.args.journal_need - 1 : 0);
     const u64 room = ring_room(lanes, a.journals[server], most + spare);
     return room <= spare ? 0 : room - spare < most ? static_cast<u32>(room - spare) : most;
 }
@@ -201,15 +202,16 @@ template <class L> WM_FN void journal_end(L lanes, arbiter& a, u32 server, u32 m
         pause_after(looks++);
     }
 }
-// Between two steps of a module: what the one before has left to its server, and, if there is to be another, what that
-// may take where tensors are wanted.
+// Between two steps of a module: what the one before has left to its server, and then, if there is to be another, what
+// that may take where tensors are wanted. The ring has room for the first in any case.
 template <class L> WM_FN void journal_ends(L lanes, arbiter& a, u32 server, const module_brief& mod, bool ahead) {
+    const u32 inputs = mod.n_inputs, ends = inputs + mod.n_outputs;
     WM_ROLLED
-    for (u32 i = 0; i < u32{mod.n_inputs} + mod.n_outputs; i++) {
-        const bool in = i < mod.n_inputs;
-        const u32 m = in ? mod.inputs[i] : mod.outputs[i - mod.n_inputs];
+    for (u32 i = 0; i < (ahead ? 2 * ends : ends); i++) {
+        const u32 end = i < ends ? i : i - ends, behind = end < inputs ? tap_behind_in : tap_behind_out;
+        const u32 m = end < inputs ? mod.inputs[end] : mod.outputs[end - inputs];
         const mailbox_brief box = brief_in(a.boxes, m);
-        const u32 what = in ? tap_behind_in | (ahead ? tap_ahead : 0u) : tap_behind_out;
+        const u32 what = i < ends ? behind : end < inputs ? tap_ahead : 0u;
         if ((box.tap & what) != 0 && (box.tap & tap_by_role) == 0)
             journal_end(lanes, a, server, m, box);
     }
@@ -224,8 +226,10 @@ struct journal_state {
 template <class L> WM_FN journal_state journal_begin(L lanes, const arbiter& a, u32 part) {
     ring_end& end = a.journals[server_count(a.args) + part];
     carry_serve(lanes, a, server_count(a.args) + part);
-    if (lanes.rank() == 0)
-        end.followed_ns = end.moved_ns = 0;
+    if (lanes.rank() == 0) {
+        end.followed_ns = 0;
+        end.moved_ns = end.moved_ns == 0 ? now_ns() : end.moved_ns;
+    }
     lanes.sync();
     return {part, false, false};
 }
@@ -240,17 +244,6 @@ template <class L> WM_FN void publish_rings(L lanes, arbiter& a, u32 first, u32 
     for (u32 ring = first + lanes.rank(); ring < end; ring += lanes.width())
         publish_ring(a, ring, load_acquire_cta(&a.journals[ring].write_idx)); // ACQUIRE of count_journalled
     lanes.sync();
-}
-
-// Whether a role that is the last to be waited for goes on waiting for room in its ring.
-template <class L> WM_FN bool is_patient(L lanes, ring_end& end, bool moved) {
-    const u64 now = lanes.broadcast(now_ns(), 0), before = lanes.broadcast(load_relaxed_cta(&end.moved_ns), 0);
-    const u64 since = moved || before == 0 ? now : before;
-    lanes.sync();
-    if (lanes.rank() == 0)
-        store_relaxed_cta(&end.moved_ns, since);
-    lanes.sync();
-    return now - since < leave_patience_ns;
 }
 
 // One turn of a role of the journal's. False when the servers have left and all of theirs is published: what finds no
@@ -275,13 +268,28 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
         pressing = pressing || s.pressing || lanes.any(presses);
         for (u32 bits = late || pressing ? waiting : 0; bits != 0; bits &= bits - 1) {
             const u32 m = first + lowest_bit(bits) * roles;
-            moved = follow_some<true>(lanes, a, own, m, brief_in(a.boxes, m)) || moved;
+            const mailbox_brief box = brief_in(a.boxes, m);
+            bool more = true;
+            WM_ROLLED
+            for (u32 k = is_typed(box) ? follow_at_once : 1; k != 0 && more; k--) { // those one by one
+                more = follow_some<true>(lanes, a, own, m, box);
+                moved = moved || more;
+                more = more && lanes.broadcast(to_follow(a, m, box), 0) != 0;
+            }
         }
     }
     s.pressing = pressing && !s.pressing; // then all mailboxes are looked at once more, those before it too
-    lanes.sync();                         // all have read it
-    if (moved && (late || !s.pressing) && lanes.rank() == 0)
-        store_relaxed_cta(&a.journals[own].followed_ns, now_ns());
+    // As long as the stop says it waits for room in a ring; over launches, so that those that come behind it do not
+    // wait again.
+    const u64 patience = lanes.broadcast(load_relaxed_cta(&a.flags[flag_stop]), 0);
+    const u64 stood_ns = now - lanes.broadcast(load_relaxed_cta(&a.journals[own].moved_ns), 0);
+    lanes.sync(); // all have read both
+    if (lanes.rank() == 0) {
+        if (moved && (late || !s.pressing))
+            store_relaxed_cta(&a.journals[own].followed_ns, now_ns());
+        if (moved || !behind)
+            store_relaxed_cta(&a.journals[own].moved_ns, now_ns());
+    }
     publish_rings(lanes, a, own, own + 1);
     if (s.part == 0)
         publish_rings(lanes, a, 0, server_count(a.args));
@@ -293,7 +301,7 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
             doze(follow_doze_ns);
         return true;
     }
-    if (behind && (moved || (left == WM_EXIT_STOP && is_patient(lanes, a.journals[own], moved))))
+    if (behind && (moved || (left == WM_EXIT_STOP && stood_ns < patience)))
         return true;
     lanes.sync();
     if (lanes.rank() == 0)

@@ -2,7 +2,7 @@
 //
 // Records that wait in a tapped mailbox, copied to a journal ring many at a time, for a module that has no use for
 // them. Usual slots and long ones go by way of registers. A warp brings others to working memory with all loads under
-// way together; there a short loop makes the records of them that go over the bus, in whole sectors. A server that
+// way together; there a short loop makes the records of them that go over the bus, in whole sectors. Who
 // journals is one of a dozen warps whose code goes through one cache of instructions: a loop that stays in it counts
 // for more than one that is unrolled.
 #ifndef WARPMAIL_PROTOCOL_PASS_HPP

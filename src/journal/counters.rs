@@ -109,10 +109,10 @@ impl Counts {
         let wm_tap_counts { taken, dropped, .. } = memory.tap_counts(id as usize);
         let count = &self.of_mailbox[id as usize];
         let (durable, lost) = (count.durable.load(Ordering::Acquire), count.lost.load(Ordering::Acquire));
-        // The arbiter's counters come with its telemetry, a moment later than the records.
-        let taken = taken.max(durable + lost);
         // What a launch has left in slots, not journalled yet. Of a tap of one type nobody has looked which they are.
-        let taken = taken + if Tap::type_of_word(tap).is_some() { 0 } else { memory.tap_behind(id as usize) };
+        let behind = if Tap::type_of_word(tap).is_some() { 0 } else { memory.tap_behind(id as usize) };
+        // The arbiter's counters come with its telemetry, a moment later than the records.
+        let taken = (taken + behind).max(durable + lost);
         TapStats {
             mailbox: memory.mailbox_name(id).into(),
             id,

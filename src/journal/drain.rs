@@ -152,6 +152,12 @@ impl Drain {
                 }
             }
         };
+        let behind: u64 = (0..self.memory.handles.len()).map(|mailbox| self.memory.tap_behind(mailbox)).sum();
+        if behind > 0 {
+            return Err(Error::Failed(format!(
+                "{behind} records that modules are done with found no room in the journal's rings"
+            )));
+        }
         let stats = self.stats();
         if stats.in_flight + stats.lost > 0 {
             let gone = stats.in_flight + stats.lost;

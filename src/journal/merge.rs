@@ -16,9 +16,9 @@ use crate::abi;
 
 /// Restores each mailbox's order: a record stays in its ring until the one before it has a place in a batch.
 ///
-/// A server gives a module back before another takes it, and each ring is in the order of time; so of all records in the
-/// rings the oldest stands in front of its own, and there is always one that may come next, or is about to stand there: a
-/// server takes a record's number before others may have its module, and brings it to the ring right after.
+/// A record's number is taken by whoever journals it, a role or the owner of the module, one at a time for a mailbox, and each
+/// ring is in the order of time; so of all records in the rings the oldest stands in front of its own, and there is always one
+/// that may come next, or is about to stand there.
 ///
 /// Threads that drain different rings meet here only to find out which records come next, and to lay them out in the
 /// batch, one run behind the other. They copy payloads and reckon checksums at the same time, each where its own records

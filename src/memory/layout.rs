@@ -10,6 +10,7 @@ use crate::abi;
 use crate::budget::SpinBudget;
 use crate::error::{Error, Result};
 use crate::graph::{Builder, MailboxPlan};
+use crate::options::Tap;
 use crate::tensor::Pool;
 
 pub(super) use cpu::as_far_end;
@@ -140,7 +141,8 @@ fn rings(graph: &Builder) -> usize {
 
 /// Warps that scan: as many as the words ask for, and as the block has room for beside one of the journal's.
 fn scanners(graph: &Builder) -> u32 {
-    let most = abi::WM_MAX_WARPS - 2 - graph.budget.servers - u32::from(graph.has_server_taps());
+    let most =
+        abi::WM_MAX_WARPS - 2 - graph.budget.servers - u32::from(graph.has_server_taps() && !graph.is_cpu_arbitrated());
     (words_of(graph).0 as u32).div_ceil(WORDS_PER_SCANNER).clamp(1, abi::WM_MAX_SCANNERS.min(most))
 }
 
@@ -159,7 +161,7 @@ fn journal_roles(graph: &Builder) -> u32 {
 fn without_steps_tap(graph: &Builder, id: usize, handle: abi::wm_mailbox) -> abi::wm_mailbox {
     let m = &graph.mailboxes[id];
     let is_steps = [m.producer, m.consumer].iter().any(|&module| graph.taps(module as usize, id as u32));
-    let tensors = if m.tap_tensors { 1 << abi::WM_TAP_TENSORS_BIT } else { 0 };
+    let tensors = if m.tap_tensors && m.tap != Tap::Off { 1 << abi::WM_TAP_TENSORS_BIT } else { 0 };
     abi::wm_mailbox { tap: if is_steps { abi::WM_TAP_NONE } else { handle.tap | tensors }, ..handle }
 }
 
@@ -397,7 +399,7 @@ fn counts(graph: &Builder) -> abi::wm_arbiter_args {
         journal_need: graph.journal_need(),
         adaptive: u32::from(adaptive),
         journal_roles: journal_roles(graph) as u16,
-        journal_ahead: graph.mailboxes.iter().any(|m| m.tap_tensors).into(),
+        journal_ahead: graph.mailboxes.iter().any(|m| m.tap_tensors && m.tap != Tap::Off).into(),
         linger: u32::from(graph.lingers),
         carriers: graph.carriers(),
         ..abi::wm_arbiter_args::zeroed()

@@ -469,7 +469,7 @@ pub(crate) fn a_shut_sink_lets_a_quiesce_in(device: &Device) -> Outcome {
     }
     while take(&mut receiver, &mut popped, short)? {}
     for round in 0..2 {
-        runtime.quiesce(BOUND, |_| ()).map_err(|e| format!("quiesce {round}: {e}"))?;
+        runtime.quiesce(Duration::from_secs(4), |_| ()).map_err(|e| format!("quiesce {round}: {e}"))?;
         while take(&mut receiver, &mut popped, short)? {}
     }
     let in_log = seen.lock().map_err(|e| e.to_string())?.len();

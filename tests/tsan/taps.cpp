@@ -378,6 +378,7 @@ void run(u64 records) {
     for (auto& t : servers)
         t.join();
     carry_end(one_lane{}, s.args);
+    store_relaxed_cta(&s.a.flags[flag_stop], wait_ns);
     store_release_cta(&s.a.flags[flag_left], u64{WM_EXIT_STOP});
     for (auto& t : others)
         t.join();

@@ -303,7 +303,7 @@ typedef struct wm_control {
     uint32_t magic;
     uint32_t version;
     uint8_t pad0[WM_LINE_BYTES - 8];
-    wm_doorbell stop;  /* asks the running launch to leave */
+    wm_doorbell stop;  /* asks the running launch to leave: the nanoseconds that the journal may wait for room then */
     uint64_t credits;  /* credits whose doors have been cleared: they may be rung for */
     uint64_t enqueued; /* credits that the driver has been asked to enqueue; published before it is */
     uint8_t pad1[WM_LINE_BYTES - 16];
@@ -394,7 +394,7 @@ typedef struct wm_journal_head {
  * csrc/protocol/ring.hpp writes it, src/journal/ring.rs reads it.
  */
 typedef struct wm_ring_header {
-    uint64_t write_idx; /* records that are there; the arbiter's journal role alone writes it, or whoever runs a step */
+    uint64_t write_idx; /* records that are there; a role of the arbiter's journal writes it, or whoever runs a step */
     uint64_t announced; /* up to this one there are descriptors of tensors that are there, or about to be; the server */
     uint8_t pad0[WM_LINE_BYTES - 16];
     uint64_t read_idx; /* slots given back so far; the host alone writes it */
