@@ -268,21 +268,14 @@ template <class L> WM_FN bool journal_turn(L lanes, arbiter& a, journal_state& s
         pressing = pressing || s.pressing || lanes.any(presses);
         for (u32 bits = late || pressing ? waiting : 0; bits != 0; bits &= bits - 1) {
             const u32 m = first + lowest_bit(bits) * roles;
-            const mailbox_brief box = brief_in(a.boxes, m);
-            bool more = true;
-            WM_ROLLED
-            for (u32 k = is_typed(box) ? follow_at_once : 1; k != 0 && more; k--) { // those one by one
-                more = follow_some<true>(lanes, a, own, m, box);
-                moved = moved || more;
-                more = more && lanes.broadcast(to_follow(a, m, box), 0) != 0;
-            }
+            moved = follow_some<true>(lanes, a, own, m, brief_in(a.boxes, m)) || moved;
         }
     }
     s.pressing = pressing && !s.pressing; // then all mailboxes are looked at once more, those before it too
     // As long as the stop says it waits for room in a ring; over launches, so that those that come behind it do not
     // wait again.
     const u64 patience = lanes.broadcast(load_relaxed_cta(&a.flags[flag_stop]), 0);
-    const u64 stood_ns = now - lanes.broadcast(load_relaxed_cta(&a.journals[own].moved_ns), 0);
+    const u64 stood_ns = lanes.broadcast(now_ns() - load_relaxed_cta(&a.journals[own].moved_ns), 0);
     lanes.sync(); // all have read both
     if (lanes.rank() == 0) {
         if (moved && (late || !s.pressing))

@@ -99,11 +99,17 @@ template <class L> WM_FN void fetch_slots(L lanes, u64* stage, const u64* from, 
 }
 
 #if defined(WM_HAS_WARPS)
+// Records asked for at once: as many as leave the rest of a role its registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1000
+constexpr u32 plain_ahead = 8;
+#else
+constexpr u32 plain_ahead = 6;
+#endif
 // Up to `most` records of a mailbox of the usual form, several at a time with all loads under way together: out of a
 // warp's registers into slots of the ring, in whole sectors. What is the same for all of them is found out once: a warp
 // carries as many as its instructions allow.
 WM_DEV u32 pass_plain(warp_lanes lanes, const passing_records& r, u32 most) {
-    constexpr u32 at_once = 6;
+    constexpr u32 at_once = plain_ahead;
     const wm_mailbox box = plain_row(r.box().header, r.box().slots_log2);
     const wm_ring ring = r.a.journals[r.server].ring;
     const u32 lane = lanes.rank(), mask = static_cast<u32>(ring_slots(ring)) - 1, mailbox_id = r.box().mailbox_id;
