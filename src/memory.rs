@@ -171,13 +171,13 @@ impl Memory {
         value
     }
 
-    /// Records of a mailbox that went to the journal or were dropped on the way.
     /// Records of a tapped mailbox that the last launch, which has ended, has left in their slots, not journalled.
     pub(crate) fn tap_behind(&self, mailbox: usize) -> u64 {
         let at = self.mailbox_stats + mailbox * size_of::<abi::wm_mailbox_stats>();
         self.read_pinned::<abi::wm_mailbox_stats>(at).behind
     }
 
+    /// Records of a mailbox that went to the journal or were dropped on the way.
     pub(crate) fn tap_counts(&self, mailbox: usize) -> abi::wm_tap_counts {
         self.read_pinned(self.tap_counts + mailbox * size_of::<abi::wm_tap_counts>())
     }
